@@ -1,0 +1,2 @@
+//! mqtt-load.
+fn main() {}

@@ -1,0 +1,2 @@
+//! mqttd.
+fn main() {}

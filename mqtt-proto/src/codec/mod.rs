@@ -1,0 +1,1 @@
+//! F1: framing, Maximum Packet Size, wire primitives.

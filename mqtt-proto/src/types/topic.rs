@@ -1,0 +1,290 @@
+//! Topic Names and Topic Filters of section 4.7, Shared Subscriptions' filters of section 4.8.
+//!
+//! All borrow their text. [`TopicFilter::matches`] is the plain, slow definition of matching: the oracle that
+//! faster structures are tested against.
+
+/// A Topic Name: at least one character, no wildcard, no U+0000, at most 65,535 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicName<'a>(&'a str);
+
+/// Why a text is no Topic Name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TopicError {
+    /// It has no character [MQTT-4.7.3-1].
+    #[error("a Topic Name has at least one character")]
+    Empty,
+    /// It holds `+` or `#` [MQTT-3.3.2-2].
+    #[error("a Topic Name holds no wildcard character")]
+    Wildcard,
+    /// It holds U+0000 [MQTT-4.7.3-2].
+    #[error("a Topic Name holds no null character")]
+    Null,
+    /// It is longer than 65,535 bytes [MQTT-4.7.3-3].
+    #[error("a Topic Name has at most 65,535 bytes")]
+    TooLong,
+}
+
+/// Why a text is no Topic Filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FilterError {
+    /// It has no character [MQTT-4.7.3-1].
+    #[error("a Topic Filter has at least one character")]
+    Empty,
+    /// `#` is not the last level or shares its level with other characters [MQTT-4.7.1-1].
+    #[error("`#` stands alone in the last level of a Topic Filter")]
+    MultiLevelWildcard,
+    /// `+` shares its level with other characters [MQTT-4.7.1-2].
+    #[error("`+` occupies a whole level of a Topic Filter")]
+    SingleLevelWildcard,
+    /// It holds U+0000 [MQTT-4.7.3-2].
+    #[error("a Topic Filter holds no null character")]
+    Null,
+    /// It is longer than 65,535 bytes [MQTT-4.7.3-3].
+    #[error("a Topic Filter has at most 65,535 bytes")]
+    TooLong,
+    /// `$share/` without a ShareName, a filter behind it, or with a wildcard in the ShareName [MQTT-4.8.2-1]
+    /// [MQTT-4.8.2-2].
+    #[error(
+        "a shared Topic Filter is $share/{{ShareName}}/{{filter}}, its ShareName without `/`, `+` and `#`"
+    )]
+    ShareName,
+}
+
+impl<'a> TopicName<'a> {
+    /// `text` as a Topic Name.
+    ///
+    /// # Errors
+    /// What [`TopicError`] lists.
+    pub fn new(text: &'a str) -> Result<TopicName<'a>, TopicError> {
+        if text.is_empty() {
+            return Err(TopicError::Empty);
+        }
+        if text.len() > 65_535 {
+            return Err(TopicError::TooLong);
+        }
+        for byte in text.bytes() {
+            match byte {
+                b'+' | b'#' => return Err(TopicError::Wildcard),
+                0 => return Err(TopicError::Null),
+                _ => {}
+            }
+        }
+        Ok(TopicName(text))
+    }
+
+    /// Its text.
+    pub const fn as_str(self) -> &'a str {
+        self.0
+    }
+
+    /// Its levels: `/a` has two, the first of them empty.
+    pub fn levels(self) -> impl DoubleEndedIterator<Item = &'a str> + Clone {
+        self.0.split('/')
+    }
+
+    /// Whether it begins with `$`, so that filters beginning with a wildcard leave it out [MQTT-4.7.2-1].
+    pub fn is_dollar(self) -> bool {
+        self.0.as_bytes().first() == Some(&b'$')
+    }
+}
+
+impl<'a> TryFrom<&'a str> for TopicName<'a> {
+    type Error = TopicError;
+    fn try_from(text: &'a str) -> Result<TopicName<'a>, TopicError> {
+        TopicName::new(text)
+    }
+}
+
+impl core::fmt::Display for TopicName<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A Topic Filter of a Non-shared Subscription, or the filter part of a shared one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicFilter<'a>(&'a str);
+
+impl<'a> TopicFilter<'a> {
+    /// `text` as a Topic Filter. `$share/` has no meaning here: see [`SharedFilter`].
+    ///
+    /// # Errors
+    /// What [`FilterError`] lists, without [`FilterError::ShareName`].
+    pub fn new(text: &'a str) -> Result<TopicFilter<'a>, FilterError> {
+        if text.is_empty() {
+            return Err(FilterError::Empty);
+        }
+        if text.len() > 65_535 {
+            return Err(FilterError::TooLong);
+        }
+        let mut levels = text.split('/').peekable();
+        while let Some(level) = levels.next() {
+            if level.contains('#') && (level != "#" || levels.peek().is_some()) {
+                return Err(FilterError::MultiLevelWildcard);
+            }
+            if level.contains('+') && level != "+" {
+                return Err(FilterError::SingleLevelWildcard);
+            }
+            if level.contains('\0') {
+                return Err(FilterError::Null);
+            }
+        }
+        Ok(TopicFilter(text))
+    }
+
+    /// Its text.
+    pub const fn as_str(self) -> &'a str {
+        self.0
+    }
+
+    /// Its levels; `+` and `#` are levels of their own.
+    pub fn levels(self) -> impl DoubleEndedIterator<Item = &'a str> + Clone {
+        self.0.split('/')
+    }
+
+    /// Whether it holds a wildcard.
+    pub fn has_wildcard(self) -> bool {
+        self.0.bytes().any(|byte| byte == b'+' || byte == b'#')
+    }
+
+    /// Whether `topic` matches, by the letter of section 4.7.
+    pub fn matches(self, topic: TopicName<'_>) -> bool {
+        let starts_with_wildcard = matches!(self.0.as_bytes()[0], b'+' | b'#');
+        if topic.is_dollar() && starts_with_wildcard {
+            return false;
+        }
+        let mut levels = topic.levels();
+        for level in self.levels() {
+            match (level, levels.next()) {
+                ("#", _) => return true,
+                ("+", Some(_)) => {}
+                (level, Some(name)) if level == name => {}
+                _ => return false,
+            }
+        }
+        levels.next().is_none()
+    }
+}
+
+impl<'a> TryFrom<&'a str> for TopicFilter<'a> {
+    type Error = FilterError;
+    fn try_from(text: &'a str) -> Result<TopicFilter<'a>, FilterError> {
+        TopicFilter::new(text)
+    }
+}
+
+impl core::fmt::Display for TopicFilter<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The ShareName of a Shared Subscription: at least one character, without `/`, `+` and `#` [MQTT-4.8.2-2].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShareName<'a>(&'a str);
+
+impl<'a> ShareName<'a> {
+    /// Its text.
+    pub const fn as_str(self) -> &'a str {
+        self.0
+    }
+}
+
+/// What a SUBSCRIBE asks for: a filter, and the group if it begins with `$share/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SharedFilter<'a> {
+    /// The group, `None` for a Non-shared Subscription.
+    pub share_name: Option<ShareName<'a>>,
+    /// The filter that topics are matched against.
+    pub filter: TopicFilter<'a>,
+}
+
+impl<'a> SharedFilter<'a> {
+    /// Reads `$share/{ShareName}/{filter}` [MQTT-4.8.2-1] or a plain Topic Filter.
+    ///
+    /// # Errors
+    /// What [`FilterError`] lists.
+    pub fn new(text: &'a str) -> Result<SharedFilter<'a>, FilterError> {
+        let rest = match text.strip_prefix("$share") {
+            Some("") => return Err(FilterError::ShareName),
+            Some(rest) => rest.strip_prefix('/'),
+            None => None,
+        };
+        let Some(rest) = rest else {
+            return Ok(SharedFilter { share_name: None, filter: TopicFilter::new(text)? });
+        };
+        let (name, filter) = rest.split_once('/').ok_or(FilterError::ShareName)?;
+        if name.is_empty() || filter.is_empty() || name.contains(['+', '#']) {
+            return Err(FilterError::ShareName);
+        }
+        if name.contains('\0') {
+            return Err(FilterError::Null);
+        }
+        Ok(SharedFilter { share_name: Some(ShareName(name)), filter: TopicFilter::new(filter)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(filter: &str, topic: &str) -> bool {
+        TopicFilter::new(filter).expect("a filter").matches(TopicName::new(topic).expect("a topic"))
+    }
+
+    #[test]
+    fn matching_follows_the_examples_of_the_standard() {
+        for topic in
+            ["sport/tennis/player1", "sport/tennis/player1/ranking", "sport/tennis/player1/score/wimbledon"]
+        {
+            assert!(matches("sport/tennis/player1/#", topic), "{topic}");
+        }
+        assert!(matches("sport/#", "sport"));
+        assert!(matches("#", "a/b"));
+        assert!(matches("sport/tennis/+", "sport/tennis/player1"));
+        assert!(!matches("sport/tennis/+", "sport/tennis/player1/ranking"));
+        assert!(!matches("sport/+", "sport"));
+        assert!(matches("sport/+", "sport/"));
+        assert!(matches("+/+", "/finance"));
+        assert!(matches("/+", "/finance"));
+        assert!(!matches("+", "/finance"));
+    }
+
+    #[test]
+    fn a_leading_wildcard_leaves_out_dollar_topics() {
+        assert!(!matches("#", "$SYS/uptime"));
+        assert!(!matches("+/monitor/Clients", "$SYS/monitor/Clients"));
+        assert!(matches("$SYS/#", "$SYS/uptime"));
+        assert!(matches("$SYS/monitor/+", "$SYS/monitor/Clients"));
+    }
+
+    #[test]
+    fn filters_with_misplaced_wildcards_are_refused() {
+        assert_eq!(TopicFilter::new("sport/tennis#"), Err(FilterError::MultiLevelWildcard));
+        assert_eq!(TopicFilter::new("sport/#/ranking"), Err(FilterError::MultiLevelWildcard));
+        assert_eq!(TopicFilter::new("sport+"), Err(FilterError::SingleLevelWildcard));
+        assert_eq!(TopicFilter::new(""), Err(FilterError::Empty));
+        assert_eq!(TopicFilter::new("a\0"), Err(FilterError::Null));
+    }
+
+    #[test]
+    fn shared_filters_are_taken_apart() {
+        let shared = SharedFilter::new("$share/group/a/+/#").expect("valid");
+        assert_eq!(shared.share_name.map(ShareName::as_str), Some("group"));
+        assert_eq!(shared.filter.as_str(), "a/+/#");
+        assert_eq!(SharedFilter::new("$share/g//a").expect("valid").filter.as_str(), "/a");
+        assert_eq!(SharedFilter::new("$shared/a").expect("no share").share_name, None);
+        for bad in ["$share", "$share/", "$share/g", "$share/g/", "$share//a", "$share/g+/a", "$share/#/a"] {
+            assert_eq!(SharedFilter::new(bad), Err(FilterError::ShareName), "{bad}");
+        }
+    }
+
+    #[test]
+    fn topics_with_wildcards_or_null_are_refused() {
+        assert_eq!(TopicName::new("a/+"), Err(TopicError::Wildcard));
+        assert_eq!(TopicName::new("a\0b"), Err(TopicError::Null));
+        assert_eq!(TopicName::new(""), Err(TopicError::Empty));
+    }
+}
