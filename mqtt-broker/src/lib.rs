@@ -1,1 +1,3 @@
 //! A thread-per-core MQTT broker, as a library.
+
+pub mod router;

@@ -1,0 +1,127 @@
+//! The Shared Subscription groups that this core owns, by ShareName and filter.
+
+use ahash::RandomState;
+use mqtt_proto::types::{ShareName, TopicFilter, TopicName};
+
+use super::filters::{FilterId, Filters};
+use super::shared::{Group, Strategy};
+use super::slab::Slab;
+use super::words::Words;
+
+/// A group of this core: stable until it is removed, reused afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(u32);
+
+/// The groups of one core.
+pub struct Groups {
+    hasher: RandomState,
+    entries: Slab<Entry>,
+    /// Hash of ShareName and filter, and index + 1.
+    named: Words,
+    filters: Filters<Vec<GroupId>>,
+}
+
+struct Entry {
+    share_name: Box<str>,
+    filter: FilterId,
+    group: Group,
+}
+
+impl Groups {
+    /// No groups; `seed` keys the hashes, so that no client can aim at collisions.
+    pub fn new(seed: [u64; 4]) -> Groups {
+        Groups {
+            hasher: RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]),
+            entries: Slab::new(),
+            named: Words::default(),
+            filters: Filters::new(seed),
+        }
+    }
+
+    /// The group of `share_name` and `filter`, made with `strategy` if there is none.
+    pub fn insert(
+        &mut self,
+        share_name: ShareName<'_>,
+        filter: TopicFilter<'_>,
+        strategy: Strategy,
+    ) -> GroupId {
+        if let Some(known) = self.find(share_name, filter) {
+            return known;
+        }
+        let (filter_id, _) = self.filters.intern(filter, Vec::new);
+        let id = GroupId(self.entries.insert(Entry {
+            share_name: share_name.as_str().into(),
+            filter: filter_id,
+            group: Group::new(strategy),
+        }));
+        self.filters.get_mut(filter_id).expect("it was just interned").push(id);
+        self.named.insert(self.word(share_name.as_str(), filter.as_str(), id));
+        id
+    }
+
+    /// The group of `share_name` and `filter`.
+    pub fn find(&self, share_name: ShareName<'_>, filter: TopicFilter<'_>) -> Option<GroupId> {
+        self.named
+            .with_hash(self.hash(share_name.as_str(), filter.as_str()))
+            .map(|word| GroupId(word as u32 - 1))
+            .find(|&id| self.name(id) == Some((share_name.as_str(), filter.as_str())))
+    }
+
+    /// Forgets the group `id`; the answer is what it was.
+    pub fn remove(&mut self, id: GroupId) -> Option<Group> {
+        let (share_name, filter) = self.name(id)?;
+        let word = self.word(share_name, filter, id);
+        self.named.remove(word);
+        let entry = self.entries.remove(id.0)?;
+        let beside = self.filters.get_mut(entry.filter).expect("a group's filter is kept with it");
+        beside.retain(|&other| other != id);
+        if beside.is_empty() {
+            self.filters.remove(entry.filter);
+        }
+        Some(entry.group)
+    }
+
+    /// The group `id`.
+    pub fn get(&self, id: GroupId) -> Option<&Group> {
+        self.entries.get(id.0).map(|entry| &entry.group)
+    }
+
+    /// The group `id`.
+    pub fn get_mut(&mut self, id: GroupId) -> Option<&mut Group> {
+        self.entries.get_mut(id.0).map(|entry| &mut entry.group)
+    }
+
+    /// ShareName and filter of the group `id`.
+    pub fn name(&self, id: GroupId) -> Option<(&str, &str)> {
+        let entry = self.entries.get(id.0)?;
+        Some((&entry.share_name, self.filters.text(entry.filter)?))
+    }
+
+    /// Appends every group whose filter matches `topic` to `out`.
+    pub fn matches(&self, topic: TopicName<'_>, out: &mut Vec<GroupId>) {
+        self.filters.matches(topic, |groups| out.extend_from_slice(groups));
+    }
+
+    /// How many groups there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All groups, in the order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = (GroupId, &Group)> {
+        self.entries.iter().map(|(index, entry)| (GroupId(index), &entry.group))
+    }
+
+    fn hash(&self, share_name: &str, filter: &str) -> u32 {
+        (self.hasher.hash_one((share_name, filter)) >> 32) as u32
+    }
+
+    fn word(&self, share_name: &str, filter: &str, id: GroupId) -> u64 {
+        u64::from(self.hash(share_name, filter)) << 32 | u64::from(id.0 + 1)
+    }
+}

@@ -1,0 +1,164 @@
+//! The router against its definition: every answer must be that of `TopicFilter::matches` over a plain list.
+
+use std::collections::BTreeMap;
+
+use mqtt_broker::router::{CoreSet, Interest, Matches, Subscriber, Subscriptions};
+use mqtt_proto::packet::SubscriptionOptions;
+use mqtt_proto::types::{Qos, TopicFilter, TopicName};
+use proptest::prelude::*;
+
+const SEED: [u64; 4] = [1, 2, 3, 4];
+
+/// Few and similar levels, the empty one among them, so that filters overlap and topics hit.
+fn level() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => prop::sample::select(vec!["", "a", "b", "ab", "$SYS", "$", "é"]).prop_map(str::to_owned),
+        1 => "[a-c !.-]{1,3}",
+    ]
+}
+
+fn topic() -> impl Strategy<Value = String> {
+    prop::collection::vec(level(), 1..6)
+        .prop_map(|levels| levels.join("/"))
+        .prop_filter("not empty", |text| !text.is_empty())
+}
+
+fn filter() -> impl Strategy<Value = String> {
+    let level = prop_oneof![3 => level(), 2 => Just("+".to_owned())];
+    (prop::collection::vec(level, 0..6), any::<bool>())
+        .prop_map(|(mut levels, multi)| {
+            if multi || levels.is_empty() {
+                levels.push("#".to_owned());
+            }
+            levels.join("/")
+        })
+        .prop_filter("not empty", |text| !text.is_empty())
+}
+
+fn as_filter(text: &str) -> TopicFilter<'_> {
+    TopicFilter::new(text).expect("generated as a filter")
+}
+
+fn as_topic(text: &str) -> TopicName<'_> {
+    TopicName::new(text).expect("generated as a topic")
+}
+
+fn subscriber(key: u32, identifier: u32) -> Subscriber {
+    let qos = Qos::from_bits((identifier % 3) as u8).expect("below 3");
+    Subscriber { key, options: SubscriptionOptions::new(qos), identifier }
+}
+
+fn sorted(matches: &Matches) -> Vec<(u32, u32)> {
+    let mut found: Vec<(u32, u32)> =
+        matches.subscribers.iter().map(|subscriber| (subscriber.key, subscriber.identifier)).collect();
+    found.sort_unstable();
+    found
+}
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Insert(String, u32),
+    Remove(String, u32),
+}
+
+fn operations(max: usize) -> impl Strategy<Value = Vec<Operation>> {
+    let one = prop_oneof![
+        2 => (filter(), 0u32..4).prop_map(|(filter, key)| Operation::Insert(filter, key)),
+        1 => (filter(), 0u32..4).prop_map(|(filter, key)| Operation::Remove(filter, key)),
+    ];
+    prop::collection::vec(one, 0..max)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn subscriptions_answer_as_the_definition(
+        operations in operations(300),
+        topics in prop::collection::vec(topic(), 20),
+    ) {
+        let mut subscriptions = Subscriptions::new(SEED);
+        let start = subscriptions.memory();
+        let mut model: BTreeMap<(String, u32), u32> = BTreeMap::new();
+        for (number, operation) in operations.into_iter().enumerate() {
+            let number = number as u32 + 1;
+            match operation {
+                Operation::Insert(text, key) => {
+                    let first = !model.keys().any(|(known, _)| *known == text);
+                    let inserted = subscriptions.insert(as_filter(&text), subscriber(key, number));
+                    prop_assert_eq!(inserted.first_on_core, first);
+                    prop_assert_eq!(subscriptions.filter_text(inserted.filter), &text);
+                    prop_assert_eq!(subscriptions.find(as_filter(&text)), Some(inserted.filter));
+                    let replaced = inserted.replaced.map(|subscriber| subscriber.identifier);
+                    prop_assert_eq!(replaced, model.insert((text, key), number));
+                }
+                Operation::Remove(text, key) => {
+                    let removed = subscriptions.remove(as_filter(&text), key);
+                    let expected = model.remove(&(text.clone(), key));
+                    prop_assert_eq!(removed.map(|removed| removed.subscriber.identifier), expected);
+                    if let Some(removed) = removed {
+                        let last = !model.keys().any(|(known, _)| *known == text);
+                        prop_assert_eq!(removed.last_on_core, last);
+                        prop_assert_eq!(subscriptions.find(as_filter(&text)).is_none(), last);
+                    }
+                }
+            }
+            prop_assert_eq!(subscriptions.len(), model.len());
+        }
+        let mut texts: Vec<&str> = model.keys().map(|(text, _)| text.as_str()).collect();
+        texts.dedup();
+        let mut kept: Vec<&str> = subscriptions.iter_filters().collect();
+        kept.sort_unstable();
+        prop_assert_eq!(&kept, &texts);
+        prop_assert_eq!(subscriptions.filters(), texts.len());
+        let mut found = Matches::default();
+        for topic in &topics {
+            found.clear();
+            subscriptions.matches(as_topic(topic), &mut found);
+            let mut expected: Vec<(u32, u32)> = model
+                .iter()
+                .filter(|((text, _), _)| as_filter(text).matches(as_topic(topic)))
+                .map(|((_, key), &number)| (*key, number))
+                .collect();
+            expected.sort_unstable();
+            prop_assert_eq!(sorted(&found), expected, "topic {}", topic);
+            let filters = texts.iter().filter(|text| as_filter(text).matches(as_topic(topic))).count();
+            prop_assert_eq!(found.filters, filters);
+        }
+        for (text, key) in model.into_keys() {
+            prop_assert!(subscriptions.remove(as_filter(&text), key).is_some());
+        }
+        prop_assert_eq!(subscriptions.memory(), start);
+    }
+
+    #[test]
+    fn interest_never_misses_a_core(
+        operations in operations(200),
+        topics in prop::collection::vec(topic(), 20),
+    ) {
+        let mut interest = Interest::new([5, 6]);
+        let mut model: BTreeMap<(String, u16), ()> = BTreeMap::new();
+        for operation in operations {
+            match operation {
+                Operation::Insert(text, core) => {
+                    if model.insert((text.clone(), core as u16), ()).is_none() {
+                        interest.add(core as u16, as_filter(&text));
+                    }
+                }
+                Operation::Remove(text, core) => {
+                    interest.remove(core as u16, as_filter(&text));
+                    model.remove(&(text, core as u16));
+                }
+            }
+        }
+        prop_assert_eq!(interest.len(), model.len());
+        for topic in &topics {
+            let expected: CoreSet = model
+                .keys()
+                .filter(|(text, _)| as_filter(text).matches(as_topic(topic)))
+                .map(|(_, core)| *core)
+                .collect();
+            prop_assert_eq!(interest.cores(as_topic(topic)), expected, "topic {}", topic);
+        }
+    }
+}
