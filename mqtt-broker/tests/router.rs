@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mqtt_broker::router::{CoreSet, Interest, Matches, Subscriber, Subscriptions};
+use mqtt_broker::router::{CoreSet, Interest, Matches, Retainable, Retained, Subscriber, Subscriptions};
 use mqtt_proto::packet::SubscriptionOptions;
 use mqtt_proto::types::{Qos, TopicFilter, TopicName};
 use proptest::prelude::*;
@@ -67,6 +67,23 @@ fn operations(max: usize) -> impl Strategy<Value = Vec<Operation>> {
         1 => (filter(), 0u32..4).prop_map(|(filter, key)| Operation::Remove(filter, key)),
     ];
     prop::collection::vec(one, 0..max)
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Message(String, usize);
+
+impl Retainable for Message {
+    fn topic(&self) -> &str {
+        &self.0
+    }
+    fn cost(&self) -> usize {
+        self.1
+    }
+}
+
+/// The order of the standard's levels: a topic before everything below it.
+fn in_levels(topic: &str) -> Vec<Vec<u8>> {
+    topic.split('/').map(|level| level.as_bytes().to_vec()).collect()
 }
 
 proptest! {
@@ -160,5 +177,50 @@ proptest! {
                 .collect();
             prop_assert_eq!(interest.cores(as_topic(topic)), expected, "topic {}", topic);
         }
+    }
+
+    #[test]
+    fn scans_answer_as_the_definition(
+        sets in prop::collection::vec((topic(), 0usize..100), 0..400),
+        removes in prop::collection::vec(topic(), 0..100),
+        filters in prop::collection::vec(filter(), 20),
+        budget in 1usize..5,
+    ) {
+        let mut retained = Retained::new();
+        let mut model: BTreeMap<Vec<Vec<u8>>, Message> = BTreeMap::new();
+        for (topic, cost) in sets {
+            let message = Message(topic.clone(), cost);
+            prop_assert_eq!(retained.set(message.clone()), model.insert(in_levels(&topic), message));
+        }
+        for topic in removes {
+            prop_assert_eq!(retained.get(&topic), model.get(&in_levels(&topic)));
+            prop_assert_eq!(retained.remove(&topic), model.remove(&in_levels(&topic)));
+        }
+        prop_assert!(retained.iter().eq(model.values()));
+        for text in &filters {
+            let filter = as_filter(text);
+            let matching = model.values().filter(|message| filter.matches(as_topic(&message.0)));
+            let expected: Vec<&Message> = matching.collect();
+            prop_assert_eq!(&retained.scan(filter, None).collect::<Vec<_>>(), &expected, "filter {}", text);
+            // In slices of few visits, going on by nothing but the position.
+            let mut sliced = Vec::new();
+            let mut after: Option<String> = None;
+            loop {
+                let mut scan = retained.scan(filter, after.as_deref()).with_budget(budget);
+                sliced.extend(scan.by_ref());
+                prop_assert!(scan.visited() <= budget);
+                if scan.is_finished() {
+                    break;
+                }
+                after = Some(scan.position().expect("an unfinished slice visits something").to_owned());
+            }
+            prop_assert_eq!(&sliced, &expected, "filter {}", text);
+        }
+        let bytes = |retained: &Retained<Message>| retained.iter().map(Retainable::cost).sum::<usize>();
+        prop_assert_eq!(retained.bytes(), bytes(&retained));
+        retained.retain(|message| message.1 % 2 == 0);
+        prop_assert_eq!(retained.bytes(), bytes(&retained));
+        prop_assert!(retained.iter().all(|message| message.1 % 2 == 0));
+        prop_assert_eq!(retained.len(), model.values().filter(|message| message.1 % 2 == 0).count());
     }
 }
