@@ -1,1 +1,1 @@
-//! x
+//! F3: one Network Connection, client or server side.
