@@ -224,3 +224,106 @@ proptest! {
         prop_assert_eq!(retained.len(), model.values().filter(|message| message.1 % 2 == 0).count());
     }
 }
+
+/// A generator of numbers for tests that are too large to shrink.
+fn numbers(mut state: u64) -> impl FnMut(u64) -> u64 {
+    move |below| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    }
+}
+
+#[test]
+fn ten_thousand_filters_answer_as_the_definition() {
+    let mut number = numbers(7);
+    let mut level = |wild: bool| match number(if wild { 12 } else { 9 }) {
+        0 => String::new(),
+        1..4 => format!("n{}", number(200)),
+        4..9 => ["a", "b", "c"][number(3) as usize].to_owned(),
+        _ => "+".to_owned(),
+    };
+    let mut texts: Vec<String> = (0..10_000)
+        .map(|at| {
+            let mut levels: Vec<String> = (0..1 + at % 5).map(|_| level(true)).collect();
+            if at % 7 == 0 {
+                levels.push("#".to_owned());
+            }
+            levels.join("/")
+        })
+        .filter(|text| !text.is_empty())
+        .collect();
+    texts.sort_unstable();
+    texts.dedup();
+    let mut subscriptions = Subscriptions::new(SEED);
+    for (key, text) in texts.iter().enumerate() {
+        assert!(subscriptions.insert(as_filter(text), subscriber(key as u32, 0)).first_on_core);
+    }
+    let mut found = Matches::default();
+    for at in 0..300 {
+        let topic: Vec<String> = (0..1 + at % 6).map(|_| level(false)).collect();
+        let topic = topic.join("/");
+        let Ok(topic) = TopicName::new(&topic) else { continue };
+        found.clear();
+        subscriptions.matches(topic, &mut found);
+        let expected: Vec<(u32, u32)> = (0..)
+            .zip(&texts)
+            .filter(|(_, text)| as_filter(text).matches(topic))
+            .map(|(key, _)| (key, 0))
+            .collect();
+        assert_eq!(sorted(&found), expected, "{topic}");
+    }
+    for (key, text) in texts.iter().enumerate() {
+        assert!(
+            subscriptions.remove(as_filter(text), key as u32).is_some_and(|removed| removed.last_on_core)
+        );
+    }
+    assert_eq!((subscriptions.len(), subscriptions.memory()), (0, 0));
+}
+
+#[test]
+fn a_filter_with_many_subscribers_keeps_them_all_apart() {
+    let mut subscriptions = Subscriptions::new(SEED);
+    let filter = as_filter("news/#");
+    for key in 0..5_000 {
+        assert_eq!(subscriptions.insert(filter, subscriber(key, 1)).first_on_core, key == 0);
+    }
+    for key in (0..5_000).step_by(2) {
+        assert!(subscriptions.insert(filter, subscriber(key, 2)).replaced.is_some());
+    }
+    let id = subscriptions.find(filter).expect("it has subscribers");
+    let mut number = numbers(1);
+    let mut left: Vec<u32> = (0..5_000).collect();
+    while left.len() > 3 {
+        let key = left.swap_remove(number(left.len() as u64) as usize);
+        let removed = subscriptions.remove_id(id, key).expect("it is subscribed");
+        assert_eq!(removed.subscriber, subscriber(key, if key % 2 == 0 { 2 } else { 1 }));
+        assert!(subscriptions.remove_id(id, key).is_none() && subscriptions.get(id, key).is_none());
+        assert!(subscriptions.get(id, left[0]).is_some());
+    }
+    let mut found = Matches::default();
+    subscriptions.matches(as_topic("news/today"), &mut found);
+    left.sort_unstable();
+    assert_eq!(sorted(&found).into_iter().map(|(key, _)| key).collect::<Vec<u32>>(), left);
+    assert_eq!(found.filters, 1);
+    for key in left {
+        subscriptions.remove(filter, key);
+    }
+    assert_eq!((subscriptions.filters(), subscriptions.memory()), (0, 0));
+}
+
+#[test]
+fn each_change_has_a_generation_and_nothing_else() {
+    let mut subscriptions = Subscriptions::new(SEED);
+    let before = subscriptions.generation();
+    subscriptions.insert(as_filter("a"), subscriber(1, 1));
+    let inserted = subscriptions.generation();
+    assert!(inserted > before);
+    assert_eq!(subscriptions.remove(as_filter("a"), 2), None);
+    assert_eq!(subscriptions.remove(as_filter("b"), 1), None);
+    assert_eq!(subscriptions.generation(), inserted);
+    subscriptions.insert(as_filter("a"), subscriber(1, 2));
+    let replaced = subscriptions.generation();
+    assert!(replaced > inserted);
+    subscriptions.remove(as_filter("a"), 1);
+    assert!(subscriptions.generation() > replaced);
+}

@@ -133,3 +133,77 @@ impl<V> Filters<V> {
         (self.hasher.hash_one(text) >> 32) << 32 | u64::from(id.0 + 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    const SEED: [u64; 4] = [1, 2, 3, 4];
+
+    fn filter(text: &str) -> TopicFilter<'_> {
+        TopicFilter::new(text).expect("a filter")
+    }
+
+    /// Two texts whose hashes agree in the 32 bits that are kept: among 300,000 there are about ten such pairs.
+    fn colliding(hasher: &RandomState) -> (String, String) {
+        let mut seen = HashMap::with_hasher(hasher.clone());
+        for number in 0..300_000 {
+            let text = format!("l{number}");
+            if let Some(other) = seen.insert(hasher.hash_one(text.as_bytes()) >> 32, text.clone()) {
+                return (other, text);
+            }
+        }
+        panic!("no collision under this seed: choose another");
+    }
+
+    #[test]
+    fn filters_and_levels_with_colliding_hashes_are_told_apart() {
+        let mut filters = Filters::new(SEED);
+        let (one, other) = colliding(&filters.hasher);
+        let empty = filters.memory();
+        let endings = ["", "/+", "/+/x", "/#", "/b/+"];
+        let texts: Vec<String> =
+            [&one, &other].iter().flat_map(|level| endings.map(|end| format!("{level}{end}"))).collect();
+        for order in [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [9, 3, 5, 1, 7, 0, 2, 8, 6, 4]] {
+            for text in order.map(|at| &texts[at]) {
+                assert!(filters.intern(filter(text), || text.clone()).1, "{text} is new");
+            }
+            for level in [&one, &other] {
+                for (topic, count) in [("", 2), ("/b", 2), ("/b/x", 3), ("/b/y", 2), ("/c/x", 2), ("/c/y", 1)]
+                {
+                    let topic = format!("{level}{topic}");
+                    let mut found = Vec::new();
+                    filters
+                        .matches(TopicName::new(&topic).expect("a topic"), |text| found.push(text.clone()));
+                    assert!(found.iter().all(|text| text.starts_with(&**level)));
+                    assert_eq!(found.len(), count, "{topic}: {found:?}");
+                }
+            }
+            for text in order.map(|at| &texts[(at + 3) % 10]) {
+                let id = filters.find(filter(text)).expect("it is in");
+                assert_eq!(filters.remove(id).as_ref(), Some(text));
+                assert_eq!(filters.find(filter(text)), None);
+            }
+            assert_eq!(filters.memory(), empty);
+        }
+    }
+
+    #[test]
+    fn deep_filters_need_no_stack() {
+        let mut filters = Filters::new(SEED);
+        let deep = "/".repeat(30_000);
+        for end in ["a", "+", "#", "b/+"] {
+            filters.intern(filter(&format!("{deep}{end}")), || ());
+        }
+        let topic = format!("{deep}a");
+        let mut found = 0;
+        filters.matches(TopicName::new(&topic).expect("a topic"), |()| found += 1);
+        assert_eq!(found, 3);
+        for end in ["a", "+", "#", "b/+"] {
+            let id = filters.find(filter(&format!("{deep}{end}"))).expect("it is in");
+            filters.remove(id);
+        }
+        assert_eq!(filters.memory(), 0);
+    }
+}
