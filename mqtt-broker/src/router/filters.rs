@@ -7,6 +7,7 @@ use ahash::RandomState;
 use mqtt_proto::types::{TopicFilter, TopicName};
 
 use super::slab::Slab;
+use super::text::Text;
 use super::trie::{Texts, Trie};
 use super::words::Words;
 
@@ -21,11 +22,12 @@ pub(super) struct Filters<V> {
     /// Hash of the text and index + 1 of the filters without a wildcard.
     exact: Words,
     wildcard: Trie,
+    /// Heap bytes of all texts.
     text_bytes: usize,
 }
 
 struct Entry<V> {
-    text: Box<str>,
+    text: Text,
     value: V,
 }
 
@@ -70,8 +72,9 @@ impl<V> Filters<V> {
         if let Some(id) = self.find(filter) {
             return (id, false);
         }
-        let id = FilterId(self.entries.insert(Entry { text: filter.as_str().into(), value: value() }));
-        self.text_bytes += filter.as_str().len();
+        let text = Text::new(filter.as_str());
+        self.text_bytes += text.memory();
+        let id = FilterId(self.entries.insert(Entry { text, value: value() }));
         if filter.has_wildcard() {
             self.wildcard.insert(id, &self.hasher, &self.entries);
         } else {
@@ -83,8 +86,8 @@ impl<V> Filters<V> {
     /// Forgets the filter `id`; the answer is its value.
     pub(super) fn remove(&mut self, id: FilterId) -> Option<V> {
         let text = &self.entries.get(id.0)?.text;
-        self.text_bytes -= text.len();
-        if text.bytes().any(|byte| byte == b'+' || byte == b'#') {
+        self.text_bytes -= text.memory();
+        if text.as_bytes().iter().any(|&byte| byte == b'+' || byte == b'#') {
             self.wildcard.remove(id, &self.hasher, &self.entries);
         } else {
             let word = self.exact_word(text.as_bytes(), id);
@@ -95,7 +98,7 @@ impl<V> Filters<V> {
 
     /// The text of `id`, `None` if it is not in use.
     pub(super) fn text(&self, id: FilterId) -> Option<&str> {
-        self.entries.get(id.0).map(|entry| &*entry.text)
+        self.entries.get(id.0).map(|entry| entry.text.as_str())
     }
 
     pub(super) fn get(&self, id: FilterId) -> Option<&V> {
@@ -119,7 +122,7 @@ impl<V> Filters<V> {
 
     /// The texts of all filters, in the order of their ids.
     pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().map(|(_, entry)| &*entry.text)
+        self.entries.iter().map(|(_, entry)| entry.text.as_str())
     }
 
     fn find_exact(&self, text: &[u8]) -> Option<FilterId> {

@@ -11,6 +11,7 @@ mod retained;
 mod shared;
 mod slab;
 mod subscriptions;
+mod text;
 mod trie;
 mod words;
 

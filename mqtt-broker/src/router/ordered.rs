@@ -1,4 +1,4 @@
-//! A sorted list in short runs: found by halving, walked without searching, skipped through by galloping.
+//! A sorted list in short runs: found by halving, walked without searching, near places found by galloping.
 //!
 //! Runs are long enough that their number stays small and short enough that an insertion moves little. Invariant: no run
 //! is empty. The order is the caller's: each search brings a test that holds for a first part of the list and for
@@ -63,12 +63,18 @@ impl<T> Ordered<T> {
         Position { run, at }
     }
 
-    /// The first place from `from` on whose value is not `before`: the nearer, the faster.
+    /// The first place from `from` on whose value is not `before`: fast if it is near.
     pub(super) fn seek(&self, from: Position, mut before: impl FnMut(&T) -> bool) -> Position {
         let Some(rest) = self.runs.get(from.run..).filter(|rest| !rest.is_empty()) else { return from };
-        let skipped = gallop(rest, |run| run.last().is_some_and(&mut before));
-        let start = if skipped == 0 { from.at } else { 0 };
-        let at = rest.get(skipped).map_or(0, |run| start + gallop(&run[start..], before));
+        let skipped = match rest[0].last().is_some_and(&mut before) {
+            true => 1 + rest[1..].partition_point(|run| run.last().is_some_and(&mut before)),
+            false => 0,
+        };
+        let at = match rest.get(skipped) {
+            Some(run) if skipped == 0 => from.at + gallop(&run[from.at..], before),
+            Some(run) => run.partition_point(before),
+            None => 0,
+        };
         Position { run: from.run + skipped, at }
     }
 

@@ -64,8 +64,8 @@ impl<M: Retainable> Retained<M> {
     /// The messages whose topics match `filter` and lie behind the topic `after` (`None`: all), in order.
     pub fn scan<'a>(&'a self, filter: TopicFilter<'a>, after: Option<&str>) -> Scan<'a, M> {
         let text = filter.as_str().as_bytes();
-        let start = Goal([literal_prefix(text), b"", b""]);
-        let mut next = self.messages.find(|message| start.is_behind(message.topic()));
+        let prefix = literal_prefix(text);
+        let mut next = self.messages.find(|message| order(message.topic().as_bytes(), prefix).is_lt());
         if let Some(after) = after {
             let behind = |message: &M| order(message.topic().as_bytes(), after.as_bytes()).is_le();
             next = next.max(self.messages.find(behind));
@@ -78,6 +78,7 @@ impl<M: Retainable> Retained<M> {
             visited: 0,
             budget: usize::MAX,
             finished: false,
+            goal: Vec::new(),
         }
     }
 
@@ -140,6 +141,8 @@ pub struct Scan<'a, M> {
     visited: usize,
     budget: usize,
     finished: bool,
+    /// The text that it skips to, here to be made without a new allocation each time.
+    goal: Vec<u8>,
 }
 
 impl<'a, M: Retainable> Scan<'a, M> {
@@ -184,8 +187,12 @@ impl<'a, M: Retainable> Iterator for Scan<'a, M> {
             self.next = self.messages.next(self.next);
             match step {
                 Step::Match => return Some(message),
-                Step::Skip(goal) => {
-                    self.next = self.messages.seek(self.next, |message| goal.is_behind(message.topic()));
+                Step::Skip(pieces) => {
+                    self.goal.clear();
+                    pieces.into_iter().for_each(|piece| self.goal.extend_from_slice(piece));
+                    let goal = &self.goal;
+                    let before = |message: &M| order(message.topic().as_bytes(), goal).is_lt();
+                    self.next = self.messages.seek(self.next, before);
                 }
                 Step::Finish => self.finished = true,
             }
@@ -197,41 +204,24 @@ impl<'a, M: Retainable> Iterator for Scan<'a, M> {
 /// What a scan does after it has looked at a topic.
 enum Step<'a> {
     Match,
-    /// No match, nor is anything before this text.
-    Skip(Goal<'a>),
+    /// No match, nor is anything before the text of these pieces.
+    Skip([&'a [u8]; 3]),
     /// No match, nor is anything behind.
     Finish,
-}
-
-/// A text in three pieces, so that none has to be made.
-struct Goal<'a>([&'a [u8]; 3]);
-
-impl Goal<'_> {
-    /// Whether it lies behind `topic`.
-    fn is_behind(&self, topic: &str) -> bool {
-        let mut rest = topic.as_bytes();
-        for piece in self.0 {
-            match rest.strip_prefix(piece) {
-                Some(below) => rest = below,
-                None => return order(rest, piece).is_lt(),
-            }
-        }
-        false
-    }
 }
 
 /// Compares `topic` with `filter` level by level, and where they part tells where the next match can be at the earliest.
 fn step<'a>(filter: &'a [u8], topic: &'a [u8]) -> Step<'a> {
     if topic[0] == b'$' && matches!(filter[0], b'+' | b'#') {
         // `%` comes directly after `$` [MQTT-4.7.2-1].
-        return Step::Skip(Goal([b"%", b"", b""]));
+        return Step::Skip([b"%", b"", b""]);
     }
     let (mut at, mut topic_at) = (0, 0);
     // Where the last level that `+` stood for ends. U+0001 is the lowest character of a topic but for `/`: a prefix
     // followed by it lies behind everything below the prefix.
     let mut single = None;
     let skip = |single: Option<usize>| match single {
-        Some(end) => Step::Skip(Goal([&topic[..end], b"\x01", b""])),
+        Some(end) => Step::Skip([&topic[..end], b"\x01", b""]),
         None => Step::Finish,
     };
     while at <= filter.len() {
@@ -240,14 +230,14 @@ fn step<'a>(filter: &'a [u8], topic: &'a [u8]) -> Step<'a> {
             return Step::Match;
         }
         if topic_at > topic.len() {
-            return Step::Skip(Goal([topic, b"/", if wanted == b"+" { b"" } else { wanted }]));
+            return Step::Skip([topic, b"/", if wanted == b"+" { b"" } else { wanted }]);
         }
         let name = level(topic, topic_at);
         if wanted == b"+" {
             single = Some(topic_at + name.len());
         } else {
             match order(name, wanted) {
-                Ordering::Less => return Step::Skip(Goal([&topic[..topic_at], wanted, b""])),
+                Ordering::Less => return Step::Skip([&topic[..topic_at], wanted, b""]),
                 Ordering::Equal => {}
                 Ordering::Greater => return skip(single),
             }
