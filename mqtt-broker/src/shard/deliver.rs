@@ -95,7 +95,8 @@ impl Shard {
     fn send_once(&mut self, key: Key, outgoing: &mut Outgoing<'_>, how: How<'_>) {
         let now = self.now.millis;
         let (message, identifiers) = (outgoing.message, how.identifiers);
-        let part = Part { message, qos: how.qos, retain: how.retain, dup: false, packet_id: None, identifiers };
+        let part =
+            Part { message, qos: how.qos, retain: how.retain, dup: false, packet_id: None, identifiers };
         match self.with_output(key, |sender, out| part.encode(sender, now, out)) {
             Some(Ok(())) => {
                 self.stats.messages_sent += 1;
@@ -112,7 +113,8 @@ impl Shard {
         let now = self.now.millis;
         let Some(session) = self.sessions.get_mut(key) else { return };
         let qos = delivery.qos;
-        let packet_id = session.outbound.start(qos, delivery).expect("the caller has seen that the window has room");
+        let packet_id =
+            session.outbound.start(qos, delivery).expect("the caller has seen that the window has room");
         let delivery = session.outbound.get_mut(packet_id).expect("just started").clone();
         let part = Part::of(&delivery, Some(packet_id), false);
         match self.with_output(key, |sender, out| part.encode(sender, now, out)) {
@@ -144,7 +146,9 @@ impl Shard {
         let dropped = match (how.qos, online) {
             (Qos::AtMostOnce, false) if !self.limits.queue_qos0_offline => Some(DropReason::Offline),
             // Behind a queue it keeps its place; without one it is the output that is full.
-            (Qos::AtMostOnce, true) if session.queue.is_empty() && !how.paced => Some(DropReason::SlowConsumer),
+            (Qos::AtMostOnce, true) if session.queue.is_empty() && !how.paced => {
+                Some(DropReason::SlowConsumer)
+            }
             (_, false) if !session.is_persistent() => Some(DropReason::Offline),
             _ => None,
         };
@@ -212,7 +216,8 @@ impl Shard {
                     Resend::Publish { packet_id, dup, message, .. } => {
                         let delivery = message.clone();
                         let part = Part::of(&delivery, Some(packet_id), dup);
-                        if let Some(Err(TooLarge)) = self.with_output(key, |sender, out| part.encode(sender, now, out))
+                        if let Some(Err(TooLarge)) =
+                            self.with_output(key, |sender, out| part.encode(sender, now, out))
                         {
                             self.discard(key, packet_id, true);
                         }
@@ -364,7 +369,8 @@ impl<'a> Part<'a> {
         let mut properties = Properties::EMPTY;
         if sender.version() == Version::V5 {
             let expiry = self.message.expiry_left(now).map(Property::MessageExpiryInterval);
-            let identifiers = self.identifiers.iter().map(|&identifier| Property::SubscriptionIdentifier(identifier));
+            let identifiers =
+                self.identifiers.iter().map(|&identifier| Property::SubscriptionIdentifier(identifier));
             let list = expiry.into_iter().chain(identifiers);
             let list = if self.identifiers.len() <= FEW {
                 let mut len = 0;
