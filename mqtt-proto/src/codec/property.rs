@@ -315,7 +315,7 @@ pub(super) fn put_measured_properties(
     Ok(())
 }
 
-fn encode_property(property: &Property<'_>, sink: &mut impl Sink) -> Result<(), EncodeError> {
+pub(super) fn encode_property(property: &Property<'_>, sink: &mut impl Sink) -> Result<(), EncodeError> {
     sink.put(&[property.id() as u8]);
     match *property {
         Property::PayloadFormatIndicator(value)
