@@ -128,7 +128,8 @@ fn retained_messages_reach_a_new_subscription_from_every_core() {
 fn a_shared_group_gives_each_message_to_one_member() {
     for cores in [1, 2, 8] {
         let mut cluster = Cluster::new(cores);
-        let members: Vec<_> = (0..4).map(|n| cluster.connect(0, Version::V5, &format!("member-{n}"))).collect();
+        let members: Vec<_> =
+            (0..4).map(|n| cluster.connect(0, Version::V5, &format!("member-{n}"))).collect();
         for &member in &members {
             cluster.subscribe(member, "$share/group/job/+", Qos::AtLeastOnce);
         }

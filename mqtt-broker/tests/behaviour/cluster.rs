@@ -18,7 +18,7 @@ use mqtt_proto::types::{PacketId, Qos, ReasonCode, TopicName, Version};
 
 /// Names a Client of a [`Cluster`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientId(pub usize);
+pub(crate) struct ClientId(pub(crate) usize);
 
 struct Client {
     version: Version,
@@ -37,26 +37,26 @@ struct Client {
 }
 
 /// N shards with their Clients.
-pub struct Cluster {
-    pub shards: Vec<Shard>,
-    pub now: Now,
+pub(crate) struct Cluster {
+    pub(crate) shards: Vec<Shard>,
+    pub(crate) now: Now,
     clients: Vec<Client>,
     /// Batches on their way: (from, to, batch), in order.
     lanes: VecDeque<(usize, usize, EnvelopeBatch)>,
     /// Whether batches are held back.
-    pub lanes_stalled: bool,
+    pub(crate) lanes_stalled: bool,
 }
 
 impl Cluster {
-    pub fn new(cores: u16) -> Cluster {
+    pub(crate) fn new(cores: u16) -> Cluster {
         Cluster::with_limits(cores, Limits::default())
     }
 
-    pub fn with_limits(cores: u16, limits: Limits) -> Cluster {
+    pub(crate) fn with_limits(cores: u16, limits: Limits) -> Cluster {
         Cluster::with(cores, limits, |_| Ports::allow_all())
     }
 
-    pub fn with(cores: u16, mut limits: Limits, ports: impl Fn(CoreId) -> Ports) -> Cluster {
+    pub(crate) fn with(cores: u16, mut limits: Limits, ports: impl Fn(CoreId) -> Ports) -> Cluster {
         limits.check().expect("limits of a test");
         // The tree changes by itself; tests that want it say so by 1.
         if limits.sys_interval_seconds == Limits::default().sys_interval_seconds {
@@ -75,7 +75,7 @@ impl Cluster {
     }
 
     /// A Network Connection accepted by `core`.
-    pub fn open(&mut self, core: usize, version: Version) -> ClientId {
+    pub(crate) fn open(&mut self, core: usize, version: Version) -> ClientId {
         let id = self.shards[core].connection_opened(ConnectionInfo::default(), self.now);
         self.clients.push(Client {
             version,
@@ -92,7 +92,7 @@ impl Cluster {
     }
 
     /// Sends raw bytes and runs until all is quiet.
-    pub fn send_bytes(&mut self, client: ClientId, bytes: &[u8]) {
+    pub(crate) fn send_bytes(&mut self, client: ClientId, bytes: &[u8]) {
         if let Some((core, id)) = self.clients[client.0].place {
             self.shards[core].handle_input(id, bytes, self.now);
         }
@@ -100,20 +100,20 @@ impl Cluster {
     }
 
     /// Sends a packet and runs until all is quiet.
-    pub fn send(&mut self, client: ClientId, packet: &Packet<'_>) {
+    pub(crate) fn send(&mut self, client: ClientId, packet: &Packet<'_>) {
         let bytes = self.encoded(client, packet);
         self.send_bytes(client, &bytes);
     }
 
     /// A packet in the Client's version.
-    pub fn encoded(&self, client: ClientId, packet: &Packet<'_>) -> Vec<u8> {
+    pub(crate) fn encoded(&self, client: ClientId, packet: &Packet<'_>) -> Vec<u8> {
         let mut bytes = Vec::new();
         codec::encode(packet, self.clients[client.0].version, &mut bytes).expect("a packet of a test");
         bytes
     }
 
     /// The Network Connection breaks.
-    pub fn cut(&mut self, client: ClientId) {
+    pub(crate) fn cut(&mut self, client: ClientId) {
         if let Some((core, id)) = self.clients[client.0].place.take() {
             self.shards[core].connection_closed(id, self.now);
         }
@@ -122,7 +122,7 @@ impl Cluster {
     }
 
     /// Whether the Client takes what it is sent.
-    pub fn set_reading(&mut self, client: ClientId, reads: bool) {
+    pub(crate) fn set_reading(&mut self, client: ClientId, reads: bool) {
         self.clients[client.0].reads = reads;
         if reads && let Some(buffer) = self.clients[client.0].unread.take() {
             self.arrive(client.0, &buffer);
@@ -138,13 +138,15 @@ impl Cluster {
         client.inbox.extend_from_slice(bytes);
         let inbox = core::mem::take(&mut client.inbox);
         let mut rest = &inbox[..];
-        while let Some(frame) = client.framer.next_frame(&mut rest, u32::MAX).expect("the broker sends packets") {
+        while let Some(frame) =
+            client.framer.next_frame(&mut rest, u32::MAX).expect("the broker sends packets")
+        {
             client.packets.push_back(frame.to_vec());
         }
     }
 
     /// Moves bytes and batches until all is quiet.
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         loop {
             let mut quiet = true;
             for core in 0..self.shards.len() {
@@ -159,7 +161,9 @@ impl Cluster {
                     }
                 }
             }
-            if !self.lanes_stalled && let Some((from, to, batch)) = self.lanes.pop_front() {
+            if !self.lanes_stalled
+                && let Some((from, to, batch)) = self.lanes.pop_front()
+            {
                 quiet = false;
                 self.shards[to].handle_envelopes(CoreId(from as u16), batch, self.now);
             }
@@ -213,7 +217,7 @@ impl Cluster {
     }
 
     /// Moves time, firing every deadline on the way.
-    pub fn advance(&mut self, millis: u64) {
+    pub(crate) fn advance(&mut self, millis: u64) {
         let end = self.now.millis + millis;
         loop {
             let next = self.shards.iter().filter_map(Shard::poll_timeout).min().filter(|&at| at <= end);
@@ -231,23 +235,23 @@ impl Cluster {
     }
 
     /// Whether the broker has closed the connection.
-    pub fn is_closed(&self, client: ClientId) -> bool {
+    pub(crate) fn is_closed(&self, client: ClientId) -> bool {
         self.clients[client.0].closed
     }
 
     /// Whether the broker does not read from the Client.
-    pub fn is_paused(&self, client: ClientId) -> bool {
+    pub(crate) fn is_paused(&self, client: ClientId) -> bool {
         self.clients[client.0].paused
     }
 
     /// The core that serves the Client.
-    pub fn core_of(&self, client: ClientId) -> usize {
+    pub(crate) fn core_of(&self, client: ClientId) -> usize {
         self.clients[client.0].place.expect("connected").0
     }
 
     /// The next packet that the Client got, passed to `check`.
     #[track_caller]
-    pub fn expect<T>(&mut self, client: ClientId, check: impl FnOnce(&Packet<'_>) -> T) -> T {
+    pub(crate) fn expect<T>(&mut self, client: ClientId, check: impl FnOnce(&Packet<'_>) -> T) -> T {
         let version = self.clients[client.0].version;
         let frame = self.clients[client.0].packets.pop_front().expect("the Client got a packet");
         check(&codec::decode(version, &frame).expect("the broker sends packets"))
@@ -255,7 +259,7 @@ impl Cluster {
 
     /// Fails if the Client got anything more.
     #[track_caller]
-    pub fn expect_nothing(&mut self, client: ClientId) {
+    pub(crate) fn expect_nothing(&mut self, client: ClientId) {
         let version = self.clients[client.0].version;
         if let Some(frame) = self.clients[client.0].packets.pop_front() {
             panic!("the Client got {:?}", codec::decode(version, &frame));
@@ -263,7 +267,7 @@ impl Cluster {
     }
 
     /// Packets that the Client got and has not looked at.
-    pub fn pending(&self, client: ClientId) -> usize {
+    pub(crate) fn pending(&self, client: ClientId) -> usize {
         self.clients[client.0].packets.len()
     }
 
@@ -271,13 +275,13 @@ impl Cluster {
 
     /// Connects with Clean Start; the CONNACK is taken and says success.
     #[track_caller]
-    pub fn connect(&mut self, core: usize, version: Version, client_id: &str) -> ClientId {
+    pub(crate) fn connect(&mut self, core: usize, version: Version, client_id: &str) -> ClientId {
         self.connect_with(core, connect(version, client_id)).0
     }
 
     /// Connects as `connect` says; the CONNACK is taken and says success. Also whether a session was present.
     #[track_caller]
-    pub fn connect_with(&mut self, core: usize, connect: Connect<'_>) -> (ClientId, bool) {
+    pub(crate) fn connect_with(&mut self, core: usize, connect: Connect<'_>) -> (ClientId, bool) {
         let client = self.open(core, connect.version);
         self.send(client, &Packet::Connect(connect));
         let present = self.expect(client, |packet| {
@@ -290,7 +294,7 @@ impl Cluster {
 
     /// Connects and keeps its session for an hour; whether one was present.
     #[track_caller]
-    pub fn resume(&mut self, core: usize, version: Version, client_id: &str) -> (ClientId, bool) {
+    pub(crate) fn resume(&mut self, core: usize, version: Version, client_id: &str) -> (ClientId, bool) {
         let expiry = [Property::SessionExpiryInterval(3600)];
         let properties = if version == Version::V5 { Properties::new(&expiry) } else { Properties::EMPTY };
         self.connect_with(core, Connect { clean_start: false, properties, ..connect(version, client_id) })
@@ -298,14 +302,14 @@ impl Cluster {
 
     /// Subscribes; the SUBACK is taken and grants what was asked for.
     #[track_caller]
-    pub fn subscribe(&mut self, client: ClientId, filter: &str, qos: Qos) {
+    pub(crate) fn subscribe(&mut self, client: ClientId, filter: &str, qos: Qos) {
         let reason = self.subscribe_with(client, filter, SubscriptionOptions::new(qos), Properties::EMPTY);
         assert_eq!(reason.0, qos.bits());
     }
 
     /// Subscribes; the Reason Code of the SUBACK.
     #[track_caller]
-    pub fn subscribe_with(
+    pub(crate) fn subscribe_with(
         &mut self,
         client: ClientId,
         filter: &str,
@@ -325,7 +329,7 @@ impl Cluster {
 
     /// Unsubscribes; the Reason Code of the UNSUBACK (success before 5.0).
     #[track_caller]
-    pub fn unsubscribe(&mut self, client: ClientId, filter: &str) -> ReasonCode {
+    pub(crate) fn unsubscribe(&mut self, client: ClientId, filter: &str) -> ReasonCode {
         let packet_id = PacketId::new(998).expect("not 0");
         let (properties, filters) = (Properties::EMPTY, [filter]);
         let filters = Filters::new(&filters);
@@ -337,13 +341,13 @@ impl Cluster {
     }
 
     /// Publishes at QoS 0.
-    pub fn publish(&mut self, client: ClientId, topic: &str, payload: &[u8]) {
+    pub(crate) fn publish(&mut self, client: ClientId, topic: &str, payload: &[u8]) {
         self.send(client, &Packet::Publish(publish(topic, payload, Qos::AtMostOnce, 0)));
     }
 
     /// Publishes at QoS 1; the Reason Code of the PUBACK.
     #[track_caller]
-    pub fn publish_1(&mut self, client: ClientId, topic: &str, payload: &[u8]) -> ReasonCode {
+    pub(crate) fn publish_1(&mut self, client: ClientId, topic: &str, payload: &[u8]) -> ReasonCode {
         self.send(client, &Packet::Publish(publish(topic, payload, Qos::AtLeastOnce, 77)));
         self.expect(client, |packet| match packet {
             Packet::PubAck(ack) => ack.reason,
@@ -353,7 +357,7 @@ impl Cluster {
 
     /// Publishes at QoS 2, all four packets; the Reason Code of the PUBREC.
     #[track_caller]
-    pub fn publish_2(&mut self, client: ClientId, topic: &str, payload: &[u8]) -> ReasonCode {
+    pub(crate) fn publish_2(&mut self, client: ClientId, topic: &str, payload: &[u8]) -> ReasonCode {
         self.send(client, &Packet::Publish(publish(topic, payload, Qos::ExactlyOnce, 78)));
         let (id, reason) = self.expect(client, |packet| match packet {
             Packet::PubRec(ack) => (ack.packet_id, ack.reason),
@@ -368,7 +372,7 @@ impl Cluster {
 
     /// Takes a PUBLISH and acknowledges it as its QoS demands; topic and payload.
     #[track_caller]
-    pub fn take(&mut self, client: ClientId) -> (String, Vec<u8>) {
+    pub(crate) fn take(&mut self, client: ClientId) -> (String, Vec<u8>) {
         let (message, qos, id) = self.expect(client, |packet| {
             let Packet::Publish(publish) = packet else { panic!("{packet:?}") };
             let topic = publish.topic.map_or(String::new(), |topic| topic.to_string());
@@ -382,7 +386,8 @@ impl Cluster {
                 self.send(client, &Packet::PubRec(Ack::new(id, ReasonCode::SUCCESS)));
                 let at = self.clients[client.0].packets.len() - 1;
                 let frame = self.clients[client.0].packets.remove(at).expect("the answer to PUBREC");
-                let packet = codec::decode(self.clients[client.0].version, &frame).expect("the broker sends packets");
+                let packet =
+                    codec::decode(self.clients[client.0].version, &frame).expect("the broker sends packets");
                 assert!(matches!(packet, Packet::PubRel(_)), "{packet:?}");
                 self.send(client, &Packet::PubComp(Ack::new(id, ReasonCode::SUCCESS)));
             }
@@ -393,13 +398,13 @@ impl Cluster {
 
     /// Takes a PUBLISH, which has to be this one.
     #[track_caller]
-    pub fn expect_message(&mut self, client: ClientId, topic: &str, payload: &[u8]) {
+    pub(crate) fn expect_message(&mut self, client: ClientId, topic: &str, payload: &[u8]) {
         assert_eq!(self.take(client), (topic.to_owned(), payload.to_vec()));
     }
 
     /// The connection ends with a DISCONNECT of this Reason Code (5.0).
     #[track_caller]
-    pub fn expect_disconnect(&mut self, client: ClientId, reason: ReasonCode) {
+    pub(crate) fn expect_disconnect(&mut self, client: ClientId, reason: ReasonCode) {
         self.expect(client, |packet| {
             assert_eq!(packet, &Packet::Disconnect(Disconnect::new(reason)));
         });
@@ -407,13 +412,13 @@ impl Cluster {
     }
 
     /// The sum of a counter over all cores.
-    pub fn total(&self, counter: impl Fn(&mqtt_broker::shard::Stats) -> u64) -> u64 {
+    pub(crate) fn total(&self, counter: impl Fn(&mqtt_broker::shard::Stats) -> u64) -> u64 {
         self.shards.iter().map(|shard| counter(shard.stats())).sum()
     }
 }
 
 /// A CONNECT with Clean Start and nothing else.
-pub fn connect(version: Version, client_id: &str) -> Connect<'_> {
+pub(crate) fn connect(version: Version, client_id: &str) -> Connect<'_> {
     Connect {
         version,
         clean_start: true,
@@ -427,7 +432,7 @@ pub fn connect(version: Version, client_id: &str) -> Connect<'_> {
 }
 
 /// A PUBLISH without properties; `packet_id` counts at QoS 1 and 2.
-pub fn publish<'a>(topic: &'a str, payload: &'a [u8], qos: Qos, packet_id: u16) -> Publish<'a> {
+pub(crate) fn publish<'a>(topic: &'a str, payload: &'a [u8], qos: Qos, packet_id: u16) -> Publish<'a> {
     Publish {
         dup: false,
         qos,
