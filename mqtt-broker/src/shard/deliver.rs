@@ -35,7 +35,7 @@ impl<'a> Outgoing<'a> {
         Outgoing { message, owned: owned.cloned(), commit: None }
     }
 
-    pub(super) fn to_owned(&mut self) -> Message {
+    pub(super) fn keep(&mut self) -> Message {
         let message = self.message;
         self.owned.get_or_insert_with(|| message.to_message()).clone()
     }
@@ -86,7 +86,7 @@ impl Shard {
         if !session.outbound.can_start() {
             return self.enqueue(key, outgoing, how);
         }
-        let delivery = how.keep(outgoing.to_owned());
+        let delivery = how.keep(outgoing.keep());
         self.stats.messages_kept += 1;
         self.start(key, delivery);
     }
@@ -156,7 +156,7 @@ impl Shard {
             self.stats.dropped(reason, 1);
             return self.credit(how.group, key);
         }
-        let delivery = how.keep(outgoing.to_owned());
+        let delivery = how.keep(outgoing.keep());
         let cost = delivery.cost();
         while self.queue_is_full(key, cost) {
             let oldest = match self.limits.queue_overflow {

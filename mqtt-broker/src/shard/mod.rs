@@ -214,6 +214,7 @@ impl Shard {
     }
 
     /// Another core hands over a connection whose session is at home here. `None`: close it.
+    #[expect(clippy::boxed_local, reason = "it travels boxed, as in `Action::Handoff`")]
     pub fn connection_arrived(&mut self, handed: Box<Handed>, now: Now) -> Option<ConnectionId> {
         self.now = now;
         let key = self.insert_connection(handed.info);

@@ -311,7 +311,7 @@ impl Shard {
             Commit::At(_) if outgoing.message.qos == Qos::AtMostOnce => {}
             commit => outgoing.wait_for(commit),
         }
-        let message = outgoing.to_owned().with(outgoing.message.qos, true);
+        let message = outgoing.keep().with(outgoing.message.qos, true);
         self.retained.set(message);
         // Exact from one message to the next, not only from call to call.
         self.budget.own.retained_messages = self.retained.len() as u64;
