@@ -18,7 +18,7 @@ mod write;
 
 use alloc::vec::Vec;
 
-use crate::packet::{Packet, PacketType};
+use crate::packet::{Packet, PacketType, Property};
 use crate::types::Version;
 use read::{Reader, variable_byte_integer_len};
 use write::{Length, REMAINING_LENGTH_MAX, Sink, variable_byte_integer};
@@ -27,6 +27,14 @@ pub use error::{DecodeError, EncodeError};
 pub use frame::{FrameHeader, Framer, peek_frame};
 pub(crate) use property::decode_property;
 pub use publish::encode_publish;
+
+/// Appends one property, identifier and value: for those who forward some of a packet's properties and not others.
+///
+/// # Errors
+/// [`EncodeError`] where its value cannot be written, which a decoded property's always can.
+pub fn encode_property(property: &Property<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    property::encode_property(property, out)
+}
 
 /// Fixed Header flag of a packet that is sent again: PUBLISH, and what 3.1 counts as QoS 1.
 const DUP: u8 = 0b1000;

@@ -319,7 +319,7 @@ fn put_some(sink: &mut impl Sink, properties: Properties<'_>) -> Result<(), Enco
     properties.list().iter().try_for_each(|property| encode_property(property, sink))
 }
 
-fn encode_property(property: &Property<'_>, sink: &mut impl Sink) -> Result<(), EncodeError> {
+pub(super) fn encode_property(property: &Property<'_>, sink: &mut impl Sink) -> Result<(), EncodeError> {
     sink.put(&[property.id() as u8]);
     match *property {
         Property::PayloadFormatIndicator(value)

@@ -212,6 +212,20 @@ impl core::fmt::Display for TopicFilter<'_> {
 pub struct ShareName<'a>(&'a str);
 
 impl<'a> ShareName<'a> {
+    /// `text` as a ShareName.
+    ///
+    /// # Errors
+    /// [`FilterError::ShareName`] if it is empty or holds `/`, `+` or `#`, [`FilterError::Null`] for U+0000.
+    pub fn new(text: &'a str) -> Result<ShareName<'a>, FilterError> {
+        if text.is_empty() || text.contains(['/', '+', '#']) {
+            return Err(FilterError::ShareName);
+        }
+        if text.contains('\0') {
+            return Err(FilterError::Null);
+        }
+        Ok(ShareName(text))
+    }
+
     /// Its text.
     pub const fn as_str(self) -> &'a str {
         self.0
@@ -242,13 +256,10 @@ impl<'a> SharedFilter<'a> {
             return Ok(SharedFilter { share_name: None, filter: TopicFilter::new(text)? });
         };
         let (name, filter) = rest.split_once('/').ok_or(FilterError::ShareName)?;
-        if name.is_empty() || filter.is_empty() || name.contains(['+', '#']) {
+        if filter.is_empty() {
             return Err(FilterError::ShareName);
         }
-        if name.contains('\0') {
-            return Err(FilterError::Null);
-        }
-        Ok(SharedFilter { share_name: Some(ShareName(name)), filter: TopicFilter::new(filter)? })
+        Ok(SharedFilter { share_name: Some(ShareName::new(name)?), filter: TopicFilter::new(filter)? })
     }
 }
 
