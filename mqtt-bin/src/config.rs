@@ -63,32 +63,33 @@ fn parse(text: &str) -> Result<Settings, Fault> {
 /// Refuses the first key that no setting has.
 fn check_keys(table: &DeTable<'_>) -> Result<(), Fault> {
     let (top, limits) = (names_of::<Settings>(), names_of::<Limits>());
-    check_names(table, top, |key| {
-        limits.contains(&key).then(|| format!("it belongs into the table [{LIMITS}]"))
-    })?;
+    check_names(table, top, limits, "in the table [limits]")?;
     match table.get(LIMITS).map(|value| value.get_ref()) {
-        Some(DeValue::Table(table)) => check_names(table, limits, |key| {
-            top.contains(&key).then(|| format!("it belongs before the table [{LIMITS}]"))
-        }),
+        Some(DeValue::Table(table)) => check_names(table, limits, top, "before the table [limits]"),
         _ => Ok(()),
     }
 }
 
+/// Refuses the first key of `table` that is not `known`; the names of `elsewhere` belong `there`.
 fn check_names(
     table: &DeTable<'_>,
     known: &[&'static str],
-    elsewhere: impl Fn(&str) -> Option<String>,
+    elsewhere: &[&'static str],
+    there: &str,
 ) -> Result<(), Fault> {
-    let mut unknown: Vec<_> = table.keys().filter(|key| !known.contains(&key.get_ref().as_ref())).collect();
-    unknown.sort_by_key(|key| key.span().start);
-    let Some(key) = unknown.first() else { return Ok(()) };
+    let unknown = table.keys().filter(|key| !known.contains(&key.get_ref().as_ref()));
+    let Some(key) = unknown.min_by_key(|key| key.span().start) else { return Ok(()) };
     let name = key.get_ref().as_ref();
-    let hint = elsewhere(name).or_else(|| nearest(name, known).map(|near| format!("did you mean `{near}`?")));
-    let message = match hint {
-        Some(hint) => format!("unknown setting `{name}`; {hint}"),
-        None => format!("unknown setting `{name}`; docs/configuration.md lists them all"),
+    let hint = if elsewhere.contains(&name) {
+        format!("it belongs {there}")
+    } else if let Some(near) = nearest(name, known) {
+        format!("did you mean `{near}`?")
+    } else if let Some(near) = nearest(name, elsewhere) {
+        format!("did you mean `{near}`? It belongs {there}")
+    } else {
+        "docs/configuration.md lists them all".to_owned()
     };
-    Err((Some(key.span()), message))
+    Err((Some(key.span()), format!("unknown setting `{name}`; {hint}")))
 }
 
 /// The known name that `name` is most probably a slip of.
@@ -202,6 +203,10 @@ mod tests {
             (3, "unknown setting `session-max`; did you mean `sessions_max`?".to_owned())
         );
         assert_eq!(
+            fault("recieve_maximum = 5\n").1,
+            "unknown setting `recieve_maximum`; did you mean `receive_maximum`? It belongs in the table [limits]"
+        );
+        assert_eq!(
             fault("xyzzy = 1\n"),
             (1, "unknown setting `xyzzy`; docs/configuration.md lists them all".to_owned())
         );
@@ -211,7 +216,7 @@ mod tests {
     fn a_key_in_the_wrong_table_is_told_the_right_one() {
         assert_eq!(
             fault("receive_maximum = 5\n").1,
-            "unknown setting `receive_maximum`; it belongs into the table [limits]"
+            "unknown setting `receive_maximum`; it belongs in the table [limits]"
         );
         assert_eq!(
             fault("[limits]\ncores = 5\n").1,

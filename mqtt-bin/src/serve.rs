@@ -62,10 +62,10 @@ pub(crate) fn settings(flags: &Flags) -> Result<Settings, Failure> {
     settings.allow_anonymous |= flags.allow_anonymous;
     flags.limits.apply(&mut settings.limits);
     // The file was in range: what is not now was given as a flag.
-    settings
-        .limits
-        .check()
-        .map_err(|error| Failure::start(format!("--{}: {error}", error.name.replace('_', "-"))))?;
+    settings.limits.check().map_err(|error| {
+        let flag = error.name.replace('_', "-");
+        Failure::start(format!("--{flag} is {}; it must be {}", error.value, error.allowed))
+    })?;
     Ok(settings)
 }
 
