@@ -1,0 +1,325 @@
+//! Every bound of the broker, named, with its unit and default.
+//!
+//! A bound is never silent: each field says what happens when it is reached. Per-core bounds are shares of the
+//! broker's bound, so that no core has to ask another.
+
+use mqtt_proto::types::Qos;
+
+use crate::router::Strategy;
+
+/// One core of the broker: an executor with its own connections, sessions and part of the retained messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct CoreId(pub u16);
+
+impl CoreId {
+    /// Most cores of a broker: a set of cores is one 128-bit word.
+    pub const MAX: usize = 128;
+
+    /// As an index into tables of one entry a core.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl core::fmt::Display for CoreId {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a full queue does with one more message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(rename_all = "snake_case"))]
+pub enum Overflow {
+    /// The oldest queued message makes room: what arrives is kept.
+    #[default]
+    DropOldest,
+    /// The message that arrives is dropped: what was kept stays.
+    DropNewest,
+}
+
+/// Every bound and switch of the broker. `Limits::default()` suits a server that devices on the Internet use.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct Limits {
+    /// Network Connections of the whole broker; one more is closed at once. 0: as many as the process may have
+    /// open files.
+    pub connections_max: u32,
+    /// Seconds from accepting a connection to its complete CONNECT; then it is closed. 1 to 3,600.
+    pub connect_timeout_seconds: u32,
+    /// Longest Keep Alive in seconds; a Client that asks for more, or for none, is told this one in Server Keep
+    /// Alive [MQTT-3.1.2-21]. 0: any. Before 5.0 a Client cannot be told: its own stays in force.
+    pub keep_alive_max_seconds: u16,
+    /// Maximum Packet Size in bytes that Clients may send; a longer packet closes its connection with 0x95.
+    /// 64 to 268,435,460.
+    pub packet_bytes_max: u32,
+    /// Receive Maximum: QoS 1 and 2 messages a Client may have unacknowledged; one more closes its connection with
+    /// 0x93. 1 to 65,535. Clients before 5.0 are not told; from them 65,535 are accepted.
+    pub receive_maximum: u16,
+    /// Topic Alias Maximum: aliases a Client may set on its connection; a higher one closes it with 0x94.
+    pub topic_alias_maximum: u16,
+    /// Aliases the broker sets towards a Client that allows them; the least recently used one is re-assigned.
+    pub outgoing_topic_aliases_max: u16,
+    /// Levels of a Topic Name or Topic Filter; more are refused with 0x90 or 0x8F.
+    pub topic_levels_max: u16,
+    /// Bytes of a ClientID; a longer one is refused with 0x85.
+    pub client_id_bytes_max: u16,
+    /// QoS 1 and 2 messages in flight to a Client at once, whatever larger Receive Maximum it states; more wait in
+    /// its queue. 1 to 65,535.
+    pub in_flight_max: u16,
+
+    /// Sessions of the whole broker, connected or not; a CONNECT that needs one more is refused with 0x97.
+    pub sessions_max: u32,
+    /// Longest Session Expiry Interval in seconds; a longer one is cut to it and the Client is told. 4,294,967,295:
+    /// sessions may stay for ever.
+    pub session_expiry_max_seconds: u32,
+    /// Session Expiry Interval of Clients before 5.0 that connect with Clean Session 0, cut to the former.
+    pub session_expiry_v3_seconds: u32,
+    /// Subscriptions of a session; one more is refused with 0x97.
+    pub subscriptions_per_session_max: u32,
+    /// Messages that wait in a session's queue, beside those in flight; see `queue_overflow`.
+    pub queue_messages_max: u32,
+    /// Bytes that wait in a session's queue; see `queue_overflow`.
+    pub queue_bytes_max: u64,
+    /// What a full session queue does.
+    pub queue_overflow: Overflow,
+    /// Whether QoS 0 messages are queued for sessions whose Client is away; otherwise they are dropped.
+    pub queue_qos0_offline: bool,
+    /// Bytes that wait to be sent to a Client. Beyond, QoS 0 messages are dropped and QoS 1 and 2 wait in the queue.
+    pub output_bytes_max: u32,
+    /// Bytes of messages kept by the whole broker in queues and retained; beyond, queues overflow as if full and
+    /// no further message is retained. 0: no bound.
+    pub memory_bytes_max: u64,
+
+    /// Retained messages of the whole broker; one more is delivered and not retained. A topic that has one may always
+    /// get another.
+    pub retained_messages_max: u32,
+    /// Bytes of retained messages of the whole broker; as above.
+    pub retained_bytes_max: u64,
+    /// Retained messages that a home core sends at once to a new subscription, before the subscriber asks for more.
+    pub retained_slice_messages: u32,
+    /// Bytes of such a slice: it ends with the message that reaches them.
+    pub retained_slice_bytes: u32,
+    /// Topics remembered as delivered live while the retained messages of a subscription are gathered; beyond, the
+    /// gathering waits for all cores once more, which makes the memory superfluous.
+    pub gather_live_topics_max: u32,
+
+    /// Messages that wait for a member of a shared group; the oldest is dropped for one more.
+    pub group_queue_messages_max: u32,
+    /// Bytes that wait for a member of a shared group; as above.
+    pub group_queue_bytes_max: u64,
+    /// Who of a shared group gets a message.
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "strategy", serialize_with = "as_text"))]
+    pub shared_strategy: Strategy,
+
+    /// Longest Will Delay Interval in seconds; a longer one is cut to it.
+    pub will_delay_max_seconds: u32,
+    /// Longest Message Expiry Interval in seconds, also given to messages without one. 0: no bound.
+    pub message_expiry_max_seconds: u32,
+
+    /// Bytes of messages on their way to one other core and not yet handled there; beyond, publishers that need
+    /// that core are not read from.
+    pub lane_bytes_max: u32,
+    /// Bytes received from a connection that wait for a decision or a lane; beyond, the connection is closed with
+    /// 0x97. Reading pauses long before.
+    pub held_input_bytes_max: u32,
+    /// Seconds a port may take to decide about a PUBLISH, SUBSCRIBE or AUTH; then the connection is closed with 0x89.
+    /// 1 to 3,600. For CONNECT `connect_timeout_seconds` holds.
+    pub decision_timeout_seconds: u32,
+    /// Seconds a closing connection has to take its last bytes and to stop sending. 1 to 60.
+    pub close_timeout_seconds: u32,
+    /// Seconds a shutdown may take for flushing all connections. 1 to 600.
+    pub shutdown_timeout_seconds: u32,
+
+    /// Highest QoS of the broker; Clients are told Maximum QoS [MQTT-3.2.2-9], and a Will above it is refused with
+    /// 0x9B. Given as 0, 1 or 2.
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "qos", serialize_with = "as_number"))]
+    pub maximum_qos: Qos,
+    /// Whether messages may be retained; else a retained Will is refused with 0x9A and a retained PUBLISH closes its
+    /// connection with 0x9A.
+    pub retain_available: bool,
+    /// Whether filters may hold wildcards; else they are refused with 0xA2.
+    pub wildcard_subscription_available: bool,
+    /// Whether Shared Subscriptions may be made; else they are refused with 0x9E.
+    pub shared_subscription_available: bool,
+    /// Whether subscriptions may carry an identifier; else SUBSCRIBE closes its connection with 0xA1.
+    pub subscription_identifier_available: bool,
+    /// Whether a payload said to be UTF-8 is checked; one that is not is refused with 0x99.
+    pub payload_format_checked: bool,
+
+    /// Seconds between two publications of the `$SYS` tree. 0: no `$SYS` tree.
+    pub sys_interval_seconds: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        const MIB: u64 = 1024 * 1024;
+        Limits {
+            connections_max: 0,
+            connect_timeout_seconds: 10,
+            keep_alive_max_seconds: 0,
+            packet_bytes_max: 8 * MIB as u32,
+            receive_maximum: 1024,
+            topic_alias_maximum: 64,
+            outgoing_topic_aliases_max: 16,
+            topic_levels_max: 128,
+            client_id_bytes_max: u16::MAX,
+            in_flight_max: 1024,
+            sessions_max: 10_000_000,
+            session_expiry_max_seconds: u32::MAX,
+            session_expiry_v3_seconds: u32::MAX,
+            subscriptions_per_session_max: 100_000,
+            queue_messages_max: 100_000,
+            queue_bytes_max: 256 * MIB,
+            queue_overflow: Overflow::DropOldest,
+            queue_qos0_offline: false,
+            output_bytes_max: MIB as u32,
+            memory_bytes_max: 0,
+            retained_messages_max: 10_000_000,
+            retained_bytes_max: 4096 * MIB,
+            retained_slice_messages: 64,
+            retained_slice_bytes: 64 * 1024,
+            gather_live_topics_max: 4096,
+            group_queue_messages_max: 100_000,
+            group_queue_bytes_max: 256 * MIB,
+            shared_strategy: Strategy::RoundRobin,
+            will_delay_max_seconds: u32::MAX,
+            message_expiry_max_seconds: 0,
+            lane_bytes_max: 4 * MIB as u32,
+            held_input_bytes_max: 16 * MIB as u32,
+            decision_timeout_seconds: 10,
+            close_timeout_seconds: 5,
+            shutdown_timeout_seconds: 10,
+            maximum_qos: Qos::ExactlyOnce,
+            retain_available: true,
+            wildcard_subscription_available: true,
+            shared_subscription_available: true,
+            subscription_identifier_available: true,
+            payload_format_checked: true,
+            sys_interval_seconds: 10,
+        }
+    }
+}
+
+#[cfg(feature = "serde")]
+fn qos<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Qos, D::Error> {
+    let bits = <u8 as serde::Deserialize>::deserialize(deserializer)?;
+    Qos::from_bits(bits).ok_or_else(|| serde::de::Error::custom("maximum_qos is 0, 1 or 2"))
+}
+
+#[cfg(feature = "serde")]
+fn strategy<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Strategy, D::Error> {
+    let name = <String as serde::Deserialize>::deserialize(deserializer)?;
+    name.parse().map_err(serde::de::Error::custom)
+}
+
+#[cfg(feature = "serde")]
+fn as_number<S: serde::Serializer>(qos: &Qos, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u8(qos.bits())
+}
+
+#[cfg(feature = "serde")]
+fn as_text<S: serde::Serializer>(value: &impl core::fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+/// A [`Limits`] field with a value that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name} is {value}; it must be {allowed}")]
+pub struct LimitError {
+    /// The field.
+    pub name: &'static str,
+    /// The value it has.
+    pub value: u64,
+    /// The values it may have.
+    pub allowed: &'static str,
+}
+
+impl Limits {
+    /// Checks every range that the fields state.
+    ///
+    /// # Errors
+    /// The first field out of its range.
+    pub fn check(&self) -> Result<(), LimitError> {
+        let ranges = [
+            (
+                "connect_timeout_seconds",
+                u64::from(self.connect_timeout_seconds),
+                1,
+                3_600,
+                "1 to 3,600 seconds",
+            ),
+            ("packet_bytes_max", self.packet_bytes_max.into(), 64, 268_435_460, "64 to 268,435,460 bytes"),
+            ("receive_maximum", self.receive_maximum.into(), 1, 65_535, "1 to 65,535 messages"),
+            ("in_flight_max", self.in_flight_max.into(), 1, 65_535, "1 to 65,535 messages"),
+            ("topic_levels_max", self.topic_levels_max.into(), 1, 65_535, "1 to 65,535 levels"),
+            ("client_id_bytes_max", self.client_id_bytes_max.into(), 23, 65_535, "23 to 65,535 bytes"),
+            ("sessions_max", self.sessions_max.into(), 1, u64::MAX, "at least 1"),
+            ("queue_messages_max", self.queue_messages_max.into(), 1, u64::MAX, "at least 1"),
+            ("queue_bytes_max", self.queue_bytes_max, 1024, u64::MAX, "at least 1,024 bytes"),
+            ("output_bytes_max", self.output_bytes_max.into(), 1024, 1 << 30, "1,024 to 1,073,741,824 bytes"),
+            (
+                "retained_slice_messages",
+                self.retained_slice_messages.into(),
+                1,
+                65_535,
+                "1 to 65,535 messages",
+            ),
+            (
+                "retained_slice_bytes",
+                self.retained_slice_bytes.into(),
+                1024,
+                1 << 24,
+                "1,024 to 16,777,216 bytes",
+            ),
+            (
+                "gather_live_topics_max",
+                self.gather_live_topics_max.into(),
+                1,
+                1 << 20,
+                "1 to 1,048,576 topics",
+            ),
+            ("lane_bytes_max", self.lane_bytes_max.into(), 65_536, 1 << 30, "65,536 to 1,073,741,824 bytes"),
+            (
+                "held_input_bytes_max",
+                self.held_input_bytes_max.into(),
+                65_536,
+                1 << 30,
+                "65,536 to 1,073,741,824 bytes",
+            ),
+            (
+                "decision_timeout_seconds",
+                self.decision_timeout_seconds.into(),
+                1,
+                3_600,
+                "1 to 3,600 seconds",
+            ),
+            ("close_timeout_seconds", self.close_timeout_seconds.into(), 1, 60, "1 to 60 seconds"),
+            ("shutdown_timeout_seconds", self.shutdown_timeout_seconds.into(), 1, 600, "1 to 600 seconds"),
+        ];
+        for (name, value, low, high, allowed) in ranges {
+            if !(low..=high).contains(&value) {
+                return Err(LimitError { name, value, allowed });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_within_their_own_ranges() {
+        assert_eq!(Limits::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_named() {
+        let limits = Limits { connect_timeout_seconds: 0, ..Limits::default() };
+        let error = limits.check().expect_err("0 is out of range");
+        assert_eq!(error.to_string(), "connect_timeout_seconds is 0; it must be 1 to 3,600 seconds");
+    }
+}

@@ -1,0 +1,194 @@
+//! An open-addressing table of 64-bit words that are placed by their upper half.
+//!
+//! The upper 32 bits of a word are a hash, the lower bits whatever the owner keeps with it; a word is never zero.
+//! Several words may share a hash: the owner tells them apart. One probe is one cache line in the common case, and
+//! because places follow the order of the hashes, growing is one pass over both tables instead of a shuffle.
+
+/// A multiset of non-zero words, found by their upper 32 bits.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    slots: Box<[u64]>,
+    len: usize,
+}
+
+/// Tables up to this size may be completely full: they are scanned faster than hashed.
+const FULL_MAX: usize = 8;
+
+impl Words {
+    /// How many words there are.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Heap bytes held.
+    pub(super) fn memory(&self) -> usize {
+        self.slots.len() * size_of::<u64>()
+    }
+
+    /// Every word whose upper half is `hash`.
+    pub(super) fn with_hash(&self, hash: u32) -> impl Iterator<Item = u64> + '_ {
+        let (wrapped, first) = self.slots.split_at(home(hash, self.slots.len()));
+        first
+            .iter()
+            .chain(wrapped)
+            .copied()
+            .take_while(|&word| word != 0)
+            .filter(move |word| (word >> 32) as u32 == hash)
+    }
+
+    /// Any word, `None` when empty.
+    pub(super) fn any(&self) -> Option<u64> {
+        self.iter().next()
+    }
+
+    /// All words, in the order of their places.
+    pub(super) fn iter(&self) -> impl Iterator<Item = u64> + '_ {
+        self.slots.iter().copied().filter(|&word| word != 0)
+    }
+
+    /// Adds `word`, also when an equal one is there.
+    pub(super) fn insert(&mut self, word: u64) {
+        debug_assert_ne!(word, 0, "zero marks an empty slot");
+        let capacity = self.slots.len();
+        if self.len == capacity || (capacity > FULL_MAX && (self.len + 1) * 5 > capacity * 4) {
+            self.rebuild(match capacity {
+                0 => 2,
+                1..=FULL_MAX => capacity * 2,
+                _ => capacity + capacity / 2,
+            });
+        }
+        self.place(word);
+        self.len += 1;
+    }
+
+    /// Takes one word equal to `word` out; false if there is none.
+    pub(super) fn remove(&mut self, word: u64) -> bool {
+        let Some(at) = self.position(word) else { return false };
+        self.vacate(at);
+        self.len -= 1;
+        if self.len == 0 {
+            self.slots = Box::default();
+        } else if self.len * 4 < self.slots.len() {
+            self.rebuild((self.len * 2).max(2));
+        }
+        true
+    }
+
+    /// Puts `new` in the place of `old`, which has the same hash; false if `old` is not there.
+    pub(super) fn replace(&mut self, old: u64, new: u64) -> bool {
+        debug_assert_eq!(old >> 32, new >> 32, "a word keeps its place");
+        debug_assert_ne!(new, 0, "zero marks an empty slot");
+        let Some(at) = self.position(old) else { return false };
+        self.slots[at] = new;
+        true
+    }
+
+    fn position(&self, word: u64) -> Option<usize> {
+        let capacity = self.slots.len();
+        let mut at = home((word >> 32) as u32, capacity);
+        for _ in 0..capacity {
+            match self.slots[at] {
+                0 => return None,
+                found if found == word => return Some(at),
+                _ => at = after(at, capacity),
+            }
+        }
+        None
+    }
+
+    /// Writes `word` in the first free slot from its home on; the caller has made sure that there is one.
+    fn place(&mut self, word: u64) {
+        let capacity = self.slots.len();
+        let mut at = home((word >> 32) as u32, capacity);
+        while self.slots[at] != 0 {
+            at = after(at, capacity);
+        }
+        self.slots[at] = word;
+    }
+
+    /// Empties slot `hole` and moves back those behind it that would no longer be found.
+    fn vacate(&mut self, mut hole: usize) {
+        let capacity = self.slots.len();
+        let mut at = hole;
+        for _ in 1..capacity {
+            at = after(at, capacity);
+            let word = self.slots[at];
+            if word == 0 {
+                break;
+            }
+            if distance(home((word >> 32) as u32, capacity), at, capacity) >= distance(hole, at, capacity) {
+                self.slots[hole] = word;
+                hole = at;
+            }
+        }
+        self.slots[hole] = 0;
+    }
+
+    fn rebuild(&mut self, capacity: usize) {
+        let old = std::mem::replace(&mut self.slots, vec![0; capacity].into_boxed_slice());
+        for word in old.into_iter().filter(|&word| word != 0) {
+            self.place(word);
+        }
+    }
+}
+
+/// The slot where the search for `hash` begins.
+fn home(hash: u32, capacity: usize) -> usize {
+    ((u64::from(hash) * capacity as u64) >> 32) as usize
+}
+
+fn after(at: usize, capacity: usize) -> usize {
+    if at + 1 == capacity { 0 } else { at + 1 }
+}
+
+/// Steps forward from slot `from` to slot `to`.
+fn distance(from: usize, to: usize, capacity: usize) -> usize {
+    if to >= from { to - from } else { to + capacity - from }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_plain_list(
+            operations in prop::collection::vec((any::<bool>(), 0u64..24, 1u64..4), 0..400),
+            spread in prop::sample::select(vec![0u64, 1, 0x0A00_0000, 0xFFFF_FFFF]),
+        ) {
+            let mut words = Words::default();
+            let mut model: Vec<u64> = Vec::new();
+            for (insert, hash, low) in operations {
+                let hash = hash.wrapping_mul(spread) & 0xFFFF_FFFF;
+                let word = hash << 32 | low;
+                if insert {
+                    words.insert(word);
+                    model.push(word);
+                } else {
+                    let at = model.iter().position(|&known| known == word);
+                    prop_assert_eq!(words.remove(word), at.is_some());
+                    at.map(|at| model.swap_remove(at));
+                }
+                let mut found: Vec<u64> = words.with_hash(hash as u32).collect();
+                let mut expected: Vec<u64> = model.iter().copied().filter(|word| word >> 32 == hash).collect();
+                found.sort_unstable();
+                expected.sort_unstable();
+                prop_assert_eq!(found, expected);
+                prop_assert_eq!(words.len(), model.len());
+                prop_assert!(words.memory() <= 4 * size_of::<u64>() * words.len());
+            }
+            for word in model {
+                prop_assert!(words.remove(word));
+            }
+            prop_assert_eq!(words.memory(), 0);
+        }
+    }
+
+    #[test]
+    fn an_empty_table_finds_nothing() {
+        let words = Words::default();
+        assert_eq!(words.with_hash(0).count() + words.with_hash(u32::MAX).count(), 0);
+        assert_eq!(words.any(), None);
+    }
+}

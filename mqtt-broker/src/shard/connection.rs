@@ -1,0 +1,167 @@
+//! One Network Connection as the shard sees it: how far it has come, what waits to be sent, what waits to be read.
+//!
+//! Invariant: every answer that waits for another core or the store stands in `pending`, in the order of the packets
+//! it answers, and dies with the connection. Lives on: the accepting core until CONNECT, then the home core.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use mqtt_proto::connection::{Receiver, Sender};
+use mqtt_proto::types::{PacketId, ReasonCode, Version};
+
+use super::contract::{Approved, ConnectionInfo};
+use super::table::Key;
+use crate::ports::{Identity, Permission};
+
+pub(super) struct Connection {
+    pub(super) info: ConnectionInfo,
+    pub(super) receiver: Receiver,
+    pub(super) state: State,
+    pub(super) output: Output,
+    /// Input that waits, while it waits.
+    pub(super) held: Option<Box<Held>>,
+    /// Deadline of the timer in force; a timer that fires with another one is stale.
+    pub(super) timer_at: u64,
+    /// When bytes came last, or when reading began again after a pause of ours.
+    pub(super) last_received: u64,
+    pub(super) pending: VecDeque<Pending>,
+    /// Serial number of the first entry of `pending`.
+    pub(super) pending_first: u32,
+    /// Counts the questions asked for this connection.
+    pub(super) questions: u32,
+}
+
+pub(super) enum State {
+    /// No CONNECT yet.
+    Opening,
+    /// CONNECT is there, the decision about it is not.
+    Deciding(Box<Deciding>),
+    /// CONNECT is accepted.
+    Live(Box<Live>),
+}
+
+/// A CONNECT that is being judged.
+pub(super) struct Deciding {
+    /// The CONNECT packet.
+    pub(super) connect: Vec<u8>,
+    pub(super) version: Version,
+    pub(super) client_id: Arc<str>,
+    pub(super) assigned: bool,
+    /// AUTH packets so far.
+    pub(super) step: u32,
+    pub(super) method: Option<Box<str>>,
+    /// Set once authentication is through and only the Will's permission is open.
+    pub(super) approved: Option<Approved>,
+}
+
+/// An accepted connection.
+pub(super) struct Live {
+    pub(super) session: Key,
+    pub(super) client_id: Arc<str>,
+    pub(super) sender: Sender,
+    pub(super) identity: Identity,
+    /// One and a half times the Keep Alive, 0 for none.
+    pub(super) keep_alive_millis: u64,
+    /// Authentication Method, if enhanced authentication is used.
+    pub(super) method: Option<Box<str>>,
+    /// Steps of a re-authentication that is under way.
+    pub(super) re_authentication: Option<u32>,
+    /// The Session Expiry Interval in force; DISCONNECT may change it [MQTT-3.14.2-2].
+    pub(super) expiry_seconds: u32,
+}
+
+impl Live {
+    pub(super) fn version(&self) -> Version {
+        self.sender.version()
+    }
+}
+
+/// Bytes on their way to the Client.
+#[derive(Default)]
+pub(super) struct Output {
+    pub(super) buffer: Vec<u8>,
+    /// Bytes handed to the runtime and not yet sent.
+    pub(super) outstanding: usize,
+    /// Whether the connection stands in the shard's list of those with something to send.
+    pub(super) dirty: bool,
+    /// Nothing is sent before the store has committed up to here.
+    pub(super) gate: u64,
+}
+
+impl Output {
+    /// Bytes that wait, wherever.
+    pub(super) fn waiting(&self) -> usize {
+        self.buffer.len() + self.outstanding
+    }
+}
+
+/// Input that waits for a decision or a lane.
+pub(super) struct Held {
+    pub(super) input: Vec<u8>,
+    pub(super) why: Why,
+    /// Answers to the questions of the first packet in `input`, by their position in it.
+    pub(super) answers: Vec<(u16, Permission)>,
+}
+
+/// What held input waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// The decision about CONNECT or AUTH, asked under this serial.
+    Authentication(u32),
+    /// The permission for the `.1`th thing that the first held packet wants, asked under serial `.0`.
+    Permission(u32, u16),
+    /// Room in a lane.
+    Lane,
+}
+
+/// An answer that waits for other cores or the store.
+pub(super) struct Pending {
+    pub(super) answer: PendingAnswer,
+    /// For how many it waits.
+    pub(super) remaining: u16,
+}
+
+pub(super) enum PendingAnswer {
+    PubAck(PacketId, ReasonCode),
+    PubRec(PacketId, ReasonCode),
+    SubAck(PacketId, Box<[u8]>),
+    UnsubAck(PacketId, Box<[u8]>),
+}
+
+impl Connection {
+    pub(super) fn new(info: ConnectionInfo, receiver: Receiver, now: u64) -> Connection {
+        Connection {
+            info,
+            receiver,
+            state: State::Opening,
+            output: Output::default(),
+            held: None,
+            timer_at: u64::MAX,
+            last_received: now,
+            pending: VecDeque::new(),
+            pending_first: 0,
+            questions: 0,
+        }
+    }
+
+    pub(super) fn live(&self) -> Option<&Live> {
+        match &self.state {
+            State::Live(live) => Some(live),
+            _ => None,
+        }
+    }
+
+    pub(super) fn live_mut(&mut self) -> Option<&mut Live> {
+        match &mut self.state {
+            State::Live(live) => Some(live),
+            _ => None,
+        }
+    }
+
+    /// When it has to be closed if nothing comes: the connect timeout is set once, the Keep Alive moves with input.
+    pub(super) fn keep_alive_deadline(&self) -> Option<u64> {
+        let live = self.live()?;
+        (live.keep_alive_millis != 0 && self.held.is_none())
+            .then(|| self.last_received + live.keep_alive_millis)
+    }
+}

@@ -1,0 +1,569 @@
+//! What cores tell each other, and the batch it travels in.
+//!
+//! A batch is one contiguous buffer of encoded envelopes, so that a lane moves one allocation however many messages
+//! it carries. Messages above [`LARGE`] bytes travel beside it by reference. Batches of one core pair arrive in order.
+
+use mqtt_proto::packet::SubscriptionOptions;
+use mqtt_proto::types::{Qos, TopicFilter, TopicName};
+
+use crate::message::{Message, MessageRef};
+
+/// Messages of more bytes are shared by reference; up to here a copy is cheaper than two touches of a shared count.
+pub(super) const LARGE: usize = 2048;
+
+/// All that one core tells another in one turn.
+#[derive(Debug, Default)]
+pub struct EnvelopeBatch {
+    pub(super) bytes: Vec<u8>,
+    pub(super) large: Vec<Message>,
+    /// Sequence number of the last envelope: the sender's count of envelopes on this lane.
+    pub(super) last: u64,
+    /// Up to where the sender has handled the receiver's envelopes, and the sum of their bytes.
+    pub(super) handled: u64,
+    pub(super) handled_bytes: u64,
+    /// Up to where what the receiver sent is also committed to the sender's store.
+    pub(super) committed: u64,
+    /// Whether somebody waits for `handled` or `committed` in the other direction.
+    pub(super) answer_wanted: bool,
+}
+
+impl EnvelopeBatch {
+    /// Whether it brings nothing but acknowledgements.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Bytes of the envelopes it carries, those that travel by reference included.
+    pub fn cost(&self) -> usize {
+        self.bytes.len() + self.large.iter().map(Message::cost).sum::<usize>()
+    }
+
+    pub(super) fn envelopes(&self) -> Envelopes<'_> {
+        Envelopes { rest: &self.bytes, large: self.large.iter() }
+    }
+}
+
+/// Names a shared group at its owner core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct GroupRef {
+    pub(super) owner: u16,
+    pub(super) index: u32,
+    pub(super) generation: u32,
+}
+
+/// Names a session on its home core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct SessionRef {
+    pub(super) core: u16,
+    pub(super) index: u32,
+    pub(super) generation: u32,
+}
+
+/// What one core tells another.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Envelope<'a> {
+    /// Deliver to your subscribers, retain if you are the topic's home and the message says so.
+    Publish { message: MessageRef<'a>, deliver: bool, retain: bool },
+    /// The sending core has its first subscription to this filter, or has lost its last one.
+    Interest { filter: TopicFilter<'a>, add: bool },
+    /// Answer when you have handled this.
+    Barrier { token: u64 },
+    /// All before [`Envelope::Barrier`] is handled; `sent` says how far the sender's lanes to each core had got.
+    BarrierDone { token: u64, sent: Numbers<'a> },
+    /// Send the retained messages that match, behind topic `after`, once you have handled each core's lane up to
+    /// `until`.
+    Gather { token: u64, filter: TopicFilter<'a>, after: &'a str, until: Numbers<'a> },
+    /// The answer: `count` messages follow as [`Envelope::Retained`]; a further request goes on behind `position`.
+    Slice { token: u64, count: u32, position: &'a str, done: bool },
+    /// A retained message of the slice announced just before.
+    Retained { message: MessageRef<'a> },
+    /// A session subscribes to a shared group that the receiver owns; answered by [`Envelope::GroupJoined`].
+    GroupJoin {
+        token: u64,
+        share: &'a str,
+        filter: TopicFilter<'a>,
+        member: SessionRef,
+        options: SubscriptionOptions,
+        identifier: u32,
+        credit: u16,
+    },
+    /// The group is `group`, and every core knows its interest.
+    GroupJoined { token: u64, group: GroupRef, new: bool },
+    /// A member ends its subscription.
+    GroupLeave { group: GroupRef, member: SessionRef },
+    /// A member can take `credit` messages; 0: its Client is away.
+    GroupOnline { group: GroupRef, member: SessionRef, credit: u16 },
+    /// A member has finished with `count` messages.
+    GroupCredit { group: GroupRef, member: SessionRef, count: u16 },
+    /// A message of the group for a member of the receiver.
+    GroupDeliver {
+        group: GroupRef,
+        member: SessionRef,
+        qos: Qos,
+        retain: bool,
+        identifier: u32,
+        message: MessageRef<'a>,
+    },
+    /// The member cannot take it: give it to another.
+    GroupReturn { group: GroupRef, message: MessageRef<'a> },
+    /// How full the sender is.
+    Load { load: Load },
+    /// The sender's counters, for the totals of the `$SYS` tree.
+    Stats { counters: Numbers<'a> },
+}
+
+/// How full a core is; each core adds up what it was told last, which bounds the whole broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) struct Load {
+    pub(super) connections: u64,
+    pub(super) sessions: u64,
+    pub(super) retained_messages: u64,
+    pub(super) retained_bytes: u64,
+    pub(super) queued_bytes: u64,
+}
+
+/// A list of numbers inside an encoded batch.
+#[derive(Clone, Copy)]
+pub(super) enum Numbers<'a> {
+    List(&'a [u64]),
+    Encoded(&'a [u8]),
+}
+
+impl<'a> Numbers<'a> {
+    pub(super) fn iter(self) -> impl Iterator<Item = u64> + 'a {
+        let (list, encoded) = match self {
+            Numbers::List(list) => (list, &[][..]),
+            Numbers::Encoded(bytes) => (&[][..], bytes),
+        };
+        let encoded =
+            encoded.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
+        list.iter().copied().chain(encoded)
+    }
+
+    fn len(self) -> usize {
+        match self {
+            Numbers::List(list) => list.len(),
+            Numbers::Encoded(bytes) => bytes.len() / 8,
+        }
+    }
+}
+
+impl core::fmt::Debug for Numbers<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+const PUBLISH: u8 = 0;
+const INTEREST: u8 = 1;
+const BARRIER: u8 = 2;
+const BARRIER_DONE: u8 = 3;
+const GATHER: u8 = 4;
+const SLICE: u8 = 5;
+const RETAINED: u8 = 6;
+const GROUP_JOIN: u8 = 7;
+const GROUP_JOINED: u8 = 8;
+const GROUP_LEAVE: u8 = 9;
+const GROUP_ONLINE: u8 = 10;
+const GROUP_CREDIT: u8 = 11;
+const GROUP_DELIVER: u8 = 12;
+const GROUP_RETURN: u8 = 13;
+const LOAD: u8 = 14;
+const STATS: u8 = 15;
+
+/// Appends to a batch.
+pub(super) struct Writer<'b> {
+    pub(super) bytes: &'b mut Vec<u8>,
+    pub(super) large: &'b mut Vec<Message>,
+}
+
+impl Writer<'_> {
+    /// Appends `envelope`. `owned` is its message where that is owned already; a large one is made if it is not.
+    pub(super) fn write(&mut self, envelope: &Envelope<'_>, owned: &mut Option<Message>) {
+        match *envelope {
+            Envelope::Publish { message, deliver, retain } => {
+                self.u8(PUBLISH);
+                self.u8(deliver as u8 | (retain as u8) << 1);
+                self.message(&message, owned);
+            }
+            Envelope::Interest { filter, add } => {
+                self.u8(INTEREST);
+                self.u8(add as u8);
+                self.str(filter.as_str());
+            }
+            Envelope::Barrier { token } => {
+                self.u8(BARRIER);
+                self.u64(token);
+            }
+            Envelope::BarrierDone { token, sent } => {
+                self.u8(BARRIER_DONE);
+                self.u64(token);
+                self.numbers(sent);
+            }
+            Envelope::Gather { token, filter, after, until } => {
+                self.u8(GATHER);
+                self.u64(token);
+                self.str(filter.as_str());
+                self.str(after);
+                self.numbers(until);
+            }
+            Envelope::Slice { token, count, position, done } => {
+                self.u8(SLICE);
+                self.u64(token);
+                self.u32(count);
+                self.str(position);
+                self.u8(done as u8);
+            }
+            Envelope::Retained { message } => {
+                self.u8(RETAINED);
+                self.message(&message, owned);
+            }
+            Envelope::GroupJoin { token, share, filter, member, options, identifier, credit } => {
+                self.u8(GROUP_JOIN);
+                self.u64(token);
+                self.str(share);
+                self.str(filter.as_str());
+                self.session(member);
+                self.u8(options.to_byte());
+                self.u32(identifier);
+                self.u16(credit);
+            }
+            Envelope::GroupJoined { token, group, new } => {
+                self.u8(GROUP_JOINED);
+                self.u64(token);
+                self.group(group);
+                self.u8(new as u8);
+            }
+            Envelope::GroupLeave { group, member } => {
+                self.u8(GROUP_LEAVE);
+                self.group(group);
+                self.session(member);
+            }
+            Envelope::GroupOnline { group, member, credit } => {
+                self.u8(GROUP_ONLINE);
+                self.group(group);
+                self.session(member);
+                self.u16(credit);
+            }
+            Envelope::GroupCredit { group, member, count } => {
+                self.u8(GROUP_CREDIT);
+                self.group(group);
+                self.session(member);
+                self.u16(count);
+            }
+            Envelope::GroupDeliver { group, member, qos, retain, identifier, message } => {
+                self.u8(GROUP_DELIVER);
+                self.group(group);
+                self.session(member);
+                self.u8(qos.bits() | (retain as u8) << 2);
+                self.u32(identifier);
+                self.message(&message, owned);
+            }
+            Envelope::GroupReturn { group, message } => {
+                self.u8(GROUP_RETURN);
+                self.group(group);
+                self.message(&message, owned);
+            }
+            Envelope::Load { load } => {
+                self.u8(LOAD);
+                for number in [
+                    load.connections,
+                    load.sessions,
+                    load.retained_messages,
+                    load.retained_bytes,
+                    load.queued_bytes,
+                ] {
+                    self.u64(number);
+                }
+            }
+            Envelope::Stats { counters } => {
+                self.u8(STATS);
+                self.numbers(counters);
+            }
+        }
+    }
+
+    fn u8(&mut self, value: u8) {
+        self.bytes.push(value);
+    }
+
+    fn u16(&mut self, value: u16) {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn str(&mut self, text: &str) {
+        self.u16(text.len() as u16);
+        self.bytes.extend_from_slice(text.as_bytes());
+    }
+
+    fn numbers(&mut self, numbers: Numbers<'_>) {
+        self.u16(numbers.len() as u16);
+        for number in numbers.iter() {
+            self.u64(number);
+        }
+    }
+
+    fn group(&mut self, group: GroupRef) {
+        self.u16(group.owner);
+        self.u32(group.index);
+        self.u32(group.generation);
+    }
+
+    fn session(&mut self, session: SessionRef) {
+        self.u16(session.core);
+        self.u32(session.index);
+        self.u32(session.generation);
+    }
+
+    fn message(&mut self, message: &MessageRef<'_>, owned: &mut Option<Message>) {
+        let by_reference = message.len() > LARGE;
+        self.u8(message.qos.bits()
+            | (message.retain as u8) << 2
+            | (message.expires_at.is_some() as u8) << 3
+            | (by_reference as u8) << 4);
+        if by_reference {
+            // QoS and RETAIN may differ from those it was made with.
+            let message = owned.get_or_insert_with(|| message.to_message()).with(message.qos, message.retain);
+            self.large.push(message);
+            return;
+        }
+        if let Some(at) = message.expires_at {
+            self.u64(at);
+        }
+        self.u16(message.topic.as_str().len() as u16);
+        self.u16(message.properties.len() as u16);
+        self.u16(message.payload.len() as u16);
+        self.bytes.extend_from_slice(message.topic.as_str().as_bytes());
+        self.bytes.extend_from_slice(message.properties);
+        self.bytes.extend_from_slice(message.payload);
+    }
+}
+
+/// Reads the envelopes of a batch. A batch comes from this process: what cannot be read is our bug.
+#[derive(Clone)]
+pub(super) struct Envelopes<'a> {
+    rest: &'a [u8],
+    large: core::slice::Iter<'a, Message>,
+}
+
+impl<'a> Iterator for Envelopes<'a> {
+    /// The envelope, and its message where that travels by reference.
+    type Item = (Envelope<'a>, Option<&'a Message>);
+
+    fn next(&mut self) -> Option<(Envelope<'a>, Option<&'a Message>)> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let mut owned = None;
+        let envelope = match self.u8() {
+            PUBLISH => {
+                let flags = self.u8();
+                let message = self.message(&mut owned);
+                Envelope::Publish { message, deliver: flags & 1 != 0, retain: flags & 2 != 0 }
+            }
+            INTEREST => {
+                let add = self.bool();
+                Envelope::Interest { filter: self.filter(), add }
+            }
+            BARRIER => Envelope::Barrier { token: self.u64() },
+            BARRIER_DONE => Envelope::BarrierDone { token: self.u64(), sent: self.numbers() },
+            GATHER => Envelope::Gather {
+                token: self.u64(),
+                filter: self.filter(),
+                after: self.str(),
+                until: self.numbers(),
+            },
+            SLICE => Envelope::Slice {
+                token: self.u64(),
+                count: self.u32(),
+                position: self.str(),
+                done: self.bool(),
+            },
+            RETAINED => Envelope::Retained { message: self.message(&mut owned) },
+            GROUP_JOIN => Envelope::GroupJoin {
+                token: self.u64(),
+                share: self.str(),
+                filter: self.filter(),
+                member: self.session(),
+                options: SubscriptionOptions::from_byte(self.u8()).expect("written from options"),
+                identifier: self.u32(),
+                credit: self.u16(),
+            },
+            GROUP_JOINED => {
+                Envelope::GroupJoined { token: self.u64(), group: self.group(), new: self.bool() }
+            }
+            GROUP_LEAVE => Envelope::GroupLeave { group: self.group(), member: self.session() },
+            GROUP_ONLINE => {
+                Envelope::GroupOnline { group: self.group(), member: self.session(), credit: self.u16() }
+            }
+            GROUP_CREDIT => {
+                Envelope::GroupCredit { group: self.group(), member: self.session(), count: self.u16() }
+            }
+            GROUP_DELIVER => {
+                let (group, member, flags) = (self.group(), self.session(), self.u8());
+                let identifier = self.u32();
+                let qos = Qos::from_bits(flags & 3).expect("written from a QoS");
+                let retain = flags & 4 != 0;
+                let message = self.message(&mut owned);
+                Envelope::GroupDeliver { group, member, qos, retain, identifier, message }
+            }
+            GROUP_RETURN => Envelope::GroupReturn { group: self.group(), message: self.message(&mut owned) },
+            LOAD => Envelope::Load {
+                load: Load {
+                    connections: self.u64(),
+                    sessions: self.u64(),
+                    retained_messages: self.u64(),
+                    retained_bytes: self.u64(),
+                    queued_bytes: self.u64(),
+                },
+            },
+            STATS => Envelope::Stats { counters: self.numbers() },
+            other => unreachable!("no envelope has type {other}"),
+        };
+        Some((envelope, owned))
+    }
+}
+
+impl<'a> Envelopes<'a> {
+    fn take(&mut self, len: usize) -> &'a [u8] {
+        let (taken, rest) = self.rest.split_at(len);
+        self.rest = rest;
+        taken
+    }
+
+    fn array<const N: usize>(&mut self) -> [u8; N] {
+        self.take(N).try_into().expect("taken by that length")
+    }
+
+    fn u8(&mut self) -> u8 {
+        self.array::<1>()[0]
+    }
+
+    fn bool(&mut self) -> bool {
+        self.u8() != 0
+    }
+
+    fn u16(&mut self) -> u16 {
+        u16::from_le_bytes(self.array())
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.array())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.array())
+    }
+
+    fn str(&mut self) -> &'a str {
+        let len = self.u16() as usize;
+        core::str::from_utf8(self.take(len)).expect("written from a string")
+    }
+
+    fn filter(&mut self) -> TopicFilter<'a> {
+        TopicFilter::new(self.str()).expect("written from a Topic Filter")
+    }
+
+    fn numbers(&mut self) -> Numbers<'a> {
+        let len = self.u16() as usize;
+        Numbers::Encoded(self.take(len * 8))
+    }
+
+    fn group(&mut self) -> GroupRef {
+        GroupRef { owner: self.u16(), index: self.u32(), generation: self.u32() }
+    }
+
+    fn session(&mut self) -> SessionRef {
+        SessionRef { core: self.u16(), index: self.u32(), generation: self.u32() }
+    }
+
+    fn message(&mut self, owned: &mut Option<&'a Message>) -> MessageRef<'a> {
+        let flags = self.u8();
+        if flags & 1 << 4 != 0 {
+            let message = self.large.next().expect("as many as the batch refers to");
+            *owned = Some(message);
+            return message.as_ref();
+        }
+        let expires_at = (flags & 1 << 3 != 0).then(|| self.u64());
+        let (topic, properties, payload) = (self.u16(), self.u16(), self.u16());
+        let topic = core::str::from_utf8(self.take(topic as usize)).expect("written from a Topic Name");
+        MessageRef {
+            topic: TopicName::new(topic).expect("written from a Topic Name"),
+            properties: self.take(properties as usize),
+            payload: self.take(payload as usize),
+            qos: Qos::from_bits(flags & 3).expect("written from a QoS"),
+            retain: flags & 1 << 2 != 0,
+            expires_at,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(payload: &[u8]) -> MessageRef<'_> {
+        MessageRef {
+            topic: TopicName::new("a/b").expect("a topic"),
+            properties: &[1, 0],
+            payload,
+            qos: Qos::ExactlyOnce,
+            retain: true,
+            expires_at: Some(99),
+        }
+    }
+
+    #[test]
+    fn every_envelope_comes_out_as_it_went_in() {
+        let big = vec![7; LARGE];
+        let group = GroupRef { owner: 3, index: 4, generation: 5 };
+        let member = SessionRef { core: 6, index: 7, generation: 8 };
+        let filter = TopicFilter::new("a/+").expect("a filter");
+        let options = SubscriptionOptions { no_local: true, ..SubscriptionOptions::new(Qos::AtLeastOnce) };
+        let load =
+            Load { connections: 1, sessions: 2, retained_messages: 3, retained_bytes: 4, queued_bytes: 5 };
+        let numbers = Numbers::List(&[1, u64::MAX]);
+        let all = [
+            Envelope::Publish { message: message(b"x"), deliver: true, retain: false },
+            Envelope::Publish { message: message(&big), deliver: false, retain: true },
+            Envelope::Interest { filter, add: true },
+            Envelope::Barrier { token: 1 },
+            Envelope::BarrierDone { token: 1, sent: numbers },
+            Envelope::Gather { token: 2, filter, after: "a/b", until: numbers },
+            Envelope::Slice { token: 2, count: 1, position: "a/c", done: true },
+            Envelope::Retained { message: message(b"") },
+            Envelope::GroupJoin { token: 3, share: "g", filter, member, options, identifier: 9, credit: 10 },
+            Envelope::GroupJoined { token: 3, group, new: true },
+            Envelope::GroupLeave { group, member },
+            Envelope::GroupOnline { group, member, credit: 11 },
+            Envelope::GroupCredit { group, member, count: 1 },
+            Envelope::GroupDeliver {
+                group,
+                member,
+                qos: Qos::AtLeastOnce,
+                retain: true,
+                identifier: 12,
+                message: message(&big),
+            },
+            Envelope::GroupReturn { group, message: message(b"y") },
+            Envelope::Load { load },
+            Envelope::Stats { counters: numbers },
+        ];
+        let mut batch = EnvelopeBatch::default();
+        for envelope in &all {
+            Writer { bytes: &mut batch.bytes, large: &mut batch.large }.write(envelope, &mut None);
+        }
+        assert_eq!(batch.large.len(), 2);
+        let read: Vec<_> = batch.envelopes().map(|(envelope, _)| format!("{envelope:?}")).collect();
+        let written: Vec<_> = all.iter().map(|envelope| format!("{envelope:?}")).collect();
+        assert_eq!(read, written);
+    }
+}

@@ -1,0 +1,224 @@
+//! This core's end of the lanes to every other core: what waits to be sent, how far the others have got, and who
+//! waits for that.
+//!
+//! Invariants: envelopes of one lane are handled in order, so one number acknowledges all before it. A core handles
+//! its lanes whatever its own outgoing ones hold; only publishers wait, and only for lanes whose bytes are not yet
+//! handled at the other end. Acknowledgements travel in the head of a batch and need no room.
+
+use std::collections::VecDeque;
+
+use super::contract::ConnectionId;
+use super::envelope::{Envelope, EnvelopeBatch, Writer};
+use crate::config::CoreId;
+use crate::message::Message;
+use crate::router::CoreSet;
+
+/// Somebody who waits until the other end has committed envelope `seq`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiter {
+    pub(super) seq: u64,
+    pub(super) connection: ConnectionId,
+    /// Which pending answer of that connection.
+    pub(super) serial: u32,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    // Outgoing.
+    batch: EnvelopeBatch,
+    sent: u64,
+    sent_bytes: u64,
+    handled: u64,
+    handled_bytes: u64,
+    committed: u64,
+    waiters: VecDeque<Waiter>,
+    // Incoming.
+    seen: u64,
+    seen_bytes: u64,
+    told: u64,
+    told_bytes: u64,
+    told_committed: u64,
+    /// Envelopes seen whose records are not committed yet: (number of the first, position in the store).
+    uncommitted: VecDeque<(u64, u64)>,
+    answer_owed: bool,
+}
+
+impl Lane {
+    fn committed_here(&self) -> u64 {
+        self.uncommitted.front().map_or(self.seen, |&(first, _)| first - 1)
+    }
+}
+
+/// The lanes of one core.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    own: usize,
+    lanes: Vec<Lane>,
+    bytes_max: u64,
+    congested: CoreSet,
+    /// Buffers of batches that were handled, for batches to come.
+    spare: Vec<Vec<u8>>,
+}
+
+/// Spare buffers kept a core, and the largest worth keeping.
+const SPARE_MAX: usize = 64;
+const SPARE_BYTES_MAX: usize = 256 * 1024;
+
+impl Lanes {
+    pub(super) fn new(own: CoreId, cores: u16, bytes_max: u32) -> Lanes {
+        Lanes {
+            own: own.index(),
+            lanes: (0..cores).map(|_| Lane::default()).collect(),
+            bytes_max: bytes_max.into(),
+            congested: CoreSet::default(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// The other cores.
+    pub(super) fn peers(&self) -> impl Iterator<Item = u16> + use<> {
+        let own = self.own;
+        (0..self.lanes.len()).filter(move |&core| core != own).map(|core| core as u16)
+    }
+
+    /// Appends `envelope` to the batch for `to`; its number on that lane.
+    pub(super) fn send(&mut self, to: u16, envelope: &Envelope<'_>, owned: &mut Option<Message>) -> u64 {
+        debug_assert_ne!(to as usize, self.own, "a core does not write to itself");
+        let lane = &mut self.lanes[to as usize];
+        let batch = &mut lane.batch;
+        if batch.bytes.capacity() == 0
+            && let Some(spare) = self.spare.pop()
+        {
+            batch.bytes = spare;
+        }
+        let (before, large) = (batch.bytes.len(), batch.large.len());
+        Writer { bytes: &mut batch.bytes, large: &mut batch.large }.write(envelope, owned);
+        let by_reference: usize = batch.large[large..].iter().map(Message::cost).sum();
+        lane.sent += 1;
+        lane.sent_bytes += (batch.bytes.len() - before + by_reference) as u64;
+        if lane.sent_bytes - lane.handled_bytes > self.bytes_max {
+            self.congested.insert(to);
+        }
+        lane.sent
+    }
+
+    /// How far each lane has got, this core's own entry 0.
+    pub(super) fn sent(&self) -> Vec<u64> {
+        self.lanes.iter().map(|lane| lane.sent).collect()
+    }
+
+    /// How far the lane from `core` was handled here.
+    pub(super) fn seen(&self, core: usize) -> u64 {
+        self.lanes[core].seen
+    }
+
+    /// Cores whose lanes hold more unhandled bytes than publishers may add to.
+    pub(super) fn congested(&self) -> CoreSet {
+        self.congested
+    }
+
+    /// Whether `waiter` has to wait for the lane to `core`; it is noted if so.
+    pub(super) fn wait(&mut self, core: u16, waiter: Waiter) -> bool {
+        let lane = &mut self.lanes[core as usize];
+        if lane.committed >= waiter.seq {
+            return false;
+        }
+        lane.waiters.push_back(waiter);
+        true
+    }
+
+    /// The number of the last envelope to `core`.
+    pub(super) fn last_sent(&self, core: u16) -> u64 {
+        self.lanes[core as usize].sent
+    }
+
+    /// Takes note of the acknowledgements in the head of a batch from `from`; whether publishers may go on.
+    pub(super) fn handle_head(&mut self, from: CoreId, batch: &EnvelopeBatch) -> bool {
+        let lane = &mut self.lanes[from.index()];
+        debug_assert!(
+            batch.handled >= lane.handled && batch.handled <= lane.sent,
+            "acknowledgements only grow"
+        );
+        lane.handled = batch.handled;
+        lane.handled_bytes = batch.handled_bytes;
+        lane.committed = batch.committed;
+        lane.answer_owed |= batch.answer_wanted;
+        // Half empty: else each acknowledgement would wake all publishers for one message each.
+        if self.congested.contains(from.0) && lane.sent_bytes - lane.handled_bytes <= self.bytes_max / 2 {
+            self.congested.remove(from.0);
+            return true;
+        }
+        false
+    }
+
+    /// The next who waited for what `from` has committed by now.
+    pub(super) fn poll_waiter(&mut self, from: CoreId) -> Option<Waiter> {
+        let lane = &mut self.lanes[from.index()];
+        let committed = lane.committed;
+        lane.waiters.pop_front_if(|waiter| waiter.seq <= committed)
+    }
+
+    /// Counts one envelope of the batch at hand as handled. `commit` is the store's position its records end at.
+    pub(super) fn handled_one(&mut self, from: CoreId, commit: Option<u64>) {
+        let lane = &mut self.lanes[from.index()];
+        lane.seen += 1;
+        if let Some(position) = commit {
+            lane.uncommitted.push_back((lane.seen, position));
+        }
+    }
+
+    /// The batch is handled; its buffer is kept for one to come.
+    pub(super) fn handled(&mut self, from: CoreId, batch: EnvelopeBatch) {
+        let lane = &mut self.lanes[from.index()];
+        debug_assert!(batch.is_empty() || batch.last == lane.seen, "each envelope is counted");
+        lane.seen_bytes += batch.cost() as u64;
+        lane.answer_owed |= lane.seen_bytes - lane.told_bytes > self.bytes_max / 4;
+        let mut bytes = batch.bytes;
+        if self.spare.len() < SPARE_MAX && (1..=SPARE_BYTES_MAX).contains(&bytes.capacity()) {
+            bytes.clear();
+            self.spare.push(bytes);
+        }
+    }
+
+    /// The store has committed up to `position`.
+    pub(super) fn store_committed(&mut self, position: u64) {
+        for lane in &mut self.lanes {
+            while lane.uncommitted.pop_front_if(|&mut (_, at)| at <= position).is_some() {}
+            lane.answer_owed |= lane.committed_here() > lane.told_committed;
+        }
+    }
+
+    /// The batch for `to`, if there is anything to tell it.
+    pub(super) fn poll(&mut self, to: CoreId) -> Option<EnvelopeBatch> {
+        if to.index() == self.own {
+            return None;
+        }
+        let lane = &mut self.lanes[to.index()];
+        let committed = lane.committed_here();
+        let news = lane.seen > lane.told || committed > lane.told_committed;
+        if lane.batch.is_empty() && !(lane.answer_owed && news) {
+            return None;
+        }
+        let mut batch = core::mem::take(&mut lane.batch);
+        batch.last = lane.sent;
+        batch.handled = lane.seen;
+        batch.handled_bytes = lane.seen_bytes;
+        batch.committed = committed;
+        batch.answer_wanted =
+            !lane.waiters.is_empty() || lane.sent_bytes - lane.handled_bytes > self.bytes_max / 2;
+        lane.told = lane.seen;
+        lane.told_bytes = lane.seen_bytes;
+        lane.told_committed = committed;
+        // What is not committed yet is still owed to those who wait for it.
+        lane.answer_owed &= committed < lane.seen;
+        Some(batch)
+    }
+
+    pub(super) fn check_invariants(&self) {
+        for lane in &self.lanes {
+            debug_assert!(lane.handled <= lane.sent && lane.committed <= lane.handled);
+            debug_assert!(lane.waiters.iter().is_sorted_by_key(|waiter| waiter.seq));
+            debug_assert!(lane.waiters.front().is_none_or(|waiter| waiter.seq > lane.committed));
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Session state (section 4.1): what outlives a Network Connection. Lives on: the home core of its ClientID, always.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use ahash::RandomState;
+use hashbrown::HashMap;
+use mqtt_proto::session::{Inbound, Outbound};
+use mqtt_proto::types::Qos;
+
+use super::envelope::GroupRef;
+use super::gather::Gather;
+use super::table::{Key, Table};
+use crate::message::Message;
+use crate::router::FilterId;
+
+pub(super) struct Session {
+    pub(super) client_id: Arc<str>,
+    pub(super) connection: Option<Key>,
+    /// The send window. What is in flight counts as delivered only when it is acknowledged.
+    pub(super) outbound: Outbound<Delivery>,
+    pub(super) inbound: Inbound,
+    /// Messages that wait for the Client, its send quota or its output buffer, oldest first.
+    pub(super) queue: VecDeque<Delivery>,
+    pub(super) queue_bytes: usize,
+    pub(super) subscriptions: Vec<FilterId>,
+    pub(super) shared: Vec<SharedSubscription>,
+    /// Seconds it outlives its connection; `u32::MAX`: for ever.
+    pub(super) expiry_seconds: u32,
+    /// Monotonic milliseconds at which it ends; `u64::MAX` while connected or for ever.
+    pub(super) ends_at: u64,
+    /// QoS 1 and 2 messages that its Client takes at once.
+    pub(super) window: u16,
+    pub(super) will: Option<Box<Will>>,
+    /// Retained messages still on their way to new subscriptions.
+    pub(super) gathers: Vec<Gather>,
+}
+
+/// A membership in a shared group.
+#[derive(Clone, Debug)]
+pub(super) struct SharedSubscription {
+    /// The whole filter, `$share/` included.
+    pub(super) text: Box<str>,
+    /// `None` until the owner core has answered.
+    pub(super) group: Option<GroupRef>,
+}
+
+/// A message for one session.
+#[derive(Clone, Debug)]
+pub(super) struct Delivery {
+    pub(super) message: Message,
+    /// The lower of published and granted QoS.
+    pub(super) qos: Qos,
+    /// The RETAIN flag of this delivery.
+    pub(super) retain: bool,
+    pub(super) identifiers: Identifiers,
+    /// The shared group it belongs to, whose owner wants its credit back.
+    pub(super) group: Option<GroupRef>,
+}
+
+impl Delivery {
+    pub(super) fn cost(&self) -> usize {
+        self.message.cost() + size_of::<Delivery>() - size_of::<Message>()
+    }
+}
+
+/// Subscription Identifiers of a delivery, one for each matching subscription that has one [MQTT-3.3.4-3].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Identifiers {
+    #[default]
+    None,
+    One(u32),
+    Many(Box<[u32]>),
+}
+
+impl Identifiers {
+    pub(super) fn new(list: &[u32]) -> Identifiers {
+        match list {
+            [] => Identifiers::None,
+            [one] => Identifiers::One(*one),
+            many => Identifiers::Many(many.into()),
+        }
+    }
+
+    pub(super) fn as_slice(&self) -> &[u32] {
+        match self {
+            Identifiers::None => &[],
+            Identifiers::One(one) => core::slice::from_ref(one),
+            Identifiers::Many(many) => many,
+        }
+    }
+}
+
+/// A Will Message that is stored with the session [MQTT-3.1.2-7].
+#[derive(Debug)]
+pub(super) struct Will {
+    pub(super) message: Message,
+    /// Message Expiry Interval: runs from the publication on.
+    pub(super) expiry_seconds: Option<u32>,
+    pub(super) delay_seconds: u32,
+    /// Monotonic milliseconds at which it is published; `u64::MAX` while connected.
+    pub(super) due_at: u64,
+}
+
+impl Session {
+    pub(super) fn new(client_id: Arc<str>, expiry_seconds: u32) -> Session {
+        Session {
+            client_id,
+            connection: None,
+            outbound: Outbound::new(),
+            inbound: Inbound::new(),
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            subscriptions: Vec::new(),
+            shared: Vec::new(),
+            expiry_seconds,
+            ends_at: u64::MAX,
+            window: 0,
+            will: None,
+            gathers: Vec::new(),
+        }
+    }
+
+    /// Whether messages are kept for it while its Client is away.
+    pub(super) fn is_persistent(&self) -> bool {
+        self.expiry_seconds > 0
+    }
+}
+
+/// The sessions at home on this core.
+pub(super) struct Sessions {
+    table: Table<Session>,
+    by_client_id: HashMap<Arc<str>, Key, RandomState>,
+}
+
+impl Sessions {
+    pub(super) fn new(hasher: RandomState) -> Sessions {
+        Sessions { table: Table::new(), by_client_id: HashMap::with_hasher(hasher) }
+    }
+
+    pub(super) fn insert(&mut self, session: Session) -> Key {
+        let client_id = session.client_id.clone();
+        let key = self.table.insert(session);
+        let before = self.by_client_id.insert(client_id, key);
+        debug_assert!(before.is_none(), "one session a ClientID");
+        key
+    }
+
+    pub(super) fn remove(&mut self, key: Key) -> Option<Session> {
+        let session = self.table.remove(key)?;
+        self.by_client_id.remove(&session.client_id);
+        Some(session)
+    }
+
+    pub(super) fn find(&self, client_id: &str) -> Option<Key> {
+        self.by_client_id.get(client_id).copied()
+    }
+
+    pub(super) fn get(&self, key: Key) -> Option<&Session> {
+        self.table.get(key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Session> {
+        self.table.get_mut(key)
+    }
+
+    /// The key of the live session at `index`, which subscription tables name it by.
+    pub(super) fn at(&self, index: u32) -> Option<Key> {
+        self.table.at(index)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &Session)> {
+        self.table.iter()
+    }
+}

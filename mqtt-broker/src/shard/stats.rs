@@ -1,0 +1,161 @@
+//! The counters of one core, and why messages were dropped. Summed over all cores they are the `$SYS` tree.
+
+/// Why a message for a session was not delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// The session's queue was full.
+    QueueFull,
+    /// QoS 0, and the Client does not read fast enough.
+    SlowConsumer,
+    /// QoS 0, and the Client is away.
+    Offline,
+    /// Its Message Expiry Interval was over.
+    Expired,
+    /// Larger than the Client's Maximum Packet Size.
+    TooLarge,
+    /// Its session ended.
+    SessionEnded,
+    /// The shared group's queue was full, or its last member left.
+    GroupQueueFull,
+    /// The Client refused it with a Reason Code.
+    Refused,
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident => $topic:literal;)*) => {
+        /// Counters of a core since its start, and gauges of what it holds now.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Stats {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Stats {
+            /// Topic level under `$SYS/broker/` and value of each counter.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$(($topic, self.$name)),*].into_iter()
+            }
+
+            pub(super) fn to_array(&self) -> Vec<u64> {
+                vec![$(self.$name),*]
+            }
+
+            pub(super) fn from_numbers(mut numbers: impl Iterator<Item = u64>) -> Stats {
+                Stats { $($name: numbers.next().unwrap_or(0)),* }
+            }
+        }
+
+        impl core::ops::AddAssign<&Stats> for Stats {
+            fn add_assign(&mut self, other: &Stats) {
+                $(self.$name += other.$name;)*
+            }
+        }
+    };
+}
+
+counters! {
+    /// Network Connections now.
+    connections => "connections/count";
+    /// Network Connections accepted.
+    connections_opened => "connections/opened";
+    /// Clients connected now.
+    clients_connected => "clients/connected";
+    /// Sessions now, connected or not.
+    sessions => "sessions/count";
+    /// CONNECT packets refused.
+    connects_refused => "connects/refused";
+    /// Connections taken over by the same ClientID.
+    takeovers => "sessions/takeovers";
+    /// Bytes received.
+    bytes_received => "bytes/received";
+    /// Bytes handed to be sent.
+    bytes_sent => "bytes/sent";
+    /// Control Packets received.
+    packets_received => "packets/received";
+    /// PUBLISH packets received.
+    messages_received => "messages/received";
+    /// Messages for sessions: matches, counted once a session.
+    messages_matched => "messages/matched";
+    /// PUBLISH packets sent, without those tried again.
+    messages_sent => "messages/sent";
+    /// Messages delivered: sent at QoS 0, acknowledged at QoS 1 and 2.
+    messages_delivered => "messages/delivered";
+    /// Messages queued or in flight now.
+    messages_kept => "messages/stored/count";
+    /// Bytes of messages queued now.
+    queue_bytes => "messages/stored/bytes";
+    /// Messages that no subscription matched.
+    messages_unmatched => "messages/unmatched";
+    /// PUBLISH packets refused by a permission or a limit.
+    messages_refused => "messages/refused";
+    /// Subscriptions now.
+    subscriptions => "subscriptions/count";
+    /// Shared subscriptions now.
+    shared_subscriptions => "subscriptions/shared/count";
+    /// Retained messages now.
+    retained_messages => "retained messages/count";
+    /// Bytes of retained messages now.
+    retained_bytes => "retained messages/bytes";
+    /// Dropped: the session's queue was full.
+    dropped_queue_full => "messages/dropped/queue_full";
+    /// Dropped: QoS 0 and a slow Client.
+    dropped_slow_consumer => "messages/dropped/slow_consumer";
+    /// Dropped: QoS 0 and the Client away.
+    dropped_offline => "messages/dropped/offline";
+    /// Dropped: expired.
+    dropped_expired => "messages/dropped/expired";
+    /// Dropped: larger than the Client accepts.
+    dropped_too_large => "messages/dropped/too_large";
+    /// Dropped: the session ended.
+    dropped_session_ended => "messages/dropped/session_ended";
+    /// Dropped: the shared group's queue was full, or the group ended.
+    dropped_group_queue_full => "messages/dropped/group_queue_full";
+    /// Dropped: refused by the Client.
+    dropped_refused => "messages/dropped/refused";
+    /// Not retained: the bound of retained messages was reached.
+    dropped_retained_full => "messages/dropped/retained_full";
+}
+
+impl Stats {
+    /// Counts `count` messages dropped for `reason`.
+    pub(super) fn dropped(&mut self, reason: DropReason, count: u64) {
+        let counter = match reason {
+            DropReason::QueueFull => &mut self.dropped_queue_full,
+            DropReason::SlowConsumer => &mut self.dropped_slow_consumer,
+            DropReason::Offline => &mut self.dropped_offline,
+            DropReason::Expired => &mut self.dropped_expired,
+            DropReason::TooLarge => &mut self.dropped_too_large,
+            DropReason::SessionEnded => &mut self.dropped_session_ended,
+            DropReason::GroupQueueFull => &mut self.dropped_group_queue_full,
+            DropReason::Refused => &mut self.dropped_refused,
+        };
+        *counter += count;
+    }
+
+    /// All messages dropped on their way to a session.
+    pub fn dropped_total(&self) -> u64 {
+        self.dropped_queue_full
+            + self.dropped_slow_consumer
+            + self.dropped_offline
+            + self.dropped_expired
+            + self.dropped_too_large
+            + self.dropped_session_ended
+            + self.dropped_group_queue_full
+            + self.dropped_refused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_survive_the_way_between_cores() {
+        let mut stats = Stats { connections: 3, dropped_retained_full: 9, ..Stats::default() };
+        stats.dropped(DropReason::Refused, 2);
+        let back = Stats::from_numbers(stats.to_array().into_iter());
+        assert_eq!(back, stats);
+        assert_eq!(stats.dropped_total(), 2);
+    }
+}
