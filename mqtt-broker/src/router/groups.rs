@@ -125,3 +125,54 @@ impl Groups {
         u64::from(self.hash(share_name, filter)) << 32 | u64::from(id.0 + 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mqtt_proto::types::SharedFilter;
+
+    fn parts(text: &str) -> (ShareName<'_>, TopicFilter<'_>) {
+        let shared = SharedFilter::new(text).expect("a shared filter");
+        (shared.share_name.expect("it begins with $share/"), shared.filter)
+    }
+
+    fn insert(groups: &mut Groups, text: &str) -> GroupId {
+        let (share_name, filter) = parts(text);
+        groups.insert(share_name, filter, Strategy::RoundRobin)
+    }
+
+    #[test]
+    fn groups_are_told_apart_by_name_and_filter_and_found_by_topic() {
+        let mut groups = Groups::new([1, 2, 3, 4]);
+        let one = insert(&mut groups, "$share/one/a/+");
+        let two = insert(&mut groups, "$share/two/a/+");
+        let exact = insert(&mut groups, "$share/one/a/b");
+        assert_eq!(insert(&mut groups, "$share/one/a/+"), one);
+        assert_eq!(groups.name(two), Some(("two", "a/+")));
+        let found = |groups: &Groups, topic| {
+            let mut found = Vec::new();
+            groups.matches(TopicName::new(topic).expect("a topic"), &mut found);
+            found.sort_unstable();
+            found
+        };
+        assert_eq!(found(&groups, "a/b"), [one, two, exact]);
+        assert_eq!(found(&groups, "a/c"), [one, two]);
+        assert!(groups.remove(one).is_some_and(|group| group.is_empty()));
+        assert!(groups.remove(one).is_none());
+        assert_eq!(found(&groups, "a/b"), [two, exact]);
+        let (share_name, filter) = parts("$share/one/a/+");
+        assert_eq!(groups.find(share_name, filter), None);
+        assert_eq!(groups.iter().map(|(id, _)| id).collect::<Vec<GroupId>>(), [two, exact]);
+        groups.remove(two);
+        groups.remove(exact);
+        assert!(groups.is_empty() && groups.filters.len() == 0 && groups.named.len() == 0);
+    }
+
+    /// ShareName and filter that are alike when joined are not the same group.
+    #[test]
+    fn the_border_between_name_and_filter_counts() {
+        let mut groups = Groups::new([1, 2, 3, 4]);
+        assert_ne!(insert(&mut groups, "$share/ab/c"), insert(&mut groups, "$share/a/bc"));
+        assert_eq!(groups.len(), 2);
+    }
+}

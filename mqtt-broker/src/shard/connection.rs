@@ -84,6 +84,8 @@ pub(super) struct Output {
     pub(super) outstanding: usize,
     /// Whether the connection stands in the shard's list of those with something to send.
     pub(super) dirty: bool,
+    /// Nothing is sent before the store has committed up to here.
+    pub(super) gate: u64,
 }
 
 impl Output {
