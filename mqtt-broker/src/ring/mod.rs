@@ -51,7 +51,7 @@ pub use self::error::RingError;
 pub(crate) use self::queue::Wait;
 pub(crate) use self::slot::SocketId;
 pub(crate) use self::sys::{
-    EventFd, allowed_cpus, monotonic_millis, raise_file_limit, raise_locked_memory_limit,
+    EventFd, allowed_cpus, monotonic_millis, raise_file_limit, raise_locked_memory_limit, random_words,
 };
 
 /// What has happened on a socket. Bytes are lent until the next call of [`Ring::poll_event`].
@@ -359,8 +359,12 @@ fn retry(result: i32) -> bool {
 }
 
 impl Drop for Ring {
-    /// Ends every operation before the memory goes that the kernel may still use.
+    /// Cuts every connection, so that nothing that was only queued leaves any more, and ends every operation before
+    /// the memory goes that the kernel may still use.
     fn drop(&mut self) {
+        for descriptor in self.slots.iter().filter_map(|slot| slot.socket.as_ref()) {
+            let _ = SockRef::from(descriptor).shutdown(std::net::Shutdown::Both);
+        }
         let mut wait = Wait::No;
         for _ in 0..64 {
             // What is queued has to be submitted before it can be cancelled.

@@ -50,6 +50,16 @@ pub(crate) fn monotonic_millis() -> u64 {
     time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
 }
 
+/// Random words that an attacker cannot guess.
+pub(crate) fn random_words<const N: usize>() -> io::Result<[u64; N]> {
+    let mut words = [0u64; N];
+    let bytes = size_of_val(&words);
+    // SAFETY: the kernel writes at most `bytes`, into a local that outlives the call; every word is valid.
+    let got = unsafe { libc::getrandom(words.as_mut_ptr().cast(), bytes, 0) };
+    // Up to 256 bytes come whole.
+    if got == bytes as isize { Ok(words) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The CPUs that this thread may run on.
 pub(crate) fn allowed_cpus() -> Vec<usize> {
     // SAFETY: a `cpu_set_t` is a plain array of words, for which zero is valid.

@@ -449,3 +449,16 @@ fn dropping_a_busy_ring_closes_its_sockets() {
     drop(bench);
     assert_eq!(reading.read(&mut [0; 8]).expect("the end"), 0);
 }
+
+#[test]
+fn what_was_only_queued_does_not_leave_a_dropped_ring() {
+    let mut bench = Bench::new(1000);
+    let (mut reading, socket) = bench.pair();
+    bench.ring.receive(socket);
+    bench.turn(Wait::No);
+    bench.ring.send(socket, b"acknowledged".to_vec());
+    drop(bench);
+    let mut got = Vec::new();
+    reading.read_to_end(&mut got).expect("the end");
+    assert!(got.is_empty());
+}

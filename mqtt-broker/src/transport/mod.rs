@@ -112,6 +112,11 @@ impl Layered {
         (self.replies <= REPLY_BYTES_MAX).then(|| self.proceed())
     }
 
+    /// As [`Layered::reply`] on the way to another core, where it is sent.
+    pub(crate) fn hold(&mut self, reply: &[u8]) {
+        self.waiting.extend_from_slice(reply);
+    }
+
     /// What was sent has left; `wire` is used again.
     pub(crate) fn sent(&mut self, mut wire: Vec<u8>) -> Next {
         self.sending = false;
@@ -122,8 +127,7 @@ impl Layered {
         self.proceed()
     }
 
-    /// Goes on after a move to another core, where nothing is being sent yet.
-    pub(crate) fn proceed(&mut self) -> Next {
+    fn proceed(&mut self) -> Next {
         if self.sending {
             Next::Wait
         } else if !self.waiting.is_empty() {
@@ -137,9 +141,11 @@ impl Layered {
         }
     }
 
-    /// A send that was under way when the connection was released has left.
-    pub(crate) fn settle(&mut self) {
+    /// The connection has arrived on another core: what was being sent there has left, what waits is sent here.
+    pub(crate) fn arrive(&mut self) -> Next {
         self.sending = false;
+        self.plain = None;
+        self.proceed()
     }
 
     /// The last bytes for the wire: what waits, `last`, and the layer's own end.
