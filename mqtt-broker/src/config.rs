@@ -233,7 +233,13 @@ impl Limits {
     /// The first field out of its range.
     pub fn check(&self) -> Result<(), LimitError> {
         let ranges = [
-            ("connect_timeout_seconds", u64::from(self.connect_timeout_seconds), 1, 3_600, "1 to 3,600 seconds"),
+            (
+                "connect_timeout_seconds",
+                u64::from(self.connect_timeout_seconds),
+                1,
+                3_600,
+                "1 to 3,600 seconds",
+            ),
             ("packet_bytes_max", self.packet_bytes_max.into(), 64, 268_435_460, "64 to 268,435,460 bytes"),
             ("receive_maximum", self.receive_maximum.into(), 1, 65_535, "1 to 65,535 messages"),
             ("in_flight_max", self.in_flight_max.into(), 1, 65_535, "1 to 65,535 messages"),
@@ -243,12 +249,42 @@ impl Limits {
             ("queue_messages_max", self.queue_messages_max.into(), 1, u64::MAX, "at least 1"),
             ("queue_bytes_max", self.queue_bytes_max, 1024, u64::MAX, "at least 1,024 bytes"),
             ("output_bytes_max", self.output_bytes_max.into(), 1024, 1 << 30, "1,024 to 1,073,741,824 bytes"),
-            ("retained_slice_messages", self.retained_slice_messages.into(), 1, 65_535, "1 to 65,535 messages"),
-            ("retained_slice_bytes", self.retained_slice_bytes.into(), 1024, 1 << 24, "1,024 to 16,777,216 bytes"),
-            ("gather_live_topics_max", self.gather_live_topics_max.into(), 1, 1 << 20, "1 to 1,048,576 topics"),
+            (
+                "retained_slice_messages",
+                self.retained_slice_messages.into(),
+                1,
+                65_535,
+                "1 to 65,535 messages",
+            ),
+            (
+                "retained_slice_bytes",
+                self.retained_slice_bytes.into(),
+                1024,
+                1 << 24,
+                "1,024 to 16,777,216 bytes",
+            ),
+            (
+                "gather_live_topics_max",
+                self.gather_live_topics_max.into(),
+                1,
+                1 << 20,
+                "1 to 1,048,576 topics",
+            ),
             ("lane_bytes_max", self.lane_bytes_max.into(), 65_536, 1 << 30, "65,536 to 1,073,741,824 bytes"),
-            ("held_input_bytes_max", self.held_input_bytes_max.into(), 65_536, 1 << 30, "65,536 to 1,073,741,824 bytes"),
-            ("decision_timeout_seconds", self.decision_timeout_seconds.into(), 1, 3_600, "1 to 3,600 seconds"),
+            (
+                "held_input_bytes_max",
+                self.held_input_bytes_max.into(),
+                65_536,
+                1 << 30,
+                "65,536 to 1,073,741,824 bytes",
+            ),
+            (
+                "decision_timeout_seconds",
+                self.decision_timeout_seconds.into(),
+                1,
+                3_600,
+                "1 to 3,600 seconds",
+            ),
             ("close_timeout_seconds", self.close_timeout_seconds.into(), 1, 60, "1 to 60 seconds"),
             ("shutdown_timeout_seconds", self.shutdown_timeout_seconds.into(), 1, 600, "1 to 600 seconds"),
         ];

@@ -209,4 +209,20 @@ mod tests {
         }
         assert_eq!(filters.memory(), 0);
     }
+
+    /// Every level of the topic parts the search in two, so that many nodes wait at once.
+    #[test]
+    fn every_branch_of_a_wide_search_is_followed() {
+        let mut filters = Filters::new(SEED);
+        for depth in 0..40 {
+            let level = "a/".repeat(depth);
+            filters.intern(filter(&format!("{level}+/#")), || depth);
+            filters.intern(filter(&format!("{level}+/y")), || 1000);
+        }
+        let topic = ["a"; 40].join("/");
+        let mut found = Vec::new();
+        filters.matches(TopicName::new(&topic).expect("a topic"), |&depth| found.push(depth));
+        found.sort_unstable();
+        assert_eq!(found, (0..40).collect::<Vec<usize>>());
+    }
 }

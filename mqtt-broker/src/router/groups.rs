@@ -12,6 +12,18 @@ use super::words::Words;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(u32);
 
+impl GroupId {
+    /// Its place in a table of one entry a group.
+    pub const fn index(self) -> u32 {
+        self.0
+    }
+
+    /// The id with this index, of a group that may be gone.
+    pub const fn from_index(index: u32) -> GroupId {
+        GroupId(index)
+    }
+}
+
 /// The groups of one core.
 pub struct Groups {
     hasher: RandomState,
@@ -65,6 +77,11 @@ impl Groups {
             .with_hash(self.hash(share_name.as_str(), filter.as_str()))
             .map(|word| GroupId(word as u32 - 1))
             .find(|&id| self.name(id) == Some((share_name.as_str(), filter.as_str())))
+    }
+
+    /// Whether any group has this filter.
+    pub fn has_filter(&self, filter: TopicFilter<'_>) -> bool {
+        self.filters.find(filter).is_some()
     }
 
     /// Forgets the group `id`; the answer is what it was.

@@ -15,7 +15,13 @@ use crate::ports::{AuthenticateRequest, Authentication, AuthorizeRequest, Decisi
 
 impl Shard {
     /// Asks who the sender of `connect` is.
-    pub(super) fn judge(&mut self, key: Key, connect: &Connect<'_>, client_id: Arc<str>, assigned: bool) -> Step {
+    pub(super) fn judge(
+        &mut self,
+        key: Key,
+        connect: &Connect<'_>,
+        client_id: Arc<str>,
+        assigned: bool,
+    ) -> Step {
         let ticket = self.ticket(key);
         let properties = connect.properties;
         let request = AuthenticateRequest {
@@ -229,7 +235,8 @@ impl Shard {
 /// `connect` as bytes of its own.
 fn encoded(connect: &Connect<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
-    codec::encode(&Packet::Connect(*connect), connect.version, &mut bytes).expect("a decoded CONNECT can be encoded");
+    codec::encode(&Packet::Connect(*connect), connect.version, &mut bytes)
+        .expect("a decoded CONNECT can be encoded");
     bytes
 }
 

@@ -68,7 +68,8 @@ impl Budget {
 
     /// The own load, if it has changed by enough since it was told.
     fn news(&mut self) -> Option<Load> {
-        let changed = |part: fn(&Load) -> u64| part(&self.own).abs_diff(part(&self.told)) >= part(&self.grain);
+        let changed =
+            |part: fn(&Load) -> u64| part(&self.own).abs_diff(part(&self.told)) >= part(&self.grain);
         let parts: [fn(&Load) -> u64; 5] = [
             |load| load.connections,
             |load| load.sessions,

@@ -92,5 +92,6 @@ impl Shard {
 fn encode_refusal(version: Version, reason: ReasonCode, out: &mut Vec<u8>) {
     // Session Present is 0 with an error [MQTT-3.2.2-6].
     let connack = ConnAck { session_present: false, reason, properties: Properties::EMPTY };
-    codec::encode(&Packet::ConnAck(connack), version, out).expect("a CONNACK without properties can be encoded");
+    codec::encode(&Packet::ConnAck(connack), version, out)
+        .expect("a CONNACK without properties can be encoded");
 }

@@ -53,7 +53,9 @@ impl Shard {
         if will.retain && !self.limits.retain_available {
             return Err(ReasonCode::RETAIN_NOT_SUPPORTED);
         }
-        if will.topic.levels().count() > usize::from(self.limits.topic_levels_max) || self.is_reserved(will.topic) {
+        if will.topic.levels().count() > usize::from(self.limits.topic_levels_max)
+            || self.is_reserved(will.topic)
+        {
             return Err(ReasonCode::TOPIC_NAME_INVALID);
         }
         let is_text = will.properties.payload_format_indicator() == Some(1);
@@ -201,7 +203,11 @@ impl Shard {
         Some(Box::new(Will {
             message: message.to_message(),
             expiry_seconds: super::publish::bounded_expiry(asked, max),
-            delay_seconds: will.properties.will_delay_interval().unwrap_or(0).min(self.limits.will_delay_max_seconds),
+            delay_seconds: will
+                .properties
+                .will_delay_interval()
+                .unwrap_or(0)
+                .min(self.limits.will_delay_max_seconds),
             due_at: u64::MAX,
         }))
     }
@@ -238,11 +244,17 @@ impl Shard {
             _ => Vec::new(),
         };
         let properties = Properties::new(&list);
-        self.send(key, &Packet::ConnAck(ConnAck { session_present, reason: ReasonCode::SUCCESS, properties }));
+        self.send(
+            key,
+            &Packet::ConnAck(ConnAck { session_present, reason: ReasonCode::SUCCESS, properties }),
+        );
     }
 
     /// Whether input of this connection waits for room in a lane.
     pub(super) fn waits_for_lane(&self, key: Key) -> bool {
-        self.connections.get(key).and_then(|connection| connection.held.as_ref()).is_some_and(|held| held.why == Why::Lane)
+        self.connections
+            .get(key)
+            .and_then(|connection| connection.held.as_ref())
+            .is_some_and(|held| held.why == Why::Lane)
     }
 }

@@ -35,7 +35,7 @@ impl<'a> Outgoing<'a> {
         Outgoing { message, owned: owned.cloned(), commit: None }
     }
 
-    pub(super) fn to_owned(&mut self) -> Message {
+    pub(super) fn keep(&mut self) -> Message {
         let message = self.message;
         self.owned.get_or_insert_with(|| message.to_message()).clone()
     }
@@ -86,7 +86,7 @@ impl Shard {
         if !session.outbound.can_start() {
             return self.enqueue(key, outgoing, how);
         }
-        let delivery = how.keep(outgoing.to_owned());
+        let delivery = how.keep(outgoing.keep());
         self.stats.messages_kept += 1;
         self.start(key, delivery);
     }
@@ -95,7 +95,8 @@ impl Shard {
     fn send_once(&mut self, key: Key, outgoing: &mut Outgoing<'_>, how: How<'_>) {
         let now = self.now.millis;
         let (message, identifiers) = (outgoing.message, how.identifiers);
-        let part = Part { message, qos: how.qos, retain: how.retain, dup: false, packet_id: None, identifiers };
+        let part =
+            Part { message, qos: how.qos, retain: how.retain, dup: false, packet_id: None, identifiers };
         match self.with_output(key, |sender, out| part.encode(sender, now, out)) {
             Some(Ok(())) => {
                 self.stats.messages_sent += 1;
@@ -112,7 +113,8 @@ impl Shard {
         let now = self.now.millis;
         let Some(session) = self.sessions.get_mut(key) else { return };
         let qos = delivery.qos;
-        let packet_id = session.outbound.start(qos, delivery).expect("the caller has seen that the window has room");
+        let packet_id =
+            session.outbound.start(qos, delivery).expect("the caller has seen that the window has room");
         let delivery = session.outbound.get_mut(packet_id).expect("just started").clone();
         let part = Part::of(&delivery, Some(packet_id), false);
         match self.with_output(key, |sender, out| part.encode(sender, now, out)) {
@@ -144,7 +146,9 @@ impl Shard {
         let dropped = match (how.qos, online) {
             (Qos::AtMostOnce, false) if !self.limits.queue_qos0_offline => Some(DropReason::Offline),
             // Behind a queue it keeps its place; without one it is the output that is full.
-            (Qos::AtMostOnce, true) if session.queue.is_empty() && !how.paced => Some(DropReason::SlowConsumer),
+            (Qos::AtMostOnce, true) if session.queue.is_empty() && !how.paced => {
+                Some(DropReason::SlowConsumer)
+            }
             (_, false) if !session.is_persistent() => Some(DropReason::Offline),
             _ => None,
         };
@@ -152,7 +156,7 @@ impl Shard {
             self.stats.dropped(reason, 1);
             return self.credit(how.group, key);
         }
-        let delivery = how.keep(outgoing.to_owned());
+        let delivery = how.keep(outgoing.keep());
         let cost = delivery.cost();
         while self.queue_is_full(key, cost) {
             let oldest = match self.limits.queue_overflow {
@@ -212,7 +216,8 @@ impl Shard {
                     Resend::Publish { packet_id, dup, message, .. } => {
                         let delivery = message.clone();
                         let part = Part::of(&delivery, Some(packet_id), dup);
-                        if let Some(Err(TooLarge)) = self.with_output(key, |sender, out| part.encode(sender, now, out))
+                        if let Some(Err(TooLarge)) =
+                            self.with_output(key, |sender, out| part.encode(sender, now, out))
                         {
                             self.discard(key, packet_id, true);
                         }
@@ -364,7 +369,8 @@ impl<'a> Part<'a> {
         let mut properties = Properties::EMPTY;
         if sender.version() == Version::V5 {
             let expiry = self.message.expiry_left(now).map(Property::MessageExpiryInterval);
-            let identifiers = self.identifiers.iter().map(|&identifier| Property::SubscriptionIdentifier(identifier));
+            let identifiers =
+                self.identifiers.iter().map(|&identifier| Property::SubscriptionIdentifier(identifier));
             let list = expiry.into_iter().chain(identifiers);
             let list = if self.identifiers.len() <= FEW {
                 let mut len = 0;

@@ -84,7 +84,14 @@ const VISITED_MAX: usize = 4096;
 
 impl Shard {
     /// Notes a subscription whose retained messages are wanted. They are asked for after the barrier.
-    pub(super) fn new_gather(&mut self, session: Key, filter: FilterId, text: &str, qos: Qos, identifier: u32) -> u64 {
+    pub(super) fn new_gather(
+        &mut self,
+        session: Key,
+        filter: FilterId,
+        text: &str,
+        qos: Qos,
+        identifier: u32,
+    ) -> u64 {
         let token = self.token();
         let [a, b] = [self.homes.hash_of("gather"), token];
         let gather = Gather {
@@ -135,7 +142,9 @@ impl Shard {
 
     /// A message of `topic` is delivered live: a slice on its way may hold an older one.
     pub(super) fn note_live(&mut self, session: Key, topic: TopicName<'_>) {
-        let Some(state) = self.sessions.get_mut(session).filter(|state| !state.gathers.is_empty()) else { return };
+        let Some(state) = self.sessions.get_mut(session).filter(|state| !state.gathers.is_empty()) else {
+            return;
+        };
         let hash = self.homes.hash_of(topic.as_str());
         let max = self.limits.gather_live_topics_max as usize;
         let mut again = Vec::new();
@@ -178,7 +187,9 @@ impl Shard {
             if session.gathers.iter().any(|gather| gather.phase == Phase::Asked) {
                 return;
             }
-            let Some(gather) = session.gathers.iter().find(|gather| gather.phase == Phase::Idle) else { return };
+            let Some(gather) = session.gathers.iter().find(|gather| gather.phase == Phase::Idle) else {
+                return;
+            };
             let (token, source) = (gather.token, gather.source);
             let until: Vec<u64> = gather.marks.until(usize::from(source)).collect();
             let (text, after) = (gather.text.clone(), gather.after.clone());
@@ -197,7 +208,14 @@ impl Shard {
     }
 
     /// Somebody asks for a slice of this core's retained messages.
-    pub(super) fn gather_asked(&mut self, from: CoreId, token: u64, filter: &str, after: &str, until: Vec<u64>) {
+    pub(super) fn gather_asked(
+        &mut self,
+        from: CoreId,
+        token: u64,
+        filter: &str,
+        after: &str,
+        until: Vec<u64>,
+    ) {
         let waiting =
             WaitingGather { from: from.0, token, filter: filter.into(), after: after.to_owned(), until };
         if self.has_handled(&waiting.until) {
@@ -229,21 +247,19 @@ impl Shard {
         let filter = TopicFilter::new(&asked.filter).expect("it was subscribed to");
         let (mut messages, mut bytes) = (Vec::<Message>::new(), 0);
         let after = (!asked.after.is_empty()).then_some(&*asked.after);
-        let mut scan = self.retained.scan(filter, after);
-        let mut done = true;
-        while let Some(message) = scan.next() {
+        let mut scan = self.retained.scan(filter, after).with_budget(VISITED_MAX);
+        let (most, bytes_max) =
+            (self.limits.retained_slice_messages as usize, self.limits.retained_slice_bytes as usize);
+        while messages.len() < most
+            && bytes < bytes_max
+            && let Some(message) = scan.next()
+        {
             if !message.is_expired(self.now.millis) {
                 bytes += message.cost();
                 messages.push(message.clone());
             }
-            if messages.len() >= self.limits.retained_slice_messages as usize
-                || bytes >= self.limits.retained_slice_bytes as usize
-                || scan.visited() >= VISITED_MAX
-            {
-                done = false;
-                break;
-            }
         }
+        let done = scan.is_finished();
         let position = scan.position().unwrap_or_default().to_owned();
         if asked.from == self.core.0 {
             for message in &messages {
@@ -251,7 +267,8 @@ impl Shard {
             }
             return self.slice_arrived(asked.token, &position, done);
         }
-        let slice = Envelope::Slice { token: asked.token, count: messages.len() as u32, position: &position, done };
+        let slice =
+            Envelope::Slice { token: asked.token, count: messages.len() as u32, position: &position, done };
         self.lanes.send(asked.from, &slice, &mut None);
         for message in messages {
             let envelope = Envelope::Retained { message: message.as_ref() };

@@ -1,6 +1,6 @@
 //! From bytes to packets to what they do; and input that has to wait.
 
-use mqtt_proto::codec;
+use mqtt_proto::codec::{self, DecodeError};
 use mqtt_proto::connection::ProtocolError;
 use mqtt_proto::packet::{Ack, Disconnect, Packet};
 use mqtt_proto::types::{ReasonCode, Version};
@@ -227,9 +227,7 @@ impl Shard {
     /// The peer broke the protocol in a way the receiver saw.
     fn protocol_error(&mut self, key: Key, error: ProtocolError) {
         debug!(connection = key.index, %error, reason = %error.reason_code(), "closing: peer broke the protocol");
-        if let ProtocolError::Decode(error) = error
-            && let Some(level) = error.unsupported_level()
-        {
+        if let ProtocolError::Decode(DecodeError::UnsupportedProtocolVersion { level }) = error {
             return self.refuse_level(key, level);
         }
         self.fault(key, error.reason_code());
@@ -295,9 +293,9 @@ impl Shard {
 
     /// The serial that the next pending answer will have.
     pub(super) fn next_serial(&self, key: Key) -> u32 {
-        self.connections.get(key).map_or(0, |connection| {
-            connection.pending_first.wrapping_add(connection.pending.len() as u32)
-        })
+        self.connections
+            .get(key)
+            .map_or(0, |connection| connection.pending_first.wrapping_add(connection.pending.len() as u32))
     }
 
     /// One of those that the pending answer waited for has said that it may leave.
@@ -320,8 +318,10 @@ impl Shard {
 
     fn send_answer(&mut self, key: Key, answer: &PendingAnswer) {
         use mqtt_proto::packet::{Properties, Reasons, SubAck, UnsubAck};
-        let session = self.connections.get(key).and_then(|connection| connection.live()).map(|live| live.session);
-        let inbound = session.and_then(|session| self.sessions.get_mut(session)).map(|session| &mut session.inbound);
+        let session =
+            self.connections.get(key).and_then(|connection| connection.live()).map(|live| live.session);
+        let inbound =
+            session.and_then(|session| self.sessions.get_mut(session)).map(|session| &mut session.inbound);
         match *answer {
             PendingAnswer::PubAck(packet_id, reason) => {
                 if let Some(inbound) = inbound {
@@ -341,7 +341,10 @@ impl Shard {
             }
             PendingAnswer::UnsubAck(packet_id, ref reasons) => {
                 let properties = Properties::EMPTY;
-                self.send(key, &Packet::UnsubAck(UnsubAck { packet_id, properties, reasons: Reasons(reasons) }));
+                self.send(
+                    key,
+                    &Packet::UnsubAck(UnsubAck { packet_id, properties, reasons: Reasons(reasons) }),
+                );
             }
         }
     }

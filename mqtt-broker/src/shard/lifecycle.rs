@@ -67,7 +67,9 @@ impl Shard {
         self.stats.queue_bytes -= session.queue_bytes as u64;
         self.stats.dropped(DropReason::SessionEnded, kept);
         if session.is_persistent() {
-            self.ports.store.append(&Record::SessionEnded { session: SessionRef { client_id: &session.client_id } });
+            self.ports
+                .store
+                .append(&Record::SessionEnded { session: SessionRef { client_id: &session.client_id } });
         }
         self.ports.hooks.on_event(&Event::SessionEnded { client_id: &session.client_id });
     }

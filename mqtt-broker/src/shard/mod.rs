@@ -34,7 +34,7 @@ mod sys;
 mod table;
 mod wheel;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -53,8 +53,8 @@ use connection::{Connection, Why};
 use gather::WaitingGather;
 use homes::Homes;
 use lanes::{Lanes, Waiter};
-use session::Sessions;
-use shared::OwnedGroups;
+use session::{Delivery, Sessions};
+use shared::{Join, OwnedGroups};
 use table::{Key, Table};
 use wheel::Wheel;
 
@@ -83,6 +83,9 @@ pub struct Shard {
     gathers: HashMap<u64, Key, RandomState>,
     /// Requests for retained messages that wait until this core has handled enough.
     waiting_gathers: Vec<WaitingGather>,
+    /// Joins of shared groups that their owners have not answered, and those not yet asked for.
+    joins: HashMap<u64, Join, RandomState>,
+    new_joins: Vec<u64>,
     next_token: u64,
     store_waiters: VecDeque<Waiter>,
     store_committed: u64,
@@ -104,6 +107,8 @@ pub struct Shard {
     stats: Stats,
     /// The last counters that the other cores told core 0.
     peer_stats: Vec<Stats>,
+    /// What was published last below `$SYS`.
+    sys_values: BTreeMap<Box<str>, Box<str>>,
     budget: Budget,
 }
 
@@ -167,6 +172,8 @@ impl Shard {
             barriers: HashMap::with_hasher(state(4)),
             gathers: HashMap::with_hasher(state(5)),
             waiting_gathers: Vec::new(),
+            joins: HashMap::with_hasher(state(6)),
+            new_joins: Vec::new(),
             next_token: 0,
             store_waiters: VecDeque::new(),
             store_committed: 0,
@@ -182,6 +189,7 @@ impl Shard {
             due: Vec::new(),
             stats: Stats::default(),
             peer_stats: vec![Stats::default(); usize::from(cores)],
+            sys_values: BTreeMap::new(),
             budget: Budget::new(core, cores, &limits),
             limits,
         };
@@ -206,6 +214,7 @@ impl Shard {
     }
 
     /// Another core hands over a connection whose session is at home here. `None`: close it.
+    #[expect(clippy::boxed_local, reason = "it travels boxed, as in `Action::Handoff`")]
     pub fn connection_arrived(&mut self, handed: Box<Handed>, now: Now) -> Option<ConnectionId> {
         self.now = now;
         let key = self.insert_connection(handed.info);
@@ -369,6 +378,25 @@ impl Shard {
         self.lanes.check_invariants();
         debug_assert_eq!(self.stats.connections, self.connections.len() as u64);
         debug_assert!(self.stats.clients_connected <= self.stats.connections);
+        // The rest walks over everything: only while that is little.
+        if self.sessions.len() > 64 {
+            return;
+        }
+        let (mut kept, mut bytes) = self.groups.kept();
+        for (key, session) in self.sessions.iter() {
+            kept += session.queue.len()
+                + session.outbound.iter().filter(|(_, _, message)| message.is_some()).count();
+            bytes += session.queue_bytes;
+            debug_assert_eq!(session.queue_bytes, session.queue.iter().map(Delivery::cost).sum::<usize>());
+            let live = session
+                .connection
+                .and_then(|connection| self.connections.get(connection))
+                .and_then(|c| c.live());
+            debug_assert!(session.connection.is_none() || live.is_some_and(|live| live.session == key));
+            debug_assert!(session.gathers.iter().all(|gather| self.gathers.get(&gather.token) == Some(&key)));
+        }
+        debug_assert_eq!(self.stats.messages_kept, kept as u64);
+        debug_assert_eq!(self.stats.queue_bytes, bytes as u64);
     }
 
     /// A token for a question to other cores.
@@ -408,7 +436,8 @@ impl Shard {
     }
 
     fn connection_due(&mut self, key: Key, deadline: u64) {
-        let Some(connection) = self.connections.get(key).filter(|connection| connection.timer_at == deadline) else {
+        let Some(connection) = self.connections.get(key).filter(|connection| connection.timer_at == deadline)
+        else {
             return;
         };
         if connection.live().is_none() {

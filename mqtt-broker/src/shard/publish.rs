@@ -117,7 +117,8 @@ impl Shard {
         let routed = self.route(&mut Outgoing::new(message), Some(session_key));
         self.properties = scratch;
         if let Some(packet_id) = publish.packet_id {
-            let reason = if routed.matched { ReasonCode::SUCCESS } else { ReasonCode::NO_MATCHING_SUBSCRIBERS };
+            let reason =
+                if routed.matched { ReasonCode::SUCCESS } else { ReasonCode::NO_MATCHING_SUBSCRIBERS };
             self.acknowledge(key, publish.qos, packet_id, reason, routed);
         }
         Step::Next
@@ -135,7 +136,9 @@ impl Shard {
             return false;
         }
         let needs = self.interest.cores(topic);
-        congested.iter().any(|core| needs.contains(core) || retain && self.homes.of_topic(topic.as_str()) == core)
+        congested
+            .iter()
+            .any(|core| needs.contains(core) || retain && self.homes.of_topic(topic.as_str()) == core)
     }
 
     fn publish_permission(
@@ -239,17 +242,26 @@ impl Shard {
     }
 
     /// Delivers once to the session that all of `subscriptions` belong to.
-    fn deliver_to(&mut self, subscriptions: &[Subscriber], outgoing: &mut Outgoing<'_>, publisher: Option<Key>) {
+    fn deliver_to(
+        &mut self,
+        subscriptions: &[Subscriber],
+        outgoing: &mut Outgoing<'_>,
+        publisher: Option<Key>,
+    ) {
         let Some(key) = self.sessions.at(subscriptions[0].key) else { return };
         // [MQTT-3.8.3-3]
         let counts = |subscriber: &&Subscriber| !(subscriber.options.no_local && publisher == Some(key));
-        let Some(granted) = subscriptions.iter().filter(counts).map(|subscriber| subscriber.options.qos).max() else {
+        let Some(granted) =
+            subscriptions.iter().filter(counts).map(|subscriber| subscriber.options.qos).max()
+        else {
             return;
         };
-        let as_published = subscriptions.iter().filter(counts).any(|subscriber| subscriber.options.retain_as_published);
+        let as_published =
+            subscriptions.iter().filter(counts).any(|subscriber| subscriber.options.retain_as_published);
         let mut few = [0; 8];
         let many: Vec<u32>;
-        let mut found = subscriptions.iter().filter(counts).map(|s| s.identifier).filter(|&identifier| identifier != 0);
+        let mut found =
+            subscriptions.iter().filter(counts).map(|s| s.identifier).filter(|&identifier| identifier != 0);
         let identifiers = if subscriptions.len() <= few.len() {
             let mut len = 0;
             for identifier in found {
@@ -299,7 +311,7 @@ impl Shard {
             Commit::At(_) if outgoing.message.qos == Qos::AtMostOnce => {}
             commit => outgoing.wait_for(commit),
         }
-        let message = outgoing.to_owned().with(outgoing.message.qos, true);
+        let message = outgoing.keep().with(outgoing.message.qos, true);
         self.retained.set(message);
         // Exact from one message to the next, not only from call to call.
         self.budget.own.retained_messages = self.retained.len() as u64;

@@ -50,8 +50,7 @@ impl Shard {
             options.qos = options.qos.min(self.limits.maximum_qos);
             reasons.push(options.qos.bits());
             changed = true;
-            let subscriber =
-                Subscriber { key: session.index, options, identifier: identifier.unwrap_or(0) };
+            let subscriber = Subscriber { key: session.index, options, identifier: identifier.unwrap_or(0) };
             match shared.share_name {
                 Some(_) => {
                     self.join(key, session, serial, subscription.filter, shared, subscriber);
@@ -85,7 +84,6 @@ impl Shard {
     }
 
     /// What becomes of one filter, or why its packet has to wait. Changes nothing.
-    #[expect(clippy::type_complexity, reason = "wait, refuse or go on: three outcomes of one check")]
     fn check_subscription<'a>(
         &mut self,
         key: Key,
@@ -133,7 +131,8 @@ impl Shard {
     /// Whether the session may have this subscription beside those it has.
     fn has_room_for(&self, session: Key, subscription: &Subscription<'_>, shared: SharedFilter<'_>) -> bool {
         let Some(state) = self.sessions.get(session) else { return false };
-        if state.subscriptions.len() + state.shared.len() < self.limits.subscriptions_per_session_max as usize {
+        if state.subscriptions.len() + state.shared.len() < self.limits.subscriptions_per_session_max as usize
+        {
             return true;
         }
         match shared.share_name {
@@ -147,7 +146,12 @@ impl Shard {
 
     /// Makes or replaces a Non-shared Subscription [MQTT-3.8.4-3]; the gathering of its retained messages, if any are
     /// wanted.
-    fn insert_subscription(&mut self, session: Key, filter: TopicFilter<'_>, subscriber: Subscriber) -> Option<u64> {
+    fn insert_subscription(
+        &mut self,
+        session: Key,
+        filter: TopicFilter<'_>,
+        subscriber: Subscriber,
+    ) -> Option<u64> {
         let inserted = self.subscriptions.insert(filter, subscriber);
         let is_new = inserted.replaced.is_none();
         if is_new && let Some(state) = self.sessions.get_mut(session) {

@@ -14,7 +14,7 @@ use crate::types::{Qos, TopicName, Version};
 
 const RETAIN: u8 = 0b0001;
 
-#[inline]
+#[inline(always)]
 pub(super) fn decode(version: Version, flags: u8, body: &[u8]) -> Result<Publish<'_>, DecodeError> {
     let qos = Qos::from_bits(flags >> 1 & 3).ok_or(DecodeError::Qos)?;
     let mut reader = Reader::new(body);

@@ -39,8 +39,12 @@ pub(super) fn put_packet_id(sink: &mut impl Sink, id: PacketId) {
 /// Writes a Variable Byte Integer; `value` is at most 268,435,455.
 #[inline]
 pub(super) fn put_variable_byte_integer(sink: &mut impl Sink, value: u32) {
-    let (bytes, len) = variable_byte_integer(value);
-    sink.put(&bytes[..len]);
+    if value < 0x80 {
+        sink.put(&[value as u8]);
+    } else {
+        let (bytes, len) = variable_byte_integer(value);
+        sink.put(&bytes[..len]);
+    }
 }
 
 /// `value` as a Variable Byte Integer: the first so many of the bytes.

@@ -1,6 +1,7 @@
 //! What the peer can do wrong on a Network Connection, and the Reason Code that tells it so.
 //!
-//! All of it is the peer's fault. A mistake of the caller has another type ([`TooLarge`](super::TooLarge)).
+//! All of it is the peer's fault. A mistake of the caller has another type ([`TooLarge`](super::TooLarge),
+//! [`RequestError`](super::RequestError)).
 
 use crate::codec::DecodeError;
 use crate::packet::PacketType;
@@ -50,10 +51,10 @@ pub enum ProtocolError {
     /// Nothing came for one and a half times the Keep Alive [MQTT-3.1.2-22].
     #[error("nothing received for one and a half times the Keep Alive")]
     KeepAliveTimeout,
-    /// The Server did not answer PINGREQ or CONNECT in time.
-    #[error("no answer to {0:?} in time")]
-    ResponseTimeout(PacketType),
-    /// Session Present is set although this Client has no Session State [MQTT-3.2.2-4].
+    /// The packet that the peer owed did not come: CONNECT, CONNACK or PINGRESP.
+    #[error("{0:?} did not come in time")]
+    NotInTime(PacketType),
+    /// Session Present is set although this Client began anew [MQTT-3.2.2-2] [MQTT-3.2.2-4].
     #[error("the Server resumed a session that the Client does not have")]
     UnexpectedSession,
     /// A SUBACK or UNSUBACK answers nothing that was sent, or has the wrong number of Reason Codes.
@@ -83,7 +84,7 @@ impl ProtocolError {
             ProtocolError::TopicAliasInvalid { .. } => ReasonCode::TOPIC_ALIAS_INVALID,
             ProtocolError::ReceiveMaximumExceeded { .. } => ReasonCode::RECEIVE_MAXIMUM_EXCEEDED,
             ProtocolError::KeepAliveTimeout => ReasonCode::KEEP_ALIVE_TIMEOUT,
-            ProtocolError::ResponseTimeout(_) => ReasonCode::UNSPECIFIED_ERROR,
+            ProtocolError::NotInTime(_) => ReasonCode::UNSPECIFIED_ERROR,
             ProtocolError::QosNotSupported => ReasonCode::QOS_NOT_SUPPORTED,
             ProtocolError::RetainNotSupported => ReasonCode::RETAIN_NOT_SUPPORTED,
         }

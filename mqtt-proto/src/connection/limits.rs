@@ -57,7 +57,7 @@ impl PeerLimits {
 
     /// What a Client announced.
     pub fn from_connect(connect: &Connect<'_>) -> PeerLimits {
-        let properties = connect.properties;
+        let properties = carried(connect.properties, connect.version);
         PeerLimits {
             request_problem_information: properties.request_problem_information() != Some(0),
             request_response_information: properties.request_response_information() == Some(1),
@@ -67,7 +67,7 @@ impl PeerLimits {
 
     /// What a Server announced on a Network Connection of this version.
     pub fn from_connack(connack: &ConnAck<'_>, version: Version) -> PeerLimits {
-        let properties = connack.properties;
+        let properties = carried(connack.properties, version);
         let defaults = PeerLimits::common(properties, version);
         let available = |said: Option<u8>, default| said.map_or(default, |value| value != 0);
         PeerLimits {
@@ -101,6 +101,11 @@ impl PeerLimits {
             ..defaults
         }
     }
+}
+
+/// The properties that the version can carry: none before 5.0.
+pub(super) const fn carried(properties: Properties<'_>, version: Version) -> Properties<'_> {
+    if version.has_properties() { properties } else { Properties::EMPTY }
 }
 
 #[cfg(test)]

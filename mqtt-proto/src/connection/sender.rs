@@ -56,21 +56,9 @@ impl Sender {
     /// they would make the packet too large [MQTT-3.4.2-2] [MQTT-3.4.2-3].
     ///
     /// # Errors
-    /// [`TooLarge`].
+    /// [`TooLarge`]. A packet that breaks the format is a mistake of the program: an assertion in debug builds.
     pub fn encode(&mut self, packet: &Packet<'_>, out: &mut Vec<u8>) -> Result<(), TooLarge> {
-        if let Packet::Publish(publish) = packet {
-            return self.encode_publish(publish, out);
-        }
-        let Some(diagnostics) = Diagnostics::of(packet) else { return self.append(packet, out) };
-        if !diagnostics.may_be_unasked && !self.problem_information {
-            return self.append(&without(packet, |_| true, &mut Vec::new()), out);
-        }
-        self.append(packet, out)
-            .or_else(|TooLarge| {
-                let user = |property: &Property<'_>| matches!(property, Property::UserProperty(..));
-                self.append(&without(packet, user, &mut Vec::new()), out)
-            })
-            .or_else(|TooLarge| self.append(&without(packet, |_| true, &mut Vec::new()), out))
+        self.try_encode(packet, out).map_err(too_large)
     }
 
     /// Appends a PUBLISH, with a Topic Alias where the peer allows it: the first use names the topic and its alias,
@@ -80,41 +68,71 @@ impl Sender {
     /// [MQTT-3.3.2-7].
     ///
     /// # Errors
-    /// [`TooLarge`].
+    /// As [`Sender::encode`].
     #[inline]
     pub fn encode_publish(&mut self, publish: &Publish<'_>, out: &mut Vec<u8>) -> Result<(), TooLarge> {
+        self.try_publish(publish, out).map_err(too_large)
+    }
+
+    /// [`Sender::encode`] for packets whose parts nobody has checked; a packet that is too large for the peer is
+    /// [`EncodeError::PacketTooLarge`].
+    pub(super) fn try_encode(&mut self, packet: &Packet<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        if let Packet::Publish(publish) = packet {
+            return self.try_publish(publish, out);
+        }
+        let Some(diagnostics) = Diagnostics::of(packet) else { return self.append(packet, out) };
+        if !diagnostics.may_be_unasked && !self.problem_information {
+            return self.append(&without(packet, |_| true, &mut Vec::new()), out);
+        }
+        let user = |property: &Property<'_>| matches!(property, Property::UserProperty(..));
+        match self.append(packet, out) {
+            Err(EncodeError::PacketTooLarge) => {}
+            done => return done,
+        }
+        match self.append(&without(packet, user, &mut Vec::new()), out) {
+            Err(EncodeError::PacketTooLarge) => self.append(&without(packet, |_| true, &mut Vec::new()), out),
+            done => done,
+        }
+    }
+
+    /// [`Sender::encode_publish`] for a PUBLISH whose parts nobody has checked.
+    #[inline]
+    pub(super) fn try_publish(
+        &mut self,
+        publish: &Publish<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
         if publish.properties.is_empty() || publish.properties.topic_alias().is_none() {
-            return self.encode_unaliased(publish, out);
+            return self.publish_unaliased(publish, out);
         }
         if publish.topic.is_none() {
-            debug_assert!(false, "a PUBLISH to be sent has its topic");
-            return Err(TooLarge);
+            return Err(EncodeError::MissingTopic);
         }
         let kept: Vec<Property<'_>> = publish
             .properties
             .iter()
             .filter(|property| !matches!(property, Property::TopicAlias(_)))
             .collect();
-        self.encode_unaliased(&Publish { properties: Properties::new(&kept), ..*publish }, out)
+        self.publish_unaliased(&Publish { properties: Properties::new(&kept), ..*publish }, out)
     }
 
     /// A PUBLISH without a Topic Alias of its own.
     #[inline]
-    fn encode_unaliased(&mut self, publish: &Publish<'_>, out: &mut Vec<u8>) -> Result<(), TooLarge> {
+    fn publish_unaliased(&mut self, publish: &Publish<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         match publish.topic {
             Some(topic) if self.topic_alias_limit > 0 && topic.as_str().len() > TOPIC_ALIAS_LEN => {
-                self.encode_aliased(publish, topic.as_str(), out)
+                self.publish_aliased(publish, topic.as_str(), out)
             }
             _ => self.append_publish(publish, out),
         }
     }
 
-    fn encode_aliased(
+    fn publish_aliased(
         &mut self,
         publish: &Publish<'_>,
         topic: &str,
         out: &mut Vec<u8>,
-    ) -> Result<(), TooLarge> {
+    ) -> Result<(), EncodeError> {
         let limit = self.topic_alias_limit;
         let aliases = self.aliases.get_or_insert_with(|| Box::new(AliasTable::new(limit)));
         if let Some(alias) = aliases.find(topic) {
@@ -128,7 +146,8 @@ impl Sender {
                 self.aliases.iter_mut().for_each(|aliases| aliases.assign(topic));
                 Ok(())
             }
-            Err(TooLarge) => self.append_publish(publish, out),
+            Err(EncodeError::PacketTooLarge) => self.append_publish(publish, out),
+            Err(error) => Err(error),
         }
     }
 
@@ -137,7 +156,7 @@ impl Sender {
         publish: &Publish<'_>,
         alias: u16,
         out: &mut Vec<u8>,
-    ) -> Result<(), TooLarge> {
+    ) -> Result<(), EncodeError> {
         let mut few = [Property::TopicAlias(alias); 4];
         let many: Vec<Property<'_>>;
         let list = publish.properties.list();
@@ -155,39 +174,36 @@ impl Sender {
     }
 
     #[inline]
-    fn append_publish(&self, publish: &Publish<'_>, out: &mut Vec<u8>) -> Result<(), TooLarge> {
+    fn append_publish(&self, publish: &Publish<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         // A large payload is not copied in vain.
         if publish.payload.len() > self.maximum_packet_size as usize {
-            return Err(TooLarge);
+            return Err(EncodeError::PacketTooLarge);
         }
         let start = out.len();
-        let encoded = codec::encode_publish(publish, self.version, out);
-        self.keep_if_fits(encoded, start, out)
+        codec::encode_publish(publish, self.version, out)?;
+        self.keep_if_fits(start, out)
     }
 
-    fn append(&self, packet: &Packet<'_>, out: &mut Vec<u8>) -> Result<(), TooLarge> {
+    fn append(&self, packet: &Packet<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let start = out.len();
-        let encoded = codec::encode(packet, self.version, out);
-        self.keep_if_fits(encoded, start, out)
+        codec::encode(packet, self.version, out)?;
+        self.keep_if_fits(start, out)
     }
 
     #[inline]
-    fn keep_if_fits(
-        &self,
-        encoded: Result<(), EncodeError>,
-        start: usize,
-        out: &mut Vec<u8>,
-    ) -> Result<(), TooLarge> {
-        if encoded.is_ok() && out.len() - start <= self.maximum_packet_size as usize {
+    fn keep_if_fits(&self, start: usize, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        if out.len() - start <= self.maximum_packet_size as usize {
             return Ok(());
         }
-        debug_assert!(
-            matches!(encoded, Ok(()) | Err(EncodeError::PacketTooLarge | EncodeError::FieldTooLong)),
-            "{encoded:?}"
-        );
         out.truncate(start);
-        Err(TooLarge)
+        Err(EncodeError::PacketTooLarge)
     }
+}
+
+/// All that checked packets can fail with.
+fn too_large(error: EncodeError) -> TooLarge {
+    debug_assert!(matches!(error, EncodeError::PacketTooLarge | EncodeError::FieldTooLong), "{error:?}");
+    TooLarge
 }
 
 /// The properties that explain an outcome to people, where a packet has any.
