@@ -54,7 +54,9 @@ pub enum StartError {
         error: RingError,
     },
     /// The executor of a core cannot start.
-    #[error("the executor of core {core} cannot start ({message}): allow io_uring, more locked memory and more open files")]
+    #[error(
+        "the executor of core {core} cannot start ({message}): allow io_uring, more locked memory and more open files"
+    )]
     Executor {
         /// Which.
         core: CoreId,
@@ -84,7 +86,18 @@ enum Cores {
     Cpus(Vec<usize>),
 }
 
-/// Makes a broker: see [`Broker::builder`](crate::Broker::builder).
+/// A broker is made by its builder and lives in its [`Handle`].
+#[derive(Debug)]
+pub enum Broker {}
+
+impl Broker {
+    /// A broker without listeners, on all CPUs of the process, with the default limits, open to everyone.
+    pub fn builder() -> BrokerBuilder {
+        BrokerBuilder::new()
+    }
+}
+
+/// Makes a broker: see [`Broker::builder`].
 #[must_use = "a builder does nothing until `start`"]
 pub struct BrokerBuilder {
     listeners: Vec<(String, Option<LayerFactory>)>,
@@ -104,7 +117,7 @@ impl fmt::Debug for BrokerBuilder {
 }
 
 impl BrokerBuilder {
-    pub(crate) fn new() -> BrokerBuilder {
+    fn new() -> BrokerBuilder {
         BrokerBuilder {
             listeners: Vec::new(),
             cores: Cores::All,
@@ -176,7 +189,9 @@ fn place(cores: &Cores, allowed: &[usize]) -> Result<Vec<Option<usize>>, StartEr
     let placed: Vec<Option<usize>> = match cores {
         Cores::All if allowed.is_empty() => vec![None],
         Cores::All => allowed.iter().copied().take(CoreId::MAX).map(Some).collect(),
-        Cores::Number(number) if *number <= allowed.len() => allowed[..*number].iter().copied().map(Some).collect(),
+        Cores::Number(number) if *number <= allowed.len() => {
+            allowed[..*number].iter().copied().map(Some).collect()
+        }
         // No more than are looked at below.
         Cores::Number(number) => vec![None; (*number).min(CoreId::MAX + 1)],
         Cores::Cpus(cpus) => {

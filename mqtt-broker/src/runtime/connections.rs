@@ -428,8 +428,7 @@ impl Connections {
             }
             Peer::Local(_) => self.locals += 1,
         }
-        self.links[index] =
-            Some(Link { generation: id.generation, established: false, paused: false, peer });
+        self.links[index] = Some(Link { generation: id.generation, established: false, paused: false, peer });
         self.rearm.push(id);
     }
 

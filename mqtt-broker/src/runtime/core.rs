@@ -38,9 +38,13 @@ pub(super) enum Turn {
 enum Stage {
     Serving,
     /// Waiting for the accept queues to be empty.
-    Draining { until: u64 },
+    Draining {
+        until: u64,
+    },
     /// The clients have been told; waiting for their connections to close.
-    Flushing { until: u64 },
+    Flushing {
+        until: u64,
+    },
 }
 
 /// One core.
@@ -137,9 +141,11 @@ impl Core {
         let idle = || {
             port.inbox.is_empty()
                 && port.lanes.iter().all(|lane| lane.is_empty())
-                && self.blocked.iter().zip(&self.shared.cores).all(|(&blocked, core)| {
-                    !blocked || !core.lanes[self.id.index()].has_room()
-                })
+                && self
+                    .blocked
+                    .iter()
+                    .zip(&self.shared.cores)
+                    .all(|(&blocked, core)| !blocked || !core.lanes[self.id.index()].has_room())
                 && !self.shared.has_failed()
         };
         if port.bell.park(idle) { wait } else { Wait::No }

@@ -108,7 +108,9 @@ impl Wish {
         let mut bound: Vec<Bound> = Vec::new();
         let mut missing = None;
         for &(mut address) in &self.addresses {
-            if address.port() == 0 && let Some(first) = bound.first() {
+            if address.port() == 0
+                && let Some(first) = bound.first()
+            {
                 address.set_port(first.address.port());
             }
             match Bound::new(address, cores) {

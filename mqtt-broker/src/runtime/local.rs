@@ -101,8 +101,7 @@ impl Pipe {
     /// The connection, on the core that has it.
     pub(super) fn connection(&self) -> Option<ConnectionId> {
         let packed = self.connection.load(Ordering::Relaxed);
-        (packed != NONE)
-            .then_some(ConnectionId { index: packed as u32, generation: (packed >> 32) as u32 })
+        (packed != NONE).then_some(ConnectionId { index: packed as u32, generation: (packed >> 32) as u32 })
     }
 
     /// This core has the connection.

@@ -14,7 +14,8 @@ mod local;
 mod shared;
 mod start;
 
-pub use builder::{BrokerBuilder, StartError};
+pub use crate::ring::RingError;
+pub use builder::{Broker, BrokerBuilder, StartError};
 pub use handle::{BrokerStats, Handle};
 pub use listen::ListenError;
 pub use shared::BrokerError;
