@@ -89,10 +89,11 @@ pub struct Limits {
     /// Bytes that wait to be sent to a Client. Beyond, QoS 0 messages are dropped and QoS 1 and 2 wait in the queue.
     pub output_bytes_max: u32,
     /// Bytes of messages kept by the whole broker in queues and retained; beyond, queues overflow as if full and
-    /// retained messages are refused with 0x97. 0: no bound.
+    /// no further message is retained. 0: no bound.
     pub memory_bytes_max: u64,
 
-    /// Retained messages of the whole broker; one more is refused with 0x97 and not retained.
+    /// Retained messages of the whole broker; one more is delivered and not retained. A topic that has one may always
+    /// get another.
     pub retained_messages_max: u32,
     /// Bytes of retained messages of the whole broker; as above.
     pub retained_bytes_max: u64,
@@ -123,6 +124,9 @@ pub struct Limits {
     /// Bytes received from a connection that wait for a decision or a lane; beyond, the connection is closed with
     /// 0x97. Reading pauses long before.
     pub held_input_bytes_max: u32,
+    /// Seconds a port may take to decide about a PUBLISH, SUBSCRIBE or AUTH; then the connection is closed with 0x89.
+    /// 1 to 3,600. For CONNECT `connect_timeout_seconds` holds.
+    pub decision_timeout_seconds: u32,
     /// Seconds a closing connection has to take its last bytes and to stop sending. 1 to 60.
     pub close_timeout_seconds: u32,
     /// Seconds a shutdown may take for flushing all connections. 1 to 600.
@@ -184,6 +188,7 @@ impl Default for Limits {
             message_expiry_max_seconds: 0,
             lane_bytes_max: 4 * MIB as u32,
             held_input_bytes_max: 16 * MIB as u32,
+            decision_timeout_seconds: 10,
             close_timeout_seconds: 5,
             shutdown_timeout_seconds: 10,
             maximum_qos: Qos::ExactlyOnce,
@@ -238,7 +243,13 @@ impl Limits {
     /// The first field out of its range.
     pub fn check(&self) -> Result<(), LimitError> {
         let ranges = [
-            ("connect_timeout_seconds", u64::from(self.connect_timeout_seconds), 1, 3_600, "1 to 3,600 seconds"),
+            (
+                "connect_timeout_seconds",
+                u64::from(self.connect_timeout_seconds),
+                1,
+                3_600,
+                "1 to 3,600 seconds",
+            ),
             ("packet_bytes_max", self.packet_bytes_max.into(), 64, 268_435_460, "64 to 268,435,460 bytes"),
             ("receive_maximum", self.receive_maximum.into(), 1, 65_535, "1 to 65,535 messages"),
             ("in_flight_max", self.in_flight_max.into(), 1, 65_535, "1 to 65,535 messages"),
@@ -248,11 +259,42 @@ impl Limits {
             ("queue_messages_max", self.queue_messages_max.into(), 1, u64::MAX, "at least 1"),
             ("queue_bytes_max", self.queue_bytes_max, 1024, u64::MAX, "at least 1,024 bytes"),
             ("output_bytes_max", self.output_bytes_max.into(), 1024, 1 << 30, "1,024 to 1,073,741,824 bytes"),
-            ("retained_slice_messages", self.retained_slice_messages.into(), 1, 65_535, "1 to 65,535 messages"),
-            ("retained_slice_bytes", self.retained_slice_bytes.into(), 1024, 1 << 24, "1,024 to 16,777,216 bytes"),
-            ("gather_live_topics_max", self.gather_live_topics_max.into(), 1, 1 << 20, "1 to 1,048,576 topics"),
+            (
+                "retained_slice_messages",
+                self.retained_slice_messages.into(),
+                1,
+                65_535,
+                "1 to 65,535 messages",
+            ),
+            (
+                "retained_slice_bytes",
+                self.retained_slice_bytes.into(),
+                1024,
+                1 << 24,
+                "1,024 to 16,777,216 bytes",
+            ),
+            (
+                "gather_live_topics_max",
+                self.gather_live_topics_max.into(),
+                1,
+                1 << 20,
+                "1 to 1,048,576 topics",
+            ),
             ("lane_bytes_max", self.lane_bytes_max.into(), 65_536, 1 << 30, "65,536 to 1,073,741,824 bytes"),
-            ("held_input_bytes_max", self.held_input_bytes_max.into(), 65_536, 1 << 30, "65,536 to 1,073,741,824 bytes"),
+            (
+                "held_input_bytes_max",
+                self.held_input_bytes_max.into(),
+                65_536,
+                1 << 30,
+                "65,536 to 1,073,741,824 bytes",
+            ),
+            (
+                "decision_timeout_seconds",
+                self.decision_timeout_seconds.into(),
+                1,
+                3_600,
+                "1 to 3,600 seconds",
+            ),
             ("close_timeout_seconds", self.close_timeout_seconds.into(), 1, 60, "1 to 60 seconds"),
             ("shutdown_timeout_seconds", self.shutdown_timeout_seconds.into(), 1, 600, "1 to 600 seconds"),
         ];

@@ -164,7 +164,7 @@ pub fn forwarded_properties<'a>(properties: Properties<'a>, scratch: &'a mut Vec
     }
     scratch.clear();
     for property in properties.iter().filter(stays) {
-        mqtt_proto::codec::encode_property(&property, scratch);
+        mqtt_proto::codec::encode_property(&property, scratch).expect("a decoded property can be encoded");
     }
     scratch
 }
@@ -194,8 +194,14 @@ mod tests {
     #[test]
     fn what_is_left_of_the_expiry_is_rounded_up() {
         let topic = TopicName::new("a").expect("a topic");
-        let message =
-            MessageRef { topic, properties: &[], payload: &[], qos: Qos::AtMostOnce, retain: false, expires_at: Some(2500) };
+        let message = MessageRef {
+            topic,
+            properties: &[],
+            payload: &[],
+            qos: Qos::AtMostOnce,
+            retain: false,
+            expires_at: Some(2500),
+        };
         assert_eq!(message.expiry_left(1000), Some(2));
         assert_eq!(message.expiry_left(1500), Some(1));
     }

@@ -68,7 +68,8 @@ pub enum Authentication {
 /// Decides who may connect.
 pub trait Authenticate {
     /// Judges a CONNECT, or a further AUTH packet of the same exchange.
-    fn authenticate(&mut self, request: &AuthenticateRequest<'_>, ticket: Ticket) -> Decision<Authentication>;
+    fn authenticate(&mut self, request: &AuthenticateRequest<'_>, ticket: Ticket)
+    -> Decision<Authentication>;
 }
 
 /// Accepts everyone without enhanced authentication and permits everything.
@@ -80,7 +81,9 @@ impl Authenticate for AllowAll {
         Decision::Now(match request.method {
             // [MQTT-4.12.0-1]
             Some(_) => Authentication::Refuse(ReasonCode::BAD_AUTHENTICATION_METHOD),
-            None => Authentication::Accept(Identity { client_id: None, name: request.user_name.map(Arc::from) }),
+            None => {
+                Authentication::Accept(Identity { client_id: None, name: request.user_name.map(Arc::from) })
+            }
         })
     }
 }

@@ -7,6 +7,7 @@ use ahash::RandomState;
 use mqtt_proto::types::{TopicFilter, TopicName};
 
 use super::slab::Slab;
+use super::text::Text;
 use super::trie::{Texts, Trie};
 use super::words::Words;
 
@@ -21,11 +22,12 @@ pub(super) struct Filters<V> {
     /// Hash of the text and index + 1 of the filters without a wildcard.
     exact: Words,
     wildcard: Trie,
+    /// Heap bytes of all texts.
     text_bytes: usize,
 }
 
 struct Entry<V> {
-    text: Box<str>,
+    text: Text,
     value: V,
 }
 
@@ -70,8 +72,9 @@ impl<V> Filters<V> {
         if let Some(id) = self.find(filter) {
             return (id, false);
         }
-        let id = FilterId(self.entries.insert(Entry { text: filter.as_str().into(), value: value() }));
-        self.text_bytes += filter.as_str().len();
+        let text = Text::new(filter.as_str());
+        self.text_bytes += text.memory();
+        let id = FilterId(self.entries.insert(Entry { text, value: value() }));
         if filter.has_wildcard() {
             self.wildcard.insert(id, &self.hasher, &self.entries);
         } else {
@@ -83,8 +86,8 @@ impl<V> Filters<V> {
     /// Forgets the filter `id`; the answer is its value.
     pub(super) fn remove(&mut self, id: FilterId) -> Option<V> {
         let text = &self.entries.get(id.0)?.text;
-        self.text_bytes -= text.len();
-        if text.bytes().any(|byte| byte == b'+' || byte == b'#') {
+        self.text_bytes -= text.memory();
+        if text.as_bytes().iter().any(|&byte| byte == b'+' || byte == b'#') {
             self.wildcard.remove(id, &self.hasher, &self.entries);
         } else {
             let word = self.exact_word(text.as_bytes(), id);
@@ -95,7 +98,7 @@ impl<V> Filters<V> {
 
     /// The text of `id`, `None` if it is not in use.
     pub(super) fn text(&self, id: FilterId) -> Option<&str> {
-        self.entries.get(id.0).map(|entry| &*entry.text)
+        self.entries.get(id.0).map(|entry| entry.text.as_str())
     }
 
     pub(super) fn get(&self, id: FilterId) -> Option<&V> {
@@ -119,7 +122,7 @@ impl<V> Filters<V> {
 
     /// The texts of all filters, in the order of their ids.
     pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().map(|(_, entry)| &*entry.text)
+        self.entries.iter().map(|(_, entry)| entry.text.as_str())
     }
 
     fn find_exact(&self, text: &[u8]) -> Option<FilterId> {
@@ -131,5 +134,95 @@ impl<V> Filters<V> {
 
     fn exact_word(&self, text: &[u8], id: FilterId) -> u64 {
         (self.hasher.hash_one(text) >> 32) << 32 | u64::from(id.0 + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    const SEED: [u64; 4] = [1, 2, 3, 4];
+
+    fn filter(text: &str) -> TopicFilter<'_> {
+        TopicFilter::new(text).expect("a filter")
+    }
+
+    /// Two texts whose hashes agree in the 32 bits that are kept: among 300,000 there are about ten such pairs.
+    fn colliding(hasher: &RandomState) -> (String, String) {
+        let mut seen = HashMap::with_hasher(hasher.clone());
+        for number in 0..300_000 {
+            let text = format!("l{number}");
+            if let Some(other) = seen.insert(hasher.hash_one(text.as_bytes()) >> 32, text.clone()) {
+                return (other, text);
+            }
+        }
+        panic!("no collision under this seed: choose another");
+    }
+
+    #[test]
+    fn filters_and_levels_with_colliding_hashes_are_told_apart() {
+        let mut filters = Filters::new(SEED);
+        let (one, other) = colliding(&filters.hasher);
+        let empty = filters.memory();
+        let endings = ["", "/+", "/+/x", "/#", "/b/+"];
+        let texts: Vec<String> =
+            [&one, &other].iter().flat_map(|level| endings.map(|end| format!("{level}{end}"))).collect();
+        for order in [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [9, 3, 5, 1, 7, 0, 2, 8, 6, 4]] {
+            for text in order.map(|at| &texts[at]) {
+                assert!(filters.intern(filter(text), || text.clone()).1, "{text} is new");
+            }
+            for level in [&one, &other] {
+                for (topic, count) in [("", 2), ("/b", 2), ("/b/x", 3), ("/b/y", 2), ("/c/x", 2), ("/c/y", 1)]
+                {
+                    let topic = format!("{level}{topic}");
+                    let mut found = Vec::new();
+                    filters
+                        .matches(TopicName::new(&topic).expect("a topic"), |text| found.push(text.clone()));
+                    assert!(found.iter().all(|text| text.starts_with(&**level)));
+                    assert_eq!(found.len(), count, "{topic}: {found:?}");
+                }
+            }
+            for text in order.map(|at| &texts[(at + 3) % 10]) {
+                let id = filters.find(filter(text)).expect("it is in");
+                assert_eq!(filters.remove(id).as_ref(), Some(text));
+                assert_eq!(filters.find(filter(text)), None);
+            }
+            assert_eq!(filters.memory(), empty);
+        }
+    }
+
+    #[test]
+    fn deep_filters_need_no_stack() {
+        let mut filters = Filters::new(SEED);
+        let deep = "/".repeat(30_000);
+        for end in ["a", "+", "#", "b/+"] {
+            filters.intern(filter(&format!("{deep}{end}")), || ());
+        }
+        let topic = format!("{deep}a");
+        let mut found = 0;
+        filters.matches(TopicName::new(&topic).expect("a topic"), |()| found += 1);
+        assert_eq!(found, 3);
+        for end in ["a", "+", "#", "b/+"] {
+            let id = filters.find(filter(&format!("{deep}{end}"))).expect("it is in");
+            filters.remove(id);
+        }
+        assert_eq!(filters.memory(), 0);
+    }
+
+    /// Every level of the topic parts the search in two, so that many nodes wait at once.
+    #[test]
+    fn every_branch_of_a_wide_search_is_followed() {
+        let mut filters = Filters::new(SEED);
+        for depth in 0..40 {
+            let level = "a/".repeat(depth);
+            filters.intern(filter(&format!("{level}+/#")), || depth);
+            filters.intern(filter(&format!("{level}+/y")), || 1000);
+        }
+        let topic = ["a"; 40].join("/");
+        let mut found = Vec::new();
+        filters.matches(TopicName::new(&topic).expect("a topic"), |&depth| found.push(depth));
+        found.sort_unstable();
+        assert_eq!(found, (0..40).collect::<Vec<usize>>());
     }
 }

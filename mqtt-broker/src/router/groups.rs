@@ -12,6 +12,18 @@ use super::words::Words;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(u32);
 
+impl GroupId {
+    /// Its place in a table of one entry a group.
+    pub const fn index(self) -> u32 {
+        self.0
+    }
+
+    /// The id with this index, of a group that may be gone.
+    pub const fn from_index(index: u32) -> GroupId {
+        GroupId(index)
+    }
+}
+
 /// The groups of one core.
 pub struct Groups {
     hasher: RandomState,
@@ -65,6 +77,11 @@ impl Groups {
             .with_hash(self.hash(share_name.as_str(), filter.as_str()))
             .map(|word| GroupId(word as u32 - 1))
             .find(|&id| self.name(id) == Some((share_name.as_str(), filter.as_str())))
+    }
+
+    /// Whether any group has this filter.
+    pub fn has_filter(&self, filter: TopicFilter<'_>) -> bool {
+        self.filters.find(filter).is_some()
     }
 
     /// Forgets the group `id`; the answer is what it was.
@@ -123,5 +140,72 @@ impl Groups {
 
     fn word(&self, share_name: &str, filter: &str, id: GroupId) -> u64 {
         u64::from(self.hash(share_name, filter)) << 32 | u64::from(id.0 + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mqtt_proto::types::SharedFilter;
+
+    fn parts(text: &str) -> (ShareName<'_>, TopicFilter<'_>) {
+        let shared = SharedFilter::new(text).expect("a shared filter");
+        (shared.share_name.expect("it begins with $share/"), shared.filter)
+    }
+
+    fn insert(groups: &mut Groups, text: &str) -> GroupId {
+        let (share_name, filter) = parts(text);
+        groups.insert(share_name, filter, Strategy::RoundRobin)
+    }
+
+    #[test]
+    fn groups_are_told_apart_by_name_and_filter_and_found_by_topic() {
+        let mut groups = Groups::new([1, 2, 3, 4]);
+        let one = insert(&mut groups, "$share/one/a/+");
+        let two = insert(&mut groups, "$share/two/a/+");
+        let exact = insert(&mut groups, "$share/one/a/b");
+        assert_eq!(insert(&mut groups, "$share/one/a/+"), one);
+        assert_eq!(groups.name(two), Some(("two", "a/+")));
+        let found = |groups: &Groups, topic| {
+            let mut found = Vec::new();
+            groups.matches(TopicName::new(topic).expect("a topic"), &mut found);
+            found.sort_unstable();
+            found
+        };
+        assert_eq!(found(&groups, "a/b"), [one, two, exact]);
+        assert_eq!(found(&groups, "a/c"), [one, two]);
+        assert!(groups.remove(one).is_some_and(|group| group.is_empty()));
+        assert!(groups.remove(one).is_none());
+        assert_eq!(found(&groups, "a/b"), [two, exact]);
+        let (share_name, filter) = parts("$share/one/a/+");
+        assert_eq!(groups.find(share_name, filter), None);
+        assert_eq!(groups.iter().map(|(id, _)| id).collect::<Vec<GroupId>>(), [two, exact]);
+        groups.remove(two);
+        groups.remove(exact);
+        assert!(groups.is_empty() && groups.filters.len() == 0 && groups.named.len() == 0);
+    }
+
+    /// ShareName and filter that are alike when joined are not the same group.
+    #[test]
+    fn the_border_between_name_and_filter_counts() {
+        let mut groups = Groups::new([1, 2, 3, 4]);
+        assert_ne!(insert(&mut groups, "$share/ab/c"), insert(&mut groups, "$share/a/bc"));
+        assert_eq!(groups.len(), 2);
+    }
+
+    #[test]
+    fn names_with_colliding_hashes_are_told_apart() {
+        let mut groups = Groups::new([1, 2, 3, 4]);
+        let mut seen = std::collections::HashMap::with_hasher(groups.hasher.clone());
+        // Among 300,000 hashes of 32 bits there are about ten pairs.
+        let (one, other) = (0..300_000)
+            .find_map(|number| {
+                let name = format!("g{number}");
+                seen.insert(groups.hash(&name, "a"), name.clone()).map(|other| (other, name))
+            })
+            .expect("a collision under this seed");
+        let [one, other] = [one, other].map(|name| insert(&mut groups, &format!("$share/{name}/a")));
+        assert_ne!(one, other);
+        assert!(groups.remove(one).is_some() && groups.get(other).is_some());
     }
 }

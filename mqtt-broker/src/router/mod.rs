@@ -6,14 +6,18 @@
 mod filters;
 mod groups;
 mod interest;
+mod ordered;
+mod retained;
 mod shared;
 mod slab;
 mod subscriptions;
+mod text;
 mod trie;
 mod words;
 
 pub use filters::FilterId;
 pub use groups::{GroupId, Groups};
 pub use interest::{CoreSet, Interest};
+pub use retained::{Retainable, Retained, Scan};
 pub use shared::{Chosen, Group, MemberId, Strategy, UnknownStrategy};
 pub use subscriptions::{Inserted, Matches, Removed, Subscriber, Subscriptions};

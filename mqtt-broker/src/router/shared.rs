@@ -1,8 +1,8 @@
 //! One Shared Subscription group at its owner core: who gets the next message.
 //!
 //! The group keeps no message. It knows its members, which of them are online, and how many messages each may still
-//! take; [`Group::choose`] binds a message to one of them [MQTT-4.8.2-4]. Invariant: `ready` holds exactly the members
-//! that are online and have credit. Lives on: the core that owns the group.
+//! take; [`Group::choose`] binds a message to one of them. Invariant: `ready` holds exactly the members that are online
+//! and have credit. Lives on: the core that owns the group.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -198,13 +198,14 @@ impl Group {
         }
     }
 
-    /// `n` messages of those in flight to `id` are done, so that it takes as many again. Without effect while offline.
+    /// `n` messages of those in flight to `id` are done, so that it takes as many again.
+    ///
+    /// Late news of an ended connection does no harm: an offline member is not chosen, and [`Group::set_online`] starts
+    /// its credit anew.
     pub fn add_credit(&mut self, id: MemberId, n: u16) {
         self.change(id, |member| {
-            if member.online {
-                member.credit = member.credit.saturating_add(n);
-                member.in_flight = member.in_flight.saturating_sub(u32::from(n));
-            }
+            member.credit = member.credit.saturating_add(n);
+            member.in_flight = member.in_flight.saturating_sub(u32::from(n));
         });
     }
 
@@ -322,4 +323,221 @@ fn mix(value: u64) -> u64 {
     let value = (value ^ value >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93);
     let value = (value ^ value >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93);
     value ^ value >> 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mqtt_proto::types::Qos;
+    use proptest::prelude::{Just, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
+    use proptest::strategy::Strategy as _;
+
+    const OPTIONS: SubscriptionOptions = SubscriptionOptions::new(Qos::AtLeastOnce);
+
+    fn id(key: u32) -> MemberId {
+        MemberId { core: (key % 3) as u16, key, generation: 1 }
+    }
+
+    fn group(strategy: Strategy, members: u32, credit: u16) -> Group {
+        let mut group = Group::new(strategy);
+        for key in 0..members {
+            group.join(id(key), OPTIONS, key);
+            group.set_online(id(key), credit);
+        }
+        group
+    }
+
+    fn chosen(group: &mut Group, hash: u64) -> Option<u32> {
+        group.choose(hash, hash).map(|chosen| chosen.id.key)
+    }
+
+    #[test]
+    fn names_are_read_as_written() {
+        for strategy in Strategy::ALL {
+            assert_eq!(strategy.to_string().parse(), Ok(strategy));
+        }
+        assert_eq!("random".parse::<Strategy>(), Err(UnknownStrategy));
+    }
+
+    #[test]
+    fn round_robin_takes_turns_and_passes_over_who_cannot() {
+        let mut group = group(Strategy::RoundRobin, 3, 100);
+        let mut turns = |count: usize| -> Vec<u32> {
+            (0..count).map(|_| chosen(&mut group, 0).expect("all are ready")).collect()
+        };
+        assert_eq!(turns(7), [0, 1, 2, 0, 1, 2, 0]);
+        group.set_offline(id(1));
+        assert_eq!((chosen(&mut group, 0), chosen(&mut group, 0)), (Some(2), Some(0)));
+        group.set_online(id(1), 1);
+        assert_eq!(chosen(&mut group, 0), Some(1));
+        let rest: Vec<_> = (0..4).map(|_| chosen(&mut group, 0)).collect();
+        assert_eq!(rest, [Some(2), Some(0), Some(2), Some(0)], "the credit of 1 is spent");
+    }
+
+    #[test]
+    fn sticky_keeps_to_one_member_and_strands_nothing() {
+        let mut group = group(Strategy::Sticky, 3, 2);
+        assert_eq!((chosen(&mut group, 0), chosen(&mut group, 1)), (Some(0), Some(0)));
+        assert_eq!(chosen(&mut group, 2), Some(1), "0 has no credit");
+        group.add_credit(id(0), 1);
+        assert_eq!(chosen(&mut group, 3), Some(0), "it is still the one");
+        group.set_offline(id(0));
+        assert_eq!(chosen(&mut group, 4), Some(1));
+        group.set_online(id(0), 2);
+        group.add_credit(id(1), 1);
+        assert_eq!(chosen(&mut group, 5), Some(1), "now 1 is the one");
+        assert!(group.leave(id(1)) && !group.leave(id(1)));
+        assert_eq!(chosen(&mut group, 6), Some(0));
+    }
+
+    #[test]
+    fn hashing_moves_only_the_share_of_who_leaves() {
+        for strategy in [Strategy::HashClient, Strategy::HashTopic] {
+            let mut group = group(strategy, 5, u16::MAX);
+            let hash = |number: u64| number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let before: Vec<u32> =
+                (0..1000).map(|number| chosen(&mut group, hash(number)).unwrap()).collect();
+            for key in 0..5 {
+                let share = before.iter().filter(|&&chosen| chosen == key).count();
+                assert!((120..280).contains(&share), "{share} of 1000 for one of five");
+            }
+            group.leave(id(3));
+            for (number, before) in before.into_iter().enumerate() {
+                let now = chosen(&mut group, hash(number as u64)).unwrap();
+                assert!(now == before || before == 3);
+                assert_ne!(now, 3);
+            }
+        }
+    }
+
+    #[test]
+    fn the_strategy_picks_the_hash() {
+        let mut by_client = group(Strategy::HashClient, 8, 1000);
+        let mut by_topic = group(Strategy::HashTopic, 8, 1000);
+        let mut clients = BTreeSet::new();
+        let mut topics = BTreeSet::new();
+        for number in 0..50 {
+            clients.insert(by_client.choose(7, number).map(|chosen| chosen.id));
+            topics.insert(by_topic.choose(number, 7).map(|chosen| chosen.id));
+        }
+        assert_eq!((clients.len(), topics.len()), (1, 1));
+    }
+
+    #[test]
+    fn joining_again_replaces_the_options_alone() {
+        let mut group = group(Strategy::RoundRobin, 1, 1);
+        let options = SubscriptionOptions::new(Qos::AtMostOnce);
+        group.join(id(0), options, 9);
+        assert_eq!(group.choose(0, 0), Some(Chosen { id: id(0), options, identifier: 9 }));
+        assert_eq!((group.len(), group.in_flight(id(0))), (1, Some(1)));
+    }
+
+    #[test]
+    fn persistent_members_are_counted() {
+        let mut group = group(Strategy::RoundRobin, 2, 1);
+        assert!(!group.has_persistent());
+        group.set_persistent(id(1), true);
+        group.set_persistent(id(1), true);
+        assert!(group.has_persistent());
+        group.leave(id(1));
+        assert!(!group.has_persistent() && !group.is_empty());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Operation {
+        Join(u32),
+        Leave(u32),
+        Online(u32, u16),
+        Offline(u32),
+        Credit(u32, u16),
+        Choose(u64),
+    }
+
+    #[derive(Default)]
+    struct Model {
+        online: bool,
+        credit: u16,
+        in_flight: u32,
+        last: u64,
+    }
+
+    fn operation() -> impl proptest::strategy::Strategy<Value = Operation> {
+        let key = || 0u32..6;
+        prop_oneof![
+            2 => key().prop_map(Operation::Join),
+            1 => key().prop_map(Operation::Leave),
+            2 => (key(), 0u16..5).prop_map(|(key, credit)| Operation::Online(key, credit)),
+            1 => key().prop_map(Operation::Offline),
+            2 => (key(), 0u16..4).prop_map(|(key, credit)| Operation::Credit(key, credit)),
+            8 => any::<u64>().prop_map(Operation::Choose),
+            1 => Just(Operation::Choose(0)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn only_members_online_with_credit_are_chosen(
+            strategy in prop::sample::select(Strategy::ALL.to_vec()),
+            operations in prop::collection::vec(operation(), 0..200),
+        ) {
+            let mut group = Group::new(strategy);
+            let mut model: BTreeMap<MemberId, Model> = BTreeMap::new();
+            for (now, operation) in (1u64..).zip(operations) {
+                match operation {
+                    Operation::Join(key) => {
+                        group.join(id(key), OPTIONS, key);
+                        model.entry(id(key)).or_insert(Model { last: now, ..Model::default() });
+                    }
+                    Operation::Leave(key) => {
+                        prop_assert_eq!(group.leave(id(key)), model.remove(&id(key)).is_some());
+                    }
+                    Operation::Online(key, credit) => {
+                        group.set_online(id(key), credit);
+                        if let Some(member) = model.get_mut(&id(key)) {
+                            *member = Model { online: true, credit, in_flight: 0, last: member.last };
+                        }
+                    }
+                    Operation::Offline(key) => {
+                        group.set_offline(id(key));
+                        if let Some(member) = model.get_mut(&id(key)) {
+                            *member = Model { last: member.last, ..Model::default() };
+                        }
+                    }
+                    Operation::Credit(key, credit) => {
+                        group.add_credit(id(key), credit);
+                        if let Some(member) = model.get_mut(&id(key)).filter(|member| member.online) {
+                            member.credit += credit;
+                            member.in_flight = member.in_flight.saturating_sub(u32::from(credit));
+                        }
+                    }
+                    Operation::Choose(hash) => {
+                        let ready = || model.values().filter(|member| member.online && member.credit > 0);
+                        prop_assert_eq!(group.is_ready(), ready().next().is_some());
+                        let least = ready().map(|member| member.in_flight).min();
+                        let oldest = ready().map(|member| member.last).min();
+                        let Some(chosen) = group.choose(hash, hash) else {
+                            prop_assert_eq!(least, None);
+                            continue;
+                        };
+                        let member = model.get_mut(&chosen.id).expect("a member");
+                        prop_assert!(member.online && member.credit > 0);
+                        match strategy {
+                            Strategy::LeastInFlight => prop_assert_eq!(Some(member.in_flight), least),
+                            Strategy::RoundRobin => prop_assert_eq!(Some(member.last), oldest),
+                            _ => {}
+                        }
+                        member.credit -= 1;
+                        member.in_flight += 1;
+                        member.last = now;
+                    }
+                }
+                prop_assert_eq!(group.len(), model.len());
+                prop_assert_eq!(group.online(), model.values().filter(|member| member.online).count());
+                prop_assert!(group.members().eq(model.keys().copied()));
+                for (id, member) in &model {
+                    prop_assert_eq!(group.in_flight(*id), Some(member.in_flight));
+                }
+            }
+        }
+    }
 }

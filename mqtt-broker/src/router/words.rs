@@ -176,6 +176,7 @@ mod tests {
                 expected.sort_unstable();
                 prop_assert_eq!(found, expected);
                 prop_assert_eq!(words.len(), model.len());
+                prop_assert!(words.memory() <= 4 * size_of::<u64>() * words.len());
             }
             for word in model {
                 prop_assert!(words.remove(word));

@@ -84,6 +84,8 @@ pub(super) struct Output {
     pub(super) outstanding: usize,
     /// Whether the connection stands in the shard's list of those with something to send.
     pub(super) dirty: bool,
+    /// Nothing is sent before the store has committed up to here.
+    pub(super) gate: u64,
 }
 
 impl Output {
@@ -159,6 +161,7 @@ impl Connection {
     /// When it has to be closed if nothing comes: the connect timeout is set once, the Keep Alive moves with input.
     pub(super) fn keep_alive_deadline(&self) -> Option<u64> {
         let live = self.live()?;
-        (live.keep_alive_millis != 0 && self.held.is_none()).then(|| self.last_received + live.keep_alive_millis)
+        (live.keep_alive_millis != 0 && self.held.is_none())
+            .then(|| self.last_received + live.keep_alive_millis)
     }
 }

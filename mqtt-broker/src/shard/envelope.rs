@@ -78,7 +78,15 @@ pub(super) enum Envelope<'a> {
     /// A retained message of the slice announced just before.
     Retained { message: MessageRef<'a> },
     /// A session subscribes to a shared group that the receiver owns; answered by [`Envelope::GroupJoined`].
-    GroupJoin { token: u64, share: &'a str, filter: TopicFilter<'a>, member: SessionRef, options: SubscriptionOptions, identifier: u32, credit: u16 },
+    GroupJoin {
+        token: u64,
+        share: &'a str,
+        filter: TopicFilter<'a>,
+        member: SessionRef,
+        options: SubscriptionOptions,
+        identifier: u32,
+        credit: u16,
+    },
     /// The group is `group`, and every core knows its interest.
     GroupJoined { token: u64, group: GroupRef, new: bool },
     /// A member ends its subscription.
@@ -88,7 +96,14 @@ pub(super) enum Envelope<'a> {
     /// A member has finished with `count` messages.
     GroupCredit { group: GroupRef, member: SessionRef, count: u16 },
     /// A message of the group for a member of the receiver.
-    GroupDeliver { group: GroupRef, member: SessionRef, qos: Qos, retain: bool, identifier: u32, message: MessageRef<'a> },
+    GroupDeliver {
+        group: GroupRef,
+        member: SessionRef,
+        qos: Qos,
+        retain: bool,
+        identifier: u32,
+        message: MessageRef<'a>,
+    },
     /// The member cannot take it: give it to another.
     GroupReturn { group: GroupRef, message: MessageRef<'a> },
     /// How full the sender is.
@@ -120,7 +135,8 @@ impl<'a> Numbers<'a> {
             Numbers::List(list) => (list, &[][..]),
             Numbers::Encoded(bytes) => (&[][..], bytes),
         };
-        let encoded = encoded.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
+        let encoded =
+            encoded.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
         list.iter().copied().chain(encoded)
     }
 
@@ -250,9 +266,13 @@ impl Writer<'_> {
             }
             Envelope::Load { load } => {
                 self.u8(LOAD);
-                for number in
-                    [load.connections, load.sessions, load.retained_messages, load.retained_bytes, load.queued_bytes]
-                {
+                for number in [
+                    load.connections,
+                    load.sessions,
+                    load.retained_messages,
+                    load.retained_bytes,
+                    load.queued_bytes,
+                ] {
                     self.u64(number);
                 }
             }
@@ -361,9 +381,12 @@ impl<'a> Iterator for Envelopes<'a> {
                 after: self.str(),
                 until: self.numbers(),
             },
-            SLICE => {
-                Envelope::Slice { token: self.u64(), count: self.u32(), position: self.str(), done: self.bool() }
-            }
+            SLICE => Envelope::Slice {
+                token: self.u64(),
+                count: self.u32(),
+                position: self.str(),
+                done: self.bool(),
+            },
             RETAINED => Envelope::Retained { message: self.message(&mut owned) },
             GROUP_JOIN => Envelope::GroupJoin {
                 token: self.u64(),
@@ -505,7 +528,8 @@ mod tests {
         let member = SessionRef { core: 6, index: 7, generation: 8 };
         let filter = TopicFilter::new("a/+").expect("a filter");
         let options = SubscriptionOptions { no_local: true, ..SubscriptionOptions::new(Qos::AtLeastOnce) };
-        let load = Load { connections: 1, sessions: 2, retained_messages: 3, retained_bytes: 4, queued_bytes: 5 };
+        let load =
+            Load { connections: 1, sessions: 2, retained_messages: 3, retained_bytes: 4, queued_bytes: 5 };
         let numbers = Numbers::List(&[1, u64::MAX]);
         let all = [
             Envelope::Publish { message: message(b"x"), deliver: true, retain: false },

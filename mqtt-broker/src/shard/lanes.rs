@@ -135,7 +135,10 @@ impl Lanes {
     /// Takes note of the acknowledgements in the head of a batch from `from`; whether publishers may go on.
     pub(super) fn handle_head(&mut self, from: CoreId, batch: &EnvelopeBatch) -> bool {
         let lane = &mut self.lanes[from.index()];
-        debug_assert!(batch.handled >= lane.handled && batch.handled <= lane.sent, "acknowledgements only grow");
+        debug_assert!(
+            batch.handled >= lane.handled && batch.handled <= lane.sent,
+            "acknowledgements only grow"
+        );
         lane.handled = batch.handled;
         lane.handled_bytes = batch.handled_bytes;
         lane.committed = batch.committed;
@@ -201,7 +204,8 @@ impl Lanes {
         batch.handled = lane.seen;
         batch.handled_bytes = lane.seen_bytes;
         batch.committed = committed;
-        batch.answer_wanted = !lane.waiters.is_empty() || lane.sent_bytes - lane.handled_bytes > self.bytes_max / 2;
+        batch.answer_wanted =
+            !lane.waiters.is_empty() || lane.sent_bytes - lane.handled_bytes > self.bytes_max / 2;
         lane.told = lane.seen;
         lane.told_bytes = lane.seen_bytes;
         lane.told_committed = committed;

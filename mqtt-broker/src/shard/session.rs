@@ -29,6 +29,8 @@ pub(super) struct Session {
     pub(super) expiry_seconds: u32,
     /// Monotonic milliseconds at which it ends; `u64::MAX` while connected or for ever.
     pub(super) ends_at: u64,
+    /// QoS 1 and 2 messages that its Client takes at once.
+    pub(super) window: u16,
     pub(super) will: Option<Box<Will>>,
     /// Retained messages still on their way to new subscriptions.
     pub(super) gathers: Vec<Gather>,
@@ -113,6 +115,7 @@ impl Session {
             shared: Vec::new(),
             expiry_seconds,
             ends_at: u64::MAX,
+            window: 0,
             will: None,
             gathers: Vec::new(),
         }

@@ -15,17 +15,27 @@ pub(super) struct Wheel<K> {
     /// One bit for each slot that is not empty.
     used: [u64; LEVELS],
     slots: Vec<Vec<(u64, K)>>,
+    #[cfg(test)]
     len: usize,
 }
 
 impl<K: Copy> Wheel<K> {
     pub(super) fn new(now: u64) -> Wheel<K> {
-        Wheel { now, used: [0; LEVELS], slots: (0..LEVELS * SLOTS).map(|_| Vec::new()).collect(), len: 0 }
+        Wheel {
+            now,
+            used: [0; LEVELS],
+            slots: (0..LEVELS * SLOTS).map(|_| Vec::new()).collect(),
+            #[cfg(test)]
+            len: 0,
+        }
     }
 
     /// Sets a timer that fires once time has reached `deadline`.
     pub(super) fn set(&mut self, deadline: u64, key: K) {
-        self.len += 1;
+        #[cfg(test)]
+        {
+            self.len += 1;
+        }
         self.place(deadline, key);
     }
 
@@ -69,7 +79,10 @@ impl<K: Copy> Wheel<K> {
                 let mut entries = core::mem::take(&mut self.slots[level * SLOTS + slot]);
                 for (deadline, key) in entries.drain(..) {
                     if deadline <= at {
-                        self.len -= 1;
+                        #[cfg(test)]
+                        {
+                            self.len -= 1;
+                        }
                         due.push((deadline, key));
                     } else {
                         self.place(deadline, key);
@@ -85,7 +98,8 @@ impl<K: Copy> Wheel<K> {
     }
 
     /// Timers set and not fired.
-    pub(super) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.len
     }
 }

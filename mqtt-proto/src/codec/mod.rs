@@ -18,7 +18,7 @@ mod write;
 
 use alloc::vec::Vec;
 
-use crate::packet::{Packet, PacketType};
+use crate::packet::{Packet, PacketType, Property};
 use crate::types::Version;
 use read::{Reader, variable_byte_integer_len};
 use write::{Length, REMAINING_LENGTH_MAX, Sink, variable_byte_integer};
@@ -27,6 +27,14 @@ pub use error::{DecodeError, EncodeError};
 pub use frame::{FrameHeader, Framer, peek_frame};
 pub(crate) use property::decode_property;
 pub use publish::encode_publish;
+
+/// Appends one property, identifier and value: for those who forward some of a packet's properties and not others.
+///
+/// # Errors
+/// [`EncodeError`] where its value cannot be written, which a decoded property's always can.
+pub fn encode_property(property: &Property<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    property::encode_property(property, out)
+}
 
 /// Fixed Header flag of a packet that is sent again: PUBLISH, and what 3.1 counts as QoS 1.
 const DUP: u8 = 0b1000;
@@ -126,12 +134,14 @@ pub fn encode(packet: &Packet<'_>, version: Version, out: &mut Vec<u8>) -> Resul
 /// Makes room for the whole packet and writes its Fixed Header.
 #[inline]
 fn put_fixed_header(packet_type: PacketType, flags: u8, remaining_len: usize, out: &mut Vec<u8>) {
-    let mut header = [0; 5];
     let (length, length_len) = variable_byte_integer(remaining_len as u32);
-    header[0] = (packet_type as u8) << 4 | flags;
-    header[1..].copy_from_slice(&length);
-    out.reserve(1 + length_len + remaining_len);
-    out.extend_from_slice(&header[..1 + length_len]);
+    let first = (packet_type as u8) << 4 | flags;
+    let header_len = 1 + length_len;
+    // Five bytes are one store, however many of them stay.
+    out.reserve((header_len + remaining_len).max(5));
+    let start = out.len();
+    out.extend_from_slice(&[first, length[0], length[1], length[2], length[3]]);
+    out.truncate(start + header_len);
 }
 
 /// Judges `packet`; returns its Remaining Length.

@@ -307,15 +307,19 @@ pub(super) fn put_measured_properties(
 ) -> Result<(), EncodeError> {
     if version.has_properties() {
         put_variable_byte_integer(sink, len as u32);
-        sink.put(properties.wire());
-        for property in properties.list() {
-            encode_property(property, sink)?;
+        if len != 0 {
+            put_some(sink, properties)?;
         }
     }
     Ok(())
 }
 
-fn encode_property(property: &Property<'_>, sink: &mut impl Sink) -> Result<(), EncodeError> {
+fn put_some(sink: &mut impl Sink, properties: Properties<'_>) -> Result<(), EncodeError> {
+    sink.put(properties.wire());
+    properties.list().iter().try_for_each(|property| encode_property(property, sink))
+}
+
+pub(super) fn encode_property(property: &Property<'_>, sink: &mut impl Sink) -> Result<(), EncodeError> {
     sink.put(&[property.id() as u8]);
     match *property {
         Property::PayloadFormatIndicator(value)

@@ -247,6 +247,24 @@ impl<M> Outbound<M> {
         }
     }
 
+    /// The identifier that the next message gets. SUBSCRIBE and UNSUBSCRIBE take theirs from the same range
+    /// [MQTT-2.2.1-3]: use it for one and [`Outbound::skip_id`], or skip it because one still waits under it.
+    ///
+    /// `None` if all 65,535 are in use.
+    pub fn peek_id(&mut self) -> Option<PacketId> {
+        if self.live >= u32::from(u16::MAX) {
+            return None;
+        }
+        let id = self.take_unused_id();
+        self.next_id = id;
+        Some(id)
+    }
+
+    /// Leaves out the identifier that [`Outbound::peek_id`] returned.
+    pub fn skip_id(&mut self) {
+        self.next_id = self.next_id.next();
+    }
+
     /// Deliveries under way, including those in phase [`Phase::AwaitPubComp`].
     pub const fn in_flight(&self) -> usize {
         self.live as usize
@@ -255,6 +273,11 @@ impl<M> Outbound<M> {
     /// Deliveries under way in the order in which they were started; the message is `None` once PUBREC has come.
     pub fn iter(&self) -> impl Iterator<Item = (PacketId, Phase, Option<&M>)> {
         self.entries.iter().filter_map(|entry| Some((entry.id, entry.phase?, entry.message.as_ref())))
+    }
+
+    /// The messages without an acknowledgement, in the order in which they were started, when the session ends.
+    pub fn into_messages(self) -> impl Iterator<Item = M> {
+        self.entries.into_iter().filter_map(|entry| entry.message)
     }
 
     /// The message under `id`, if its PUBLISH is unacknowledged.

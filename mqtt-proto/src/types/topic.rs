@@ -57,6 +57,7 @@ impl<'a> TopicName<'a> {
     ///
     /// # Errors
     /// What [`TopicError`] lists.
+    #[inline]
     pub fn new(text: &'a str) -> Result<TopicName<'a>, TopicError> {
         if text.is_empty() {
             return Err(TopicError::Empty);
@@ -64,11 +65,13 @@ impl<'a> TopicName<'a> {
         if text.len() > 65_535 {
             return Err(TopicError::TooLong);
         }
-        for byte in text.bytes() {
-            match byte {
-                b'+' | b'#' => return Err(TopicError::Wildcard),
-                0 => return Err(TopicError::Null),
-                _ => {}
+        if may_hold_forbidden(text.as_bytes()) {
+            for byte in text.bytes() {
+                match byte {
+                    b'+' | b'#' => return Err(TopicError::Wildcard),
+                    0 => return Err(TopicError::Null),
+                    _ => {}
+                }
             }
         }
         Ok(TopicName(text))
@@ -88,6 +91,29 @@ impl<'a> TopicName<'a> {
     pub fn is_dollar(self) -> bool {
         self.0.as_bytes().first() == Some(&b'$')
     }
+}
+
+/// Whether a wildcard or U+0000 is among `bytes`, eight at a time: every PUBLISH is asked. Texts below eight bytes
+/// are not worth it and always "may".
+#[inline]
+fn may_hold_forbidden(bytes: &[u8]) -> bool {
+    const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
+    const HIGH_BITS: u64 = u64::from_ne_bytes([0x80; 8]);
+    // `+` and `#` differ in one bit, which this leaves out.
+    const WILDCARD_MASK: u64 = u64::from_ne_bytes([!(b'+' ^ b'#'); 8]);
+    const WILDCARD: u64 = u64::from_ne_bytes([b'+' & b'#'; 8]);
+    // Not zero exactly if one of the eight bytes is zero.
+    const fn zero_bytes(word: u64) -> u64 {
+        word.wrapping_sub(ONES) & !word & HIGH_BITS
+    }
+    // The last eight bytes may overlap those before.
+    let Some(last) = bytes.last_chunk::<8>() else { return true };
+    let (chunks, _) = bytes.as_chunks::<8>();
+    let found = chunks.iter().chain([last]).fold(0, |found, chunk| {
+        let word = u64::from_ne_bytes(*chunk);
+        found | zero_bytes(word) | zero_bytes(word & WILDCARD_MASK ^ WILDCARD)
+    });
+    found != 0
 }
 
 impl<'a> TryFrom<&'a str> for TopicName<'a> {
@@ -186,6 +212,20 @@ impl core::fmt::Display for TopicFilter<'_> {
 pub struct ShareName<'a>(&'a str);
 
 impl<'a> ShareName<'a> {
+    /// `text` as a ShareName.
+    ///
+    /// # Errors
+    /// [`FilterError::ShareName`] if it is empty or holds `/`, `+` or `#`, [`FilterError::Null`] for U+0000.
+    pub fn new(text: &'a str) -> Result<ShareName<'a>, FilterError> {
+        if text.is_empty() || text.contains(['/', '+', '#']) {
+            return Err(FilterError::ShareName);
+        }
+        if text.contains('\0') {
+            return Err(FilterError::Null);
+        }
+        Ok(ShareName(text))
+    }
+
     /// Its text.
     pub const fn as_str(self) -> &'a str {
         self.0
@@ -216,13 +256,10 @@ impl<'a> SharedFilter<'a> {
             return Ok(SharedFilter { share_name: None, filter: TopicFilter::new(text)? });
         };
         let (name, filter) = rest.split_once('/').ok_or(FilterError::ShareName)?;
-        if name.is_empty() || filter.is_empty() || name.contains(['+', '#']) {
+        if filter.is_empty() {
             return Err(FilterError::ShareName);
         }
-        if name.contains('\0') {
-            return Err(FilterError::Null);
-        }
-        Ok(SharedFilter { share_name: Some(ShareName(name)), filter: TopicFilter::new(filter)? })
+        Ok(SharedFilter { share_name: Some(ShareName::new(name)?), filter: TopicFilter::new(filter)? })
     }
 }
 
@@ -286,5 +323,24 @@ mod tests {
         assert_eq!(TopicName::new("a/+"), Err(TopicError::Wildcard));
         assert_eq!(TopicName::new("a\0b"), Err(TopicError::Null));
         assert_eq!(TopicName::new(""), Err(TopicError::Empty));
+    }
+
+    #[test]
+    fn every_forbidden_byte_is_found_at_every_place_and_no_other() {
+        for len in 1..40 {
+            for place in 0..len {
+                for byte in 0u8..128 {
+                    let mut text = alloc::vec![b'x'; len];
+                    text[place] = byte;
+                    let text = core::str::from_utf8(&text).expect("ASCII");
+                    let expected = match byte {
+                        0 => Err(TopicError::Null),
+                        b'+' | b'#' => Err(TopicError::Wildcard),
+                        _ => Ok(TopicName(text)),
+                    };
+                    assert_eq!(TopicName::new(text), expected, "{text:?}");
+                }
+            }
+        }
     }
 }

@@ -1,0 +1,181 @@
+//! The router with a million entries: what a match, an insertion, a scan and a choice cost, and bytes a subscription.
+
+use std::hint::black_box;
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use mqtt_broker::router::{
+    Group, Interest, Matches, MemberId, Retainable, Retained, Strategy, Subscriber, Subscriptions,
+};
+use mqtt_proto::packet::SubscriptionOptions;
+use mqtt_proto::types::{Qos, TopicFilter, TopicName};
+
+const COUNT: u32 = 1_000_000;
+const OPTIONS: SubscriptionOptions = SubscriptionOptions::new(Qos::AtLeastOnce);
+
+/// The filter of subscription `number`: of ten, six are exact, three have a wildcard and one has a few subscribers.
+fn filter(number: u32) -> String {
+    let site = number % 1_000;
+    match number % 10 {
+        0..6 => format!("site/{site}/device/{number}/command"),
+        6 => format!("site/{site}/device/{number}/+"),
+        7 => format!("site/{site}/device/{number}/#"),
+        8 => format!("site/{site}/+/{number}/state"),
+        _ => format!("site/{site}/device/{}/alarm", number / 50),
+    }
+}
+
+/// The topic that subscription `number` is meant for.
+fn topic(number: u32) -> String {
+    filter(number).replace("/+/", "/device/").replace('+', "command").replace('#', "command")
+}
+
+/// Numbers all over the table, so that caches hold nothing by chance.
+fn scattered(at: u32) -> u32 {
+    (u64::from(at) * 2_654_435_761 % u64::from(COUNT)) as u32
+}
+
+fn subscriptions() -> Subscriptions {
+    let mut subscriptions = Subscriptions::new([1, 2, 3, 4]);
+    for number in 0..COUNT {
+        let text = filter(number);
+        let filter = TopicFilter::new(&text).expect("a filter");
+        subscriptions.insert(filter, Subscriber { key: number, options: OPTIONS, identifier: 0 });
+    }
+    subscriptions
+}
+
+fn subscribe(criterion: &mut Criterion) {
+    let mut subscriptions = subscriptions();
+    let text: usize = subscriptions.iter_filters().map(str::len).sum();
+    println!(
+        "subscriptions: {} B each beside {} B of text",
+        (subscriptions.memory() - text) / subscriptions.len(),
+        text / subscriptions.len()
+    );
+    let topics: Vec<String> = (0..COUNT).map(|at| topic(scattered(at))).collect();
+    let mut matches = Matches::default();
+    let mut at = 0;
+    criterion.bench_function("match among 1M subscriptions", |bencher| {
+        bencher.iter(|| {
+            at = (at + 1) % topics.len();
+            matches.clear();
+            subscriptions.matches(TopicName::new(&topics[at]).expect("a topic"), &mut matches);
+            black_box(matches.subscribers.len())
+        });
+    });
+    let filters: Vec<String> = (0..COUNT).map(|at| filter(scattered(at))).collect();
+    criterion.bench_function("remove and insert among 1M subscriptions", |bencher| {
+        bencher.iter(|| {
+            at = (at + 1) % filters.len();
+            let filter = TopicFilter::new(&filters[at]).expect("a filter");
+            let key = scattered(at as u32);
+            let removed = subscriptions.remove(filter, key).expect("it is subscribed");
+            black_box(subscriptions.insert(filter, removed.subscriber).first_on_core)
+        });
+    });
+    criterion.bench_function("insert 1M subscriptions", |bencher| {
+        let filters: Vec<String> = (0..COUNT).map(filter).collect();
+        bencher.iter_batched(
+            || Subscriptions::new([1, 2, 3, 4]),
+            |mut subscriptions| {
+                for (key, text) in (0..).zip(&filters) {
+                    let filter = TopicFilter::new(text).expect("a filter");
+                    subscriptions.insert(filter, Subscriber { key, options: OPTIONS, identifier: 0 });
+                }
+                subscriptions
+            },
+            BatchSize::PerIteration,
+        );
+    });
+}
+
+fn interest(criterion: &mut Criterion) {
+    let mut interest = Interest::new([1, 2]);
+    let mut pairs = std::collections::BTreeSet::new();
+    for number in 0..COUNT {
+        let text = filter(number);
+        let core = (number % 8) as u16;
+        if pairs.insert((core, text.clone())) {
+            interest.add(core, TopicFilter::new(&text).expect("a filter"));
+        }
+    }
+    println!("interest: {} B a pair of core and filter", interest.memory() / interest.len());
+    drop(pairs);
+    let topics: Vec<String> = (0..COUNT).map(|at| topic(scattered(at))).collect();
+    let mut at = 0;
+    criterion.bench_function("cores interested, 1M filters", |bencher| {
+        bencher.iter(|| {
+            at = (at + 1) % topics.len();
+            black_box(interest.cores(TopicName::new(&topics[at]).expect("a topic")))
+        });
+    });
+}
+
+struct Message(Box<str>);
+
+impl Retainable for Message {
+    fn topic(&self) -> &str {
+        &self.0
+    }
+    fn cost(&self) -> usize {
+        self.0.len()
+    }
+}
+
+fn retained(criterion: &mut Criterion) {
+    let mut retained = Retained::new();
+    for at in 0..COUNT {
+        // 10 sites of 10,000 devices with 10 values each.
+        let number = scattered(at);
+        let (site, device, value) = (number % 10, number / 100, number / 10 % 10);
+        retained.set(Message(format!("site/{site}/device/{device}/value{value}").into()));
+    }
+    for (name, filter) in [
+        ("all of one", "site/3/device/5555/+"),
+        ("one of each of few", "site/+/device/5555/value3"),
+        ("subtree", "site/3/device/5555/#"),
+    ] {
+        let filter = TopicFilter::new(filter).expect("a filter");
+        assert_eq!(retained.scan(filter, None).count(), 10);
+        criterion.bench_function(&format!("10 of 1M retained, {name}"), |bencher| {
+            bencher.iter(|| retained.scan(filter, None).map(|message| message.0.len()).sum::<usize>());
+        });
+    }
+    let mut at = 0;
+    criterion.bench_function("replace one of 1M retained", |bencher| {
+        bencher.iter(|| {
+            at = (at + 1) % COUNT;
+            let number = scattered(at);
+            let (site, device, value) = (number % 10, number / 100, number / 10 % 10);
+            let topic = format!("site/{site}/device/{device}/value{value}");
+            retained.set(Message(topic.into())).is_some()
+        });
+    });
+}
+
+fn shared(criterion: &mut Criterion) {
+    for strategy in Strategy::ALL {
+        let mut group = Group::new(strategy);
+        for key in 0..100 {
+            let id = MemberId { core: 0, key, generation: 0 };
+            group.join(id, OPTIONS, 0);
+            group.set_online(id, 10);
+        }
+        let mut hash = 0u64;
+        criterion.bench_function(&format!("choose one of 100, {strategy}"), |bencher| {
+            bencher.iter(|| {
+                hash = hash.wrapping_add(0x9E37_79B9_7F4A_7C15);
+                let chosen = group.choose(hash, hash).expect("credit comes back at once");
+                group.add_credit(chosen.id, 1);
+                chosen.id.key
+            });
+        });
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(10);
+    targets = subscribe, interest, retained, shared
+}
+criterion_main!(benches);

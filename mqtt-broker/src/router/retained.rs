@@ -1,0 +1,285 @@
+//! Retained messages of the topics whose home is this core, and the scan that serves a new subscription.
+//!
+//! Topics are ordered with `/` below every other byte. So a topic is directly followed by everything below it, a filter
+//! with wildcards is a walk that skips what cannot match, and a topic's text is all that is needed to go on later.
+//! Lives on: the home core of each topic.
+
+use std::cmp::Ordering;
+
+use mqtt_proto::types::TopicFilter;
+
+use super::ordered::{Ordered, Position};
+
+/// What can be kept as the retained message of its topic.
+pub trait Retainable {
+    /// The Topic Name; it does not change while the message is kept.
+    fn topic(&self) -> &str;
+    /// The bytes that it counts for; they do not change while the message is kept.
+    fn cost(&self) -> usize;
+}
+
+/// Retained messages by topic, at most one each [MQTT-3.3.1-5].
+pub struct Retained<M> {
+    messages: Ordered<M>,
+    bytes: usize,
+}
+
+impl<M: Retainable> Retained<M> {
+    /// No messages.
+    pub fn new() -> Retained<M> {
+        Retained { messages: Ordered::new(), bytes: 0 }
+    }
+
+    /// Keeps `message`; the answer is the one of the same topic that it replaces.
+    pub fn set(&mut self, message: M) -> Option<M> {
+        self.bytes += message.cost();
+        let position = self.lower_bound(message.topic());
+        match self.messages.get_mut(position) {
+            Some(known) if known.topic() == message.topic() => {
+                let replaced = std::mem::replace(known, message);
+                self.bytes -= replaced.cost();
+                Some(replaced)
+            }
+            _ => {
+                self.messages.insert(position, message);
+                None
+            }
+        }
+    }
+
+    /// Takes the message of `topic` out.
+    pub fn remove(&mut self, topic: &str) -> Option<M> {
+        let position = self.lower_bound(topic);
+        self.messages.get(position).filter(|message| message.topic() == topic)?;
+        let removed = self.messages.remove(position)?;
+        self.bytes -= removed.cost();
+        Some(removed)
+    }
+
+    /// The message of `topic`.
+    pub fn get(&self, topic: &str) -> Option<&M> {
+        self.messages.get(self.lower_bound(topic)).filter(|message| message.topic() == topic)
+    }
+
+    /// The messages whose topics match `filter` and lie behind the topic `after` (`None`: all), in order.
+    pub fn scan<'a>(&'a self, filter: TopicFilter<'a>, after: Option<&str>) -> Scan<'a, M> {
+        let text = filter.as_str().as_bytes();
+        let prefix = literal_prefix(text);
+        let mut next = self.messages.find(|message| order(message.topic().as_bytes(), prefix).is_lt());
+        if let Some(after) = after {
+            let behind = |message: &M| order(message.topic().as_bytes(), after.as_bytes()).is_le();
+            next = next.max(self.messages.find(behind));
+        }
+        Scan {
+            messages: &self.messages,
+            filter: text,
+            next,
+            last: None,
+            visited: 0,
+            budget: usize::MAX,
+            finished: false,
+            goal: Vec::new(),
+        }
+    }
+
+    /// All messages in order, those of topics that begin with `$` too.
+    pub fn iter(&self) -> impl Iterator<Item = &M> {
+        self.messages.iter()
+    }
+
+    /// Keeps only the messages for which `keep` holds.
+    pub fn retain(&mut self, mut keep: impl FnMut(&M) -> bool) {
+        let bytes = &mut self.bytes;
+        self.messages.retain(|message| {
+            let kept = keep(message);
+            if !kept {
+                *bytes -= message.cost();
+            }
+            kept
+        });
+    }
+
+    /// How many messages there are.
+    pub fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The sum of all messages' costs.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Heap bytes held beside the messages' own.
+    pub fn memory(&self) -> usize {
+        self.messages.memory()
+    }
+
+    fn lower_bound(&self, topic: &str) -> Position {
+        self.messages.find(|message| order(message.topic().as_bytes(), topic.as_bytes()).is_lt())
+    }
+}
+
+impl<M: Retainable> Default for Retained<M> {
+    fn default() -> Retained<M> {
+        Retained::new()
+    }
+}
+
+/// A walk over the messages that match a filter: an iterator that can stop anywhere.
+///
+/// To go on later, scan with the same filter behind [`Scan::position`]; what is set or removed meanwhile does no harm.
+pub struct Scan<'a, M> {
+    messages: &'a Ordered<M>,
+    filter: &'a [u8],
+    next: Position,
+    last: Option<&'a str>,
+    visited: usize,
+    budget: usize,
+    finished: bool,
+    /// The text that it skips to, here to be made without a new allocation each time.
+    goal: Vec<u8>,
+}
+
+impl<'a, M: Retainable> Scan<'a, M> {
+    /// The scan that ends for now once it has looked at `visits` messages, matching or not.
+    #[must_use]
+    pub fn with_budget(mut self, visits: usize) -> Scan<'a, M> {
+        self.budget = visits;
+        self
+    }
+
+    /// How many messages it has looked at; between two of them lies at most one search.
+    pub fn visited(&self) -> usize {
+        self.visited
+    }
+
+    /// The topic of the last message that it looked at, `None` if it has not looked at any: where to go on.
+    pub fn position(&self) -> Option<&'a str> {
+        self.last
+    }
+
+    /// Whether nothing more matches; otherwise its end was that of its budget.
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+}
+
+impl<'a, M: Retainable> Iterator for Scan<'a, M> {
+    type Item = &'a M;
+
+    fn next(&mut self) -> Option<&'a M> {
+        while !self.finished {
+            let Some(message) = self.messages.get(self.next) else {
+                self.finished = true;
+                break;
+            };
+            if self.visited == self.budget {
+                break;
+            }
+            self.visited += 1;
+            self.last = Some(message.topic());
+            let step = step(self.filter, message.topic().as_bytes());
+            self.next = self.messages.next(self.next);
+            match step {
+                Step::Match => return Some(message),
+                Step::Skip(pieces) => {
+                    self.goal.clear();
+                    pieces.into_iter().for_each(|piece| self.goal.extend_from_slice(piece));
+                    let goal = &self.goal;
+                    let before = |message: &M| order(message.topic().as_bytes(), goal).is_lt();
+                    self.next = self.messages.seek(self.next, before);
+                }
+                Step::Finish => self.finished = true,
+            }
+        }
+        None
+    }
+}
+
+/// What a scan does after it has looked at a topic.
+enum Step<'a> {
+    Match,
+    /// No match, nor is anything before the text of these pieces.
+    Skip([&'a [u8]; 3]),
+    /// No match, nor is anything behind.
+    Finish,
+}
+
+/// Compares `topic` with `filter` level by level, and where they part tells where the next match can be at the earliest.
+fn step<'a>(filter: &'a [u8], topic: &'a [u8]) -> Step<'a> {
+    if topic[0] == b'$' && matches!(filter[0], b'+' | b'#') {
+        // `%` comes directly after `$` [MQTT-4.7.2-1].
+        return Step::Skip([b"%", b"", b""]);
+    }
+    let (mut at, mut topic_at) = (0, 0);
+    // Where the last level that `+` stood for ends. U+0001 is the lowest character of a topic but for `/`: a prefix
+    // followed by it lies behind everything below the prefix.
+    let mut single = None;
+    let skip = |single: Option<usize>| match single {
+        Some(end) => Step::Skip([&topic[..end], b"\x01", b""]),
+        None => Step::Finish,
+    };
+    while at <= filter.len() {
+        let wanted = level(filter, at);
+        if wanted == b"#" {
+            return Step::Match;
+        }
+        if topic_at > topic.len() {
+            return Step::Skip([topic, b"/", if wanted == b"+" { b"" } else { wanted }]);
+        }
+        let name = level(topic, topic_at);
+        if wanted == b"+" {
+            single = Some(topic_at + name.len());
+        } else {
+            match order(name, wanted) {
+                Ordering::Less => return Step::Skip([&topic[..topic_at], wanted, b""]),
+                Ordering::Equal => {}
+                Ordering::Greater => return skip(single),
+            }
+        }
+        at += wanted.len() + 1;
+        topic_at += name.len() + 1;
+    }
+    if topic_at > topic.len() { Step::Match } else { skip(single) }
+}
+
+/// The text that every match begins with.
+fn literal_prefix(filter: &[u8]) -> &[u8] {
+    match filter.iter().position(|&byte| byte == b'+' || byte == b'#') {
+        // `a/#` matches `a` as well.
+        Some(at) if filter[at] == b'#' => &filter[..at.saturating_sub(1)],
+        Some(at) => &filter[..at],
+        None => filter,
+    }
+}
+
+/// The level of `text` that begins at `at`.
+fn level(text: &[u8], at: usize) -> &[u8] {
+    let rest = &text[at..];
+    &rest[..rest.iter().position(|&byte| byte == b'/').unwrap_or(rest.len())]
+}
+
+/// The order of topics: by bytes, `/` below all others. No topic holds U+0000, whose place it takes.
+fn order(one: &[u8], other: &[u8]) -> Ordering {
+    let same = common_prefix(one, other);
+    let rank = |text: &[u8]| text.get(same).map(|&byte| if byte == b'/' { 0 } else { byte });
+    rank(one).cmp(&rank(other))
+}
+
+/// How many bytes `one` and `other` have in common at the front, eight at a time.
+fn common_prefix(one: &[u8], other: &[u8]) -> usize {
+    let mut same = 0;
+    for (one, other) in one.as_chunks::<8>().0.iter().zip(other.as_chunks::<8>().0) {
+        let difference = u64::from_le_bytes(*one) ^ u64::from_le_bytes(*other);
+        if difference != 0 {
+            return same + difference.trailing_zeros() as usize / 8;
+        }
+        same += 8;
+    }
+    same + one[same..].iter().zip(&other[same..]).take_while(|(one, other)| one == other).count()
+}

@@ -1,0 +1,80 @@
+//! Waiting until every core knows something: the barrier behind SUBACK.
+//!
+//! Lanes are in order, so a core that answers a barrier has handled everything sent to it before, the announcement of
+//! interest among it: a PUBLISH that it handles from then on is sent here. Its answer also says how far its lanes to
+//! all cores had got, which bounds what it published before that: a retained home core that has handled as much has
+//! every message that was not sent here.
+
+use super::envelope::{Envelope, Numbers};
+use super::gather::Marks;
+use super::shared::Joined;
+use super::table::Key;
+use super::{ConnectionId, Shard};
+use crate::config::CoreId;
+
+/// A barrier under way.
+#[derive(Debug)]
+pub(super) struct Barrier {
+    /// Cores that have not answered.
+    waiting: u16,
+    marks: Marks,
+    then: Then,
+}
+
+/// What follows a barrier.
+#[derive(Debug)]
+pub(super) enum Then {
+    /// A SUBACK may leave, and the retained messages of its new subscriptions may be gathered.
+    Subscribed { connection: ConnectionId, serial: u32, session: Key, gathers: Vec<u64> },
+    /// The retained messages of one subscription may be gathered on.
+    Gather { session: Key, token: u64 },
+    /// A member of a shared group may be told that it is one.
+    Joined(Joined),
+}
+
+impl Shard {
+    /// Whether anybody has to be waited for at all.
+    pub(super) fn is_alone(&self) -> bool {
+        self.homes.cores() == 1
+    }
+
+    /// Does `then` once every other core has handled all that it was sent up to now.
+    pub(super) fn after_barrier(&mut self, then: Then) {
+        let cores = usize::from(self.homes.cores());
+        let mut marks = Marks::new(cores);
+        marks.set(self.core.index(), self.lanes.sent().into_iter());
+        if self.is_alone() {
+            return self.barrier_passed(marks, then);
+        }
+        let token = self.token();
+        for core in self.lanes.peers() {
+            self.lanes.send(core, &Envelope::Barrier { token }, &mut None);
+        }
+        self.barriers.insert(token, Barrier { waiting: self.homes.cores() - 1, marks, then });
+    }
+
+    /// Another core has got to a barrier of ours.
+    pub(super) fn barrier_done(&mut self, from: CoreId, token: u64, sent: Numbers<'_>) {
+        let Some(barrier) = self.barriers.get_mut(&token) else { return };
+        barrier.marks.set(from.index(), sent.iter());
+        barrier.waiting -= 1;
+        if barrier.waiting == 0
+            && let Some(barrier) = self.barriers.remove(&token)
+        {
+            self.barrier_passed(barrier.marks, barrier.then);
+        }
+    }
+
+    fn barrier_passed(&mut self, marks: Marks, then: Then) {
+        match then {
+            Then::Subscribed { connection, serial, session, gathers } => {
+                self.pending_done(connection, serial);
+                for token in gathers {
+                    self.begin_gather(session, token, marks.clone());
+                }
+            }
+            Then::Gather { session, token } => self.begin_gather(session, token, marks),
+            Then::Joined(joined) => self.tell_joined(joined),
+        }
+    }
+}

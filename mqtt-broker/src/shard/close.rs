@@ -1,0 +1,97 @@
+//! The end of a Network Connection, from either side, and refusals of CONNECT.
+
+use mqtt_proto::codec;
+use mqtt_proto::packet::{ConnAck, Disconnect, Packet, Properties};
+use mqtt_proto::types::{ReasonCode, Version};
+use tracing::debug;
+
+use super::Shard;
+use super::connection::{Connection, State};
+use super::contract::Action;
+use super::input::Step;
+use super::table::Key;
+use crate::ports::Event;
+
+impl Shard {
+    /// Closes the connection; a 5.0 Client is told `tell` where there is something to tell. `will`: whether its Will
+    /// is to be published.
+    pub(super) fn close(&mut self, key: Key, tell: Option<ReasonCode>, will: bool) {
+        self.close_for(key, tell, will, tell.unwrap_or(ReasonCode::UNSPECIFIED_ERROR));
+    }
+
+    /// As [`Shard::close`], with the `reason` that hooks are told.
+    pub(super) fn close_for(&mut self, key: Key, tell: Option<ReasonCode>, will: bool, reason: ReasonCode) {
+        let Some(mut connection) = self.forget_connection(key) else { return };
+        let gated = connection.output.gate > self.store_committed;
+        let mut last = if gated { Vec::new() } else { core::mem::take(&mut connection.output.buffer) };
+        match (&mut connection.state, tell) {
+            // Only 5.0 Servers send DISCONNECT, and only after CONNACK [MQTT-3.14.0-1].
+            (State::Live(live), Some(reason)) if live.version() == Version::V5 && !gated => {
+                let disconnect = Packet::Disconnect(Disconnect::new(reason));
+                if live.sender.encode(&disconnect, &mut last).is_err() {
+                    debug!(connection = key.index, "a DISCONNECT larger than the peer accepts is left out");
+                }
+            }
+            (State::Deciding(deciding), Some(reason)) => {
+                encode_refusal(deciding.version, reason, &mut last);
+            }
+            _ => {}
+        }
+        self.stats.bytes_sent += last.len() as u64;
+        self.actions.push_back(Action::Close { id: key.into(), last, abort: false });
+        self.leave(connection, will, reason);
+    }
+
+    /// The Network Connection is gone already.
+    pub(super) fn lose(&mut self, key: Key) {
+        if let Some(connection) = self.forget_connection(key) {
+            self.leave(connection, true, ReasonCode::UNSPECIFIED_ERROR);
+        }
+    }
+
+    /// Takes the connection out of the table.
+    pub(super) fn forget_connection(&mut self, key: Key) -> Option<Connection> {
+        let connection = self.connections.remove(key)?;
+        self.stats.connections -= 1;
+        self.budget.own.connections -= 1;
+        Some(connection)
+    }
+
+    /// What the session has to do with the end of its connection.
+    fn leave(&mut self, mut connection: Connection, will: bool, reason: ReasonCode) {
+        let buffer = core::mem::take(&mut connection.output.buffer);
+        self.recycle(buffer);
+        if let State::Live(live) = connection.state {
+            self.stats.clients_connected -= 1;
+            debug!(client_id = %live.client_id, %reason, "disconnected");
+            self.ports.hooks.on_event(&Event::Disconnected { client_id: &live.client_id, reason });
+            self.detach(live.session, will);
+        }
+    }
+
+    /// Refuses a CONNECT [MQTT-3.2.2-7].
+    pub(super) fn refuse(&mut self, key: Key, version: Version, reason: ReasonCode) -> Step {
+        self.stats.connects_refused += 1;
+        let Some(mut connection) = self.forget_connection(key) else { return Step::Gone };
+        debug!(peer = ?connection.info.peer, %reason, "CONNECT refused");
+        let mut last = core::mem::take(&mut connection.output.buffer);
+        encode_refusal(version, reason, &mut last);
+        self.stats.bytes_sent += last.len() as u64;
+        self.actions.push_back(Action::Close { id: key.into(), last, abort: false });
+        Step::Gone
+    }
+
+    /// Refuses a Protocol Version that nobody here speaks, in the dialect nearest to it: a version above 5 reads the
+    /// CONNACK of 5.0 [MQTT-3.1.2-2], anything else that of 3.1.1 [MQTT-3.1.2-2 v3.1.1].
+    pub(super) fn refuse_level(&mut self, key: Key, level: u8) {
+        let version = if level > Version::V5.level() { Version::V5 } else { Version::V3_1_1 };
+        self.refuse(key, version, ReasonCode::UNSUPPORTED_PROTOCOL_VERSION);
+    }
+}
+
+fn encode_refusal(version: Version, reason: ReasonCode, out: &mut Vec<u8>) {
+    // Session Present is 0 with an error [MQTT-3.2.2-6].
+    let connack = ConnAck { session_present: false, reason, properties: Properties::EMPTY };
+    codec::encode(&Packet::ConnAck(connack), version, out)
+        .expect("a CONNACK without properties can be encoded");
+}

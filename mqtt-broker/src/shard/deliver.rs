@@ -1,0 +1,399 @@
+//! A message on its way to one session: sent at once, queued, or dropped for a reason that is counted.
+//!
+//! Invariants: messages leave in the order in which they came, so nothing overtakes a queue; at most the Client's
+//! Receive Maximum is unacknowledged [MQTT-3.3.4-9]; the output of a Client that does not read stays within its
+//! bound, and a full queue never stops a publisher. Lives on: the session's home core.
+
+use mqtt_proto::connection::{Sender, TooLarge};
+use mqtt_proto::packet::{Ack, Packet, Properties, Property, Publish};
+use mqtt_proto::session::{Discarded, PubRec, Resend};
+use mqtt_proto::types::{PacketId, Qos, ReasonCode, Version};
+
+use super::Shard;
+use super::envelope::GroupRef;
+use super::session::{Delivery, Identifiers};
+use super::stats::DropReason;
+use super::table::Key;
+use crate::config::Overflow;
+use crate::message::{Message, MessageRef};
+use crate::ports::{Commit, Record, SessionRef};
+
+/// A message that is being routed: borrowed, and owned from the first moment that something keeps it.
+pub(super) struct Outgoing<'a> {
+    pub(super) message: MessageRef<'a>,
+    pub(super) owned: Option<Message>,
+    /// The last position in the store that its copies need.
+    pub(super) commit: Option<u64>,
+}
+
+impl<'a> Outgoing<'a> {
+    pub(super) fn new(message: MessageRef<'a>) -> Outgoing<'a> {
+        Outgoing { message, owned: None, commit: None }
+    }
+
+    pub(super) fn with_owned(message: MessageRef<'a>, owned: Option<&Message>) -> Outgoing<'a> {
+        Outgoing { message, owned: owned.cloned(), commit: None }
+    }
+
+    pub(super) fn keep(&mut self) -> Message {
+        let message = self.message;
+        self.owned.get_or_insert_with(|| message.to_message()).clone()
+    }
+
+    pub(super) fn wait_for(&mut self, commit: Commit) {
+        if let Commit::At(position) = commit {
+            self.commit = self.commit.max(Some(position));
+        }
+    }
+}
+
+/// How a message is to be delivered to a session.
+#[derive(Clone, Copy)]
+pub(super) struct How<'i> {
+    /// The lower of published and granted QoS.
+    pub(super) qos: Qos,
+    pub(super) retain: bool,
+    pub(super) identifiers: &'i [u32],
+    pub(super) group: Option<GroupRef>,
+    /// A retained message for a new subscription: paced, so it waits where a live QoS 0 message would be dropped.
+    pub(super) paced: bool,
+}
+
+impl Shard {
+    /// Delivers to one session, now or later.
+    pub(super) fn deliver(&mut self, key: Key, outgoing: &mut Outgoing<'_>, how: How<'_>) {
+        if how.group.is_none() {
+            self.stats.messages_matched += 1;
+        }
+        let Some(session) = self.sessions.get_mut(key) else {
+            return self.stats.dropped(DropReason::SessionEnded, 1);
+        };
+        if session.is_persistent() && how.qos != Qos::AtMostOnce {
+            let reference = SessionRef { client_id: &session.client_id };
+            let record = Record::Enqueued { session: reference, message: outgoing.message, qos: how.qos };
+            outgoing.wait_for(self.ports.store.append(&record));
+        }
+        let connection = session.connection.and_then(|connection| self.connections.get_mut(connection));
+        let Some(connection) = connection.filter(|_| session.queue.is_empty()) else {
+            return self.enqueue(key, outgoing, how);
+        };
+        if connection.output.waiting() >= self.limits.output_bytes_max as usize {
+            return self.enqueue(key, outgoing, how);
+        }
+        if how.qos == Qos::AtMostOnce {
+            return self.send_once(key, outgoing, how);
+        }
+        if !session.outbound.can_start() {
+            return self.enqueue(key, outgoing, how);
+        }
+        let delivery = how.keep(outgoing.keep());
+        self.stats.messages_kept += 1;
+        self.start(key, delivery);
+    }
+
+    /// Sends a QoS 0 message [MQTT-4.3.1-1].
+    fn send_once(&mut self, key: Key, outgoing: &mut Outgoing<'_>, how: How<'_>) {
+        let now = self.now.millis;
+        let (message, identifiers) = (outgoing.message, how.identifiers);
+        let part =
+            Part { message, qos: how.qos, retain: how.retain, dup: false, packet_id: None, identifiers };
+        match self.with_output(key, |sender, out| part.encode(sender, now, out)) {
+            Some(Ok(())) => {
+                self.stats.messages_sent += 1;
+                self.stats.messages_delivered += 1;
+            }
+            Some(Err(TooLarge)) => self.stats.dropped(DropReason::TooLarge, 1),
+            None => self.stats.dropped(DropReason::Offline, 1),
+        }
+        self.credit(how.group, key);
+    }
+
+    /// Sends a QoS 1 or 2 message for the first time. The caller has seen that the window has room.
+    fn start(&mut self, key: Key, delivery: Delivery) {
+        let now = self.now.millis;
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let qos = delivery.qos;
+        let packet_id =
+            session.outbound.start(qos, delivery).expect("the caller has seen that the window has room");
+        let delivery = session.outbound.get_mut(packet_id).expect("just started").clone();
+        let part = Part::of(&delivery, Some(packet_id), false);
+        match self.with_output(key, |sender, out| part.encode(sender, now, out)) {
+            Some(Ok(())) => self.stats.messages_sent += 1,
+            // [MQTT-3.1.2-25]
+            Some(Err(TooLarge)) => self.discard(key, packet_id, false),
+            None => {}
+        }
+    }
+
+    /// A PUBLISH in the window turns out to be larger than the Client accepts.
+    fn discard(&mut self, key: Key, packet_id: PacketId, resent: bool) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let discarded = session.outbound.discard(packet_id, resent).expect("it was about to be sent");
+        let (Discarded::Done(delivery) | Discarded::Release(delivery)) = &discarded;
+        let group = delivery.group;
+        self.stats.messages_kept -= 1;
+        self.stats.dropped(DropReason::TooLarge, 1);
+        self.credit(group, key);
+        if let Discarded::Release(_) = discarded {
+            self.send_to(key, &Packet::PubRel(Ack::new(packet_id, ReasonCode::SUCCESS)));
+        }
+    }
+
+    /// Keeps the message for later, within the queue's bounds.
+    fn enqueue(&mut self, key: Key, outgoing: &mut Outgoing<'_>, how: How<'_>) {
+        let Some(session) = self.sessions.get(key) else { return };
+        let online = session.connection.is_some();
+        let dropped = match (how.qos, online) {
+            (Qos::AtMostOnce, false) if !self.limits.queue_qos0_offline => Some(DropReason::Offline),
+            // Behind a queue it keeps its place; without one it is the output that is full.
+            (Qos::AtMostOnce, true) if session.queue.is_empty() && !how.paced => {
+                Some(DropReason::SlowConsumer)
+            }
+            (_, false) if !session.is_persistent() => Some(DropReason::Offline),
+            _ => None,
+        };
+        if let Some(reason) = dropped {
+            self.stats.dropped(reason, 1);
+            return self.credit(how.group, key);
+        }
+        let delivery = how.keep(outgoing.keep());
+        let cost = delivery.cost();
+        while self.queue_is_full(key, cost) {
+            let oldest = match self.limits.queue_overflow {
+                Overflow::DropOldest => self.pop_queue(key),
+                Overflow::DropNewest => None,
+            };
+            let Some(oldest) = oldest else {
+                self.stats.dropped(DropReason::QueueFull, 1);
+                return self.credit(how.group, key);
+            };
+            self.drop_kept(key, &oldest, DropReason::QueueFull);
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.queue.push_back(delivery);
+        session.queue_bytes += cost;
+        self.stats.queue_bytes += cost as u64;
+        self.stats.messages_kept += 1;
+    }
+
+    fn queue_is_full(&self, key: Key, cost: usize) -> bool {
+        let Some(session) = self.sessions.get(key) else { return true };
+        session.queue.len() >= self.limits.queue_messages_max as usize
+            || session.queue_bytes as u64 + cost as u64 > self.limits.queue_bytes_max
+            || self.memory_is_full(cost)
+    }
+
+    /// Takes the oldest message off the queue. It still counts as kept.
+    fn pop_queue(&mut self, key: Key) -> Option<Delivery> {
+        let session = self.sessions.get_mut(key)?;
+        let delivery = session.queue.pop_front()?;
+        let cost = delivery.cost();
+        session.queue_bytes -= cost;
+        self.stats.queue_bytes -= cost as u64;
+        Some(delivery)
+    }
+
+    /// A kept message is not to be delivered after all.
+    fn drop_kept(&mut self, key: Key, delivery: &Delivery, reason: DropReason) {
+        self.stats.messages_kept -= 1;
+        self.stats.dropped(reason, 1);
+        self.credit(delivery.group, key);
+    }
+
+    /// Sends what waits for this session, as far as its window and its output have room: first what was sent on an
+    /// earlier connection [MQTT-4.4.0-1], then the queue.
+    pub(super) fn pump(&mut self, key: Key) {
+        let now = self.now.millis;
+        let max = self.limits.output_bytes_max as usize;
+        loop {
+            let Some(session) = self.sessions.get_mut(key) else { return };
+            let connection = session.connection.and_then(|connection| self.connections.get(connection));
+            if connection.is_none_or(|connection| connection.output.waiting() >= max) {
+                return;
+            }
+            if let Some(resend) = session.outbound.poll_resend() {
+                match resend {
+                    Resend::Publish { packet_id, dup, message, .. } => {
+                        let delivery = message.clone();
+                        let part = Part::of(&delivery, Some(packet_id), dup);
+                        if let Some(Err(TooLarge)) =
+                            self.with_output(key, |sender, out| part.encode(sender, now, out))
+                        {
+                            self.discard(key, packet_id, true);
+                        }
+                    }
+                    Resend::PubRel { packet_id } => {
+                        self.send_to(key, &Packet::PubRel(Ack::new(packet_id, ReasonCode::SUCCESS)));
+                    }
+                }
+                continue;
+            }
+            let Some(first) = session.queue.front() else { break };
+            if first.message.is_expired(now) {
+                if let Some(delivery) = self.pop_queue(key) {
+                    self.drop_kept(key, &delivery, DropReason::Expired);
+                }
+                continue;
+            }
+            if first.qos != Qos::AtMostOnce && !session.outbound.can_start() {
+                return;
+            }
+            let Some(delivery) = self.pop_queue(key) else { return };
+            if delivery.qos == Qos::AtMostOnce {
+                self.stats.messages_kept -= 1;
+                let mut outgoing = Outgoing::new(delivery.message.as_ref());
+                let how = How {
+                    qos: delivery.qos,
+                    retain: delivery.retain,
+                    identifiers: delivery.identifiers.as_slice(),
+                    group: delivery.group,
+                    paced: false,
+                };
+                self.send_once(key, &mut outgoing, how);
+            } else {
+                self.start(key, delivery);
+            }
+        }
+        self.advance_gathers(key);
+    }
+
+    /// Runs `write` on the output of the session's connection, if it has one.
+    fn with_output<T>(&mut self, key: Key, write: impl FnOnce(&mut Sender, &mut Vec<u8>) -> T) -> Option<T> {
+        let connection = self.sessions.get(key)?.connection?;
+        let spare = self.spare_output(connection);
+        let state = self.connections.get_mut(connection)?;
+        if let Some(spare) = spare {
+            state.output.buffer = spare;
+        }
+        let mut out = core::mem::take(&mut state.output.buffer);
+        let result = state.live_mut().map(|live| write(&mut live.sender, &mut out));
+        state.output.buffer = out;
+        self.mark_dirty(connection);
+        result
+    }
+
+    /// Sends a packet to the session's Client, if it is connected.
+    fn send_to(&mut self, key: Key, packet: &Packet<'_>) {
+        if let Some(connection) = self.sessions.get(key).and_then(|session| session.connection) {
+            self.send(connection, packet);
+        }
+    }
+
+    /// PUBACK from a subscriber. One that acknowledges nothing is ignored: it may answer what another member of a
+    /// shared group got meanwhile.
+    pub(super) fn handle_puback(&mut self, key: Key, ack: &Ack<'_>) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if let Ok(delivery) = session.outbound.handle_puback(ack.packet_id, ack.reason) {
+            self.delivered(key, &delivery, ack);
+            self.pump(key);
+        }
+    }
+
+    /// PUBREC from a subscriber.
+    pub(super) fn handle_pubrec(&mut self, connection: Key, key: Key, ack: &Ack<'_>) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        match session.outbound.handle_pubrec(ack.packet_id, ack.reason) {
+            Ok(PubRec::Release(message)) => {
+                if let Some(delivery) = message {
+                    self.delivered(key, &delivery, ack);
+                }
+                self.send(connection, &Packet::PubRel(Ack::new(ack.packet_id, ReasonCode::SUCCESS)));
+            }
+            // [MQTT-4.4.0-2]
+            Ok(PubRec::Refused(delivery)) => {
+                self.delivered(key, &delivery, ack);
+                self.pump(key);
+            }
+            Err(_) if ack.reason.is_error() => {}
+            Err(_) => {
+                let reason = ReasonCode::PACKET_IDENTIFIER_NOT_FOUND;
+                self.send(connection, &Packet::PubRel(Ack::new(ack.packet_id, reason)));
+            }
+        }
+    }
+
+    /// PUBCOMP from a subscriber.
+    pub(super) fn handle_pubcomp(&mut self, key: Key, ack: &Ack<'_>) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.outbound.handle_pubcomp(ack.packet_id).is_ok() {
+            self.pump(key);
+        }
+    }
+
+    /// The Client has taken over a message, or refused it for good.
+    fn delivered(&mut self, key: Key, delivery: &Delivery, ack: &Ack<'_>) {
+        self.stats.messages_kept -= 1;
+        match ack.reason.is_error() {
+            true => self.stats.dropped(DropReason::Refused, 1),
+            false => self.stats.messages_delivered += 1,
+        }
+        if let Some(session) = self.sessions.get(key).filter(|session| session.is_persistent()) {
+            let reference = SessionRef { client_id: &session.client_id };
+            // Nobody waits for this one: lost, it costs a delivery with DUP.
+            self.ports.store.append(&Record::Acknowledged { session: reference, packet_id: ack.packet_id });
+        }
+        self.credit(delivery.group, key);
+    }
+}
+
+impl How<'_> {
+    /// The message as it is kept.
+    fn keep(self, message: Message) -> Delivery {
+        let How { qos, retain, identifiers, group, .. } = self;
+        Delivery { message, qos, retain, identifiers: Identifiers::new(identifiers), group }
+    }
+}
+
+/// One PUBLISH to a subscriber.
+struct Part<'a> {
+    message: MessageRef<'a>,
+    qos: Qos,
+    retain: bool,
+    dup: bool,
+    packet_id: Option<PacketId>,
+    identifiers: &'a [u32],
+}
+
+impl<'a> Part<'a> {
+    fn of(delivery: &'a Delivery, packet_id: Option<PacketId>, dup: bool) -> Part<'a> {
+        let Delivery { message, qos, retain, identifiers, .. } = delivery;
+        let message = message.as_ref();
+        Part { message, qos: *qos, retain: *retain, dup, packet_id, identifiers: identifiers.as_slice() }
+    }
+
+    fn encode(&self, sender: &mut Sender, now: u64, out: &mut Vec<u8>) -> Result<(), TooLarge> {
+        /// Identifiers that need no list of their own.
+        const FEW: usize = 7;
+        let mut few = [Property::SubscriptionIdentifier(0); FEW + 1];
+        let many: Vec<Property<'_>>;
+        let mut properties = Properties::EMPTY;
+        if sender.version() == Version::V5 {
+            let expiry = self.message.expiry_left(now).map(Property::MessageExpiryInterval);
+            let identifiers =
+                self.identifiers.iter().map(|&identifier| Property::SubscriptionIdentifier(identifier));
+            let list = expiry.into_iter().chain(identifiers);
+            let list = if self.identifiers.len() <= FEW {
+                let mut len = 0;
+                for property in list {
+                    few[len] = property;
+                    len += 1;
+                }
+                &few[..len]
+            } else {
+                many = list.collect();
+                &many
+            };
+            properties = Properties::from_wire(self.message.properties).with_list(list);
+        }
+        let publish = Publish {
+            dup: self.dup,
+            qos: self.qos,
+            retain: self.retain,
+            topic: Some(self.message.topic),
+            packet_id: self.packet_id,
+            properties,
+            payload: self.message.payload,
+        };
+        sender.encode_publish(&publish, out)
+    }
+}

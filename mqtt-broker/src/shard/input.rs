@@ -1,0 +1,358 @@
+//! From bytes to packets to what they do; and input that has to wait.
+
+use mqtt_proto::codec::{self, DecodeError};
+use mqtt_proto::connection::ProtocolError;
+use mqtt_proto::packet::{Ack, Disconnect, Packet};
+use mqtt_proto::types::{ReasonCode, Version};
+use tracing::{debug, trace};
+
+use super::connection::{Held, PendingAnswer, State, Why};
+use super::contract::{Action, Approved, Handed};
+use super::table::Key;
+use super::{ConnectionId, Shard};
+use crate::ports::{Answer, Ticket};
+
+/// What becomes of the connection after a packet.
+pub(super) enum Step {
+    /// The next packet.
+    Next,
+    /// This packet again once what it waits for is there; it has changed nothing.
+    Again(Why),
+    /// CONNECT or AUTH is being decided: what follows waits.
+    Decide(Why),
+    /// CONNECT is approved and its session at home elsewhere.
+    Handoff(u16, Vec<u8>, Approved),
+    /// The connection is closed.
+    Gone,
+}
+
+impl Shard {
+    pub(super) fn take_input(&mut self, key: Key, input: &[u8]) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        self.stats.bytes_received += input.len() as u64;
+        connection.last_received = self.now.millis;
+        if let Some(held) = &mut connection.held {
+            held.input.extend_from_slice(input);
+            if held.input.len() > self.limits.held_input_bytes_max as usize {
+                self.close(key, Some(ReasonCode::QUOTA_EXCEEDED), true);
+            }
+            return;
+        }
+        self.process(key, input);
+    }
+
+    /// Handles every whole packet in `input`; what is left waits in the receiver or is held.
+    pub(super) fn process(&mut self, key: Key, mut input: &[u8]) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        // Taken out, so that packets can be borrowed from it while other connections are written to.
+        let mut receiver = core::mem::take(&mut connection.receiver);
+        loop {
+            let packet = match receiver.poll_packet(&mut input) {
+                Ok(Some(packet)) => packet,
+                Ok(None) => break,
+                Err(error) => return self.protocol_error(key, error),
+            };
+            trace!(connection = key.index, ?packet, "received");
+            self.stats.packets_received += 1;
+            let step = self.handle_packet(key, &packet);
+            if !matches!(step, Step::Again(_)) {
+                self.answers.clear();
+            }
+            match step {
+                Step::Next => {}
+                Step::Again(why) => {
+                    let version = packet_version(&packet, self.version(key));
+                    let mut held = Vec::with_capacity(input.len() + 64);
+                    codec::encode(&packet, version, &mut held).expect("a decoded packet can be encoded");
+                    held.extend_from_slice(input);
+                    self.hold(key, held, why);
+                    break;
+                }
+                Step::Decide(why) => {
+                    self.hold(key, input.to_vec(), why);
+                    break;
+                }
+                Step::Handoff(to, connect, approved) => {
+                    return self.hand_off(key, to, connect, input.to_vec(), approved);
+                }
+                Step::Gone => return,
+            }
+        }
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.receiver = receiver;
+        }
+    }
+
+    /// The version of an accepted or deciding connection.
+    pub(super) fn version(&self, key: Key) -> Version {
+        match self.connections.get(key).map(|connection| &connection.state) {
+            Some(State::Live(live)) => live.version(),
+            Some(State::Deciding(deciding)) => deciding.version,
+            _ => Version::default(),
+        }
+    }
+
+    fn hold(&mut self, key: Key, input: Vec<u8>, why: Why) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        // A packet that waits once more keeps the answers it has.
+        let answers = core::mem::take(&mut self.answers);
+        connection.held = Some(Box::new(Held { input, why, answers }));
+        self.actions.push_back(Action::PauseRead { id: key.into() });
+        match why {
+            Why::Lane => self.lane_blocked.push(key),
+            Why::Authentication(_) | Why::Permission(..) => {
+                let live = self.connections.get(key).is_some_and(|connection| connection.live().is_some());
+                if live {
+                    let patience = u64::from(self.limits.decision_timeout_seconds) * 1000;
+                    self.arm_connection(key, self.now.millis + patience);
+                }
+            }
+        }
+    }
+
+    /// What the connection waited for is there: its held input is handled, after what `step` says of the packet that
+    /// was decided.
+    pub(super) fn go_on(&mut self, key: Key, step: Step) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        match step {
+            Step::Next => {
+                let Some(mut held) = connection.held.take() else { return };
+                connection.last_received = self.now.millis;
+                let input = core::mem::take(&mut held.input);
+                // The first packet asks again and finds its answers.
+                self.answers = core::mem::take(&mut held.answers);
+                self.process(key, &input);
+                let Some(connection) = self.connections.get_mut(key) else { return };
+                if connection.held.is_none() {
+                    let deadline = connection.keep_alive_deadline();
+                    self.actions.push_back(Action::ResumeRead { id: key.into() });
+                    if let Some(deadline) = deadline {
+                        self.arm_connection(key, deadline);
+                    }
+                }
+            }
+            Step::Again(why) | Step::Decide(why) => {
+                if let Some(held) = &mut connection.held {
+                    held.why = why;
+                }
+            }
+            Step::Handoff(to, connect, approved) => {
+                let input = connection.held.take().map(|held| held.input).unwrap_or_default();
+                self.hand_off(key, to, connect, input, approved);
+            }
+            Step::Gone => {}
+        }
+    }
+
+    fn hand_off(&mut self, key: Key, to: u16, connect: Vec<u8>, input: Vec<u8>, approved: Approved) {
+        let Some(connection) = self.forget_connection(key) else { return };
+        let handed = Box::new(Handed { info: connection.info, connect, input, approved });
+        self.actions.push_back(Action::Handoff { id: key.into(), to: crate::config::CoreId(to), handed });
+    }
+
+    pub(super) fn take_answer(&mut self, ticket: Ticket, answer: Answer) {
+        let key = Key::from(ticket.connection);
+        let Some(held) = self.connections.get_mut(key).and_then(|connection| connection.held.as_mut()) else {
+            return;
+        };
+        match (answer, held.why) {
+            (Answer::Authentication(outcome), Why::Authentication(serial)) if serial == ticket.serial => {
+                let step = self.authentication_decided(key, outcome);
+                self.go_on(key, step);
+            }
+            (Answer::Permission(permission), Why::Permission(serial, nth)) if serial == ticket.serial => {
+                held.answers.push((nth, permission));
+                let step = self.permission_decided(key, permission);
+                self.go_on(key, step);
+            }
+            // An answer to a question that nobody asks any more.
+            _ => debug!(connection = key.index, "a late answer finds no question"),
+        }
+    }
+
+    /// A name for a question of this connection.
+    pub(super) fn ticket(&mut self, key: Key) -> Ticket {
+        let serial = self.connections.get_mut(key).map_or(0, |connection| {
+            connection.questions = connection.questions.wrapping_add(1);
+            connection.questions
+        });
+        Ticket { core: self.core, connection: ConnectionId::from(key), serial }
+    }
+
+    fn handle_packet(&mut self, key: Key, packet: &Packet<'_>) -> Step {
+        let Some(connection) = self.connections.get_mut(key) else { return Step::Gone };
+        let live = match &connection.state {
+            State::Live(live) => live,
+            State::Opening => {
+                return match packet {
+                    Packet::Connect(connect) => self.handle_connect(key, connect),
+                    // [MQTT-3.1.0-1]; the receiver lets nothing else through.
+                    _ => self.fault(key, ReasonCode::PROTOCOL_ERROR),
+                };
+            }
+            State::Deciding(_) => {
+                // [MQTT-3.1.2-30]
+                return match packet {
+                    Packet::Auth(auth) => self.handle_auth(key, auth),
+                    Packet::Disconnect(_) => {
+                        self.close(key, None, false);
+                        Step::Gone
+                    }
+                    _ => self.fault(key, ReasonCode::PROTOCOL_ERROR),
+                };
+            }
+        };
+        let session = live.session;
+        match packet {
+            Packet::Publish(publish) => return self.handle_publish(key, publish),
+            Packet::PubAck(ack) => self.handle_puback(session, ack),
+            Packet::PubRec(ack) => self.handle_pubrec(key, session, ack),
+            Packet::PubRel(ack) => self.handle_pubrel(key, session, ack),
+            Packet::PubComp(ack) => self.handle_pubcomp(session, ack),
+            Packet::Subscribe(subscribe) => return self.handle_subscribe(key, subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.handle_unsubscribe(key, unsubscribe),
+            // [MQTT-3.12.4-1]
+            Packet::PingReq => self.send(key, &Packet::PingResp),
+            Packet::Disconnect(disconnect) => return self.handle_disconnect(key, disconnect),
+            Packet::Auth(auth) => return self.handle_auth(key, auth),
+            Packet::Connect(_)
+            | Packet::ConnAck(_)
+            | Packet::SubAck(_)
+            | Packet::UnsubAck(_)
+            | Packet::PingResp => return self.fault(key, ReasonCode::PROTOCOL_ERROR),
+        }
+        Step::Next
+    }
+
+    /// The peer broke the protocol in a way the receiver saw.
+    fn protocol_error(&mut self, key: Key, error: ProtocolError) {
+        debug!(connection = key.index, %error, reason = %error.reason_code(), "closing: peer broke the protocol");
+        if let ProtocolError::Decode(DecodeError::UnsupportedProtocolVersion { level }) = error {
+            return self.refuse_level(key, level);
+        }
+        self.fault(key, error.reason_code());
+    }
+
+    /// Closes the connection for its peer's fault, telling a 5.0 Client so [MQTT-4.13.1-1].
+    pub(super) fn fault(&mut self, key: Key, reason: ReasonCode) -> Step {
+        self.close(key, Some(reason), true);
+        Step::Gone
+    }
+
+    fn handle_disconnect(&mut self, key: Key, disconnect: &Disconnect<'_>) -> Step {
+        let Some(live) = self.connections.get_mut(key).and_then(|connection| connection.live_mut()) else {
+            return Step::Gone;
+        };
+        if let Some(expiry) = disconnect.properties.session_expiry_interval() {
+            // A session that was to end with its connection cannot be kept by an afterthought (section 3.14.2.2.2).
+            if live.expiry_seconds == 0 && expiry != 0 {
+                return self.fault(key, ReasonCode::PROTOCOL_ERROR);
+            }
+            let expiry = expiry.min(self.limits.session_expiry_max_seconds);
+            live.expiry_seconds = expiry;
+            let session = live.session;
+            if let Some(session) = self.sessions.get_mut(session) {
+                session.expiry_seconds = expiry;
+            }
+        }
+        // [MQTT-3.14.4-3]: only a normal disconnection takes the Will away.
+        let normal = disconnect.reason == ReasonCode::NORMAL_DISCONNECTION;
+        self.close_for(key, None, !normal, disconnect.reason);
+        Step::Gone
+    }
+
+    /// Appends a packet to the connection's output. One that is larger than the peer accepts is left out
+    /// [MQTT-3.1.2-24].
+    pub(super) fn send(&mut self, key: Key, packet: &Packet<'_>) {
+        let spare = self.spare_output(key);
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if let Some(spare) = spare {
+            connection.output.buffer = spare;
+        }
+        let State::Live(live) = &mut connection.state else { return };
+        if live.sender.encode(packet, &mut connection.output.buffer).is_err() {
+            debug!(connection = key.index, packet = ?packet.packet_type(), "larger than the peer accepts");
+        }
+        self.mark_dirty(key);
+    }
+
+    /// A buffer from the pool for a connection whose output has none.
+    pub(super) fn spare_output(&mut self, key: Key) -> Option<Vec<u8>> {
+        let connection = self.connections.get(key)?;
+        (connection.output.buffer.capacity() == 0).then(|| self.buffer())
+    }
+
+    /// Sends `answer` once `remaining` others have said that it may, and after those before it.
+    pub(super) fn answer_when(&mut self, key: Key, answer: PendingAnswer, remaining: u16) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if remaining == 0 && connection.pending.is_empty() {
+            return self.send_answer(key, &answer);
+        }
+        connection.pending.push_back(super::connection::Pending { answer, remaining });
+    }
+
+    /// The serial that the next pending answer will have.
+    pub(super) fn next_serial(&self, key: Key) -> u32 {
+        self.connections
+            .get(key)
+            .map_or(0, |connection| connection.pending_first.wrapping_add(connection.pending.len() as u32))
+    }
+
+    /// One of those that the pending answer waited for has said that it may leave.
+    pub(super) fn pending_done(&mut self, id: ConnectionId, serial: u32) {
+        let key = Key::from(id);
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let position = serial.wrapping_sub(connection.pending_first) as usize;
+        let Some(pending) = connection.pending.get_mut(position) else {
+            debug_assert!(false, "an answer waits until all have said that it may leave");
+            return;
+        };
+        pending.remaining -= 1;
+        while let Some(connection) = self.connections.get_mut(key)
+            && let Some(done) = connection.pending.pop_front_if(|pending| pending.remaining == 0)
+        {
+            connection.pending_first = connection.pending_first.wrapping_add(1);
+            self.send_answer(key, &done.answer);
+        }
+    }
+
+    fn send_answer(&mut self, key: Key, answer: &PendingAnswer) {
+        use mqtt_proto::packet::{Properties, Reasons, SubAck, UnsubAck};
+        let session =
+            self.connections.get(key).and_then(|connection| connection.live()).map(|live| live.session);
+        let inbound =
+            session.and_then(|session| self.sessions.get_mut(session)).map(|session| &mut session.inbound);
+        match *answer {
+            PendingAnswer::PubAck(packet_id, reason) => {
+                if let Some(inbound) = inbound {
+                    inbound.puback_sent();
+                }
+                self.send(key, &Packet::PubAck(Ack::new(packet_id, reason)));
+            }
+            PendingAnswer::PubRec(packet_id, reason) => {
+                if let Some(inbound) = inbound {
+                    inbound.pubrec_sent(packet_id, reason);
+                }
+                self.send(key, &Packet::PubRec(Ack::new(packet_id, reason)));
+            }
+            PendingAnswer::SubAck(packet_id, ref reasons) => {
+                let properties = Properties::EMPTY;
+                self.send(key, &Packet::SubAck(SubAck { packet_id, properties, reasons: Reasons(reasons) }));
+            }
+            PendingAnswer::UnsubAck(packet_id, ref reasons) => {
+                let properties = Properties::EMPTY;
+                self.send(
+                    key,
+                    &Packet::UnsubAck(UnsubAck { packet_id, properties, reasons: Reasons(reasons) }),
+                );
+            }
+        }
+    }
+}
+
+fn packet_version(packet: &Packet<'_>, version: Version) -> Version {
+    match packet {
+        Packet::Connect(connect) => connect.version,
+        _ => version,
+    }
+}

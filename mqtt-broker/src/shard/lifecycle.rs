@@ -1,0 +1,116 @@
+//! A session between its connections: attached, detached, ended; its Will on the way.
+
+use mqtt_proto::types::Qos;
+
+use super::deliver::Outgoing;
+use super::session::Delivery;
+use super::stats::DropReason;
+use super::table::Key;
+use super::{Shard, Timer};
+use crate::ports::{Event, Record, SessionRef};
+
+impl Shard {
+    /// The session's Client is back: what waited for it goes on.
+    pub(super) fn attach(&mut self, session: Key) {
+        self.groups_online(session);
+        self.pump(session);
+        self.advance_gathers(session);
+    }
+
+    /// The session's connection has ended. `will`: whether its Will is to be published.
+    pub(super) fn detach(&mut self, key: Key, will: bool) {
+        let now = self.now.millis;
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.connection = None;
+        if !will {
+            session.will = None;
+        }
+        self.groups_offline(key);
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if !session.is_persistent() {
+            // [MQTT-4.1.0-2]; its Will goes with it, whatever its delay [MQTT-3.1.2-8].
+            return self.end_session(key);
+        }
+        let expiry_millis = u64::from(session.expiry_seconds) * 1000;
+        if session.expiry_seconds != u32::MAX {
+            session.ends_at = now + expiry_millis;
+            self.wheel.set(now + expiry_millis, Timer::SessionEnd(key));
+        }
+        match &mut session.will {
+            Some(will) if will.delay_seconds > 0 => {
+                will.due_at = now + u64::from(will.delay_seconds) * 1000;
+                self.wheel.set(will.due_at, Timer::Will(key));
+            }
+            Some(_) => self.publish_will(key),
+            None => {}
+        }
+        if !self.limits.queue_qos0_offline {
+            self.drop_queued(key, DropReason::Offline, |delivery| delivery.qos == Qos::AtMostOnce);
+        }
+    }
+
+    /// The session ends with all it holds.
+    pub(super) fn end_session(&mut self, key: Key) {
+        if self.sessions.get(key).is_none() {
+            return;
+        }
+        self.publish_will(key);
+        self.unsubscribe_all(key);
+        let Some(session) = self.sessions.remove(key) else { return };
+        for gather in &session.gathers {
+            self.gathers.remove(&gather.token);
+        }
+        // A message whose PUBREC has come is the Client's already, and counted as delivered.
+        let unacknowledged = session.outbound.iter().filter(|(_, _, message)| message.is_some()).count();
+        let kept = (session.queue.len() + unacknowledged) as u64;
+        self.stats.messages_kept -= kept;
+        self.stats.queue_bytes -= session.queue_bytes as u64;
+        self.stats.dropped(DropReason::SessionEnded, kept);
+        if session.is_persistent() {
+            self.ports
+                .store
+                .append(&Record::SessionEnded { session: SessionRef { client_id: &session.client_id } });
+        }
+        self.ports.hooks.on_event(&Event::SessionEnded { client_id: &session.client_id });
+    }
+
+    /// The Session Expiry Interval is over, unless the Client came back.
+    pub(super) fn session_due(&mut self, key: Key, deadline: u64) {
+        if self.sessions.get(key).is_some_and(|session| session.ends_at == deadline) {
+            self.end_session(key);
+        }
+    }
+
+    /// The Will Delay Interval is over, unless the Client came back.
+    pub(super) fn will_due(&mut self, key: Key, deadline: u64) {
+        let will = self.sessions.get(key).and_then(|session| session.will.as_ref());
+        if will.is_some_and(|will| will.due_at == deadline) {
+            self.publish_will(key);
+        }
+    }
+
+    /// Publishes the session's Will, if it has one, and removes it [MQTT-3.1.2-10].
+    fn publish_will(&mut self, key: Key) {
+        let Some(will) = self.sessions.get_mut(key).and_then(|session| session.will.take()) else { return };
+        let mut message = will.message.as_ref();
+        message.expires_at = will.expiry_seconds.map(|seconds| self.now.millis + u64::from(seconds) * 1000);
+        let mut outgoing = Outgoing::new(message);
+        self.route(&mut outgoing, None);
+    }
+
+    /// Drops queued messages for which `which` is true.
+    fn drop_queued(&mut self, key: Key, reason: DropReason, which: impl Fn(&Delivery) -> bool) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let (before, mut bytes) = (session.queue.len(), 0);
+        session.queue.retain(|delivery| {
+            let goes = which(delivery);
+            bytes += if goes { delivery.cost() } else { 0 };
+            !goes
+        });
+        let dropped = (before - session.queue.len()) as u64;
+        session.queue_bytes -= bytes;
+        self.stats.queue_bytes -= bytes as u64;
+        self.stats.messages_kept -= dropped;
+        self.stats.dropped(reason, dropped);
+    }
+}

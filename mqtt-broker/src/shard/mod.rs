@@ -1,0 +1,475 @@
+//! One core's state as a machine without I/O: inputs are bytes, envelopes of other cores, time and answers of ports;
+//! outputs are bytes, batches for other cores and requests to the runtime.
+//!
+//! The caller's loop, one call at a time and never re-entered:
+//! 1. feed what happened through the `handle_*` methods, [`Shard::connection_opened`] and its siblings;
+//! 2. take every [`Action`] from [`Shard::poll_action`];
+//! 3. take at most one batch for each other core from [`Shard::poll_envelopes`] and pass it to that core's
+//!    [`Shard::handle_envelopes`], in order;
+//! 4. wait for more, at most until [`Shard::poll_timeout`], and then call [`Shard::handle_timeout`].
+//!
+//! A panic is our bug. Whatever a peer sends ends in an answer or in the end of its own connection.
+
+mod authenticate;
+mod barrier;
+mod budget;
+mod close;
+mod connect;
+mod connection;
+mod contract;
+mod deliver;
+mod envelope;
+mod gather;
+mod homes;
+mod input;
+mod lanes;
+mod lifecycle;
+mod peers;
+mod publish;
+mod session;
+mod shared;
+mod stats;
+mod subscribe;
+mod sys;
+mod table;
+mod wheel;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use ahash::RandomState;
+use hashbrown::HashMap;
+use mqtt_proto::connection::{Receiver, Role};
+use mqtt_proto::types::ReasonCode;
+
+use crate::config::{CoreId, Limits};
+use crate::message::Message;
+use crate::ports::{Answer, Permission, Ports, Ticket};
+use crate::router::{GroupId, Interest, Matches, Retained, Subscriptions};
+
+use barrier::Barrier;
+use budget::Budget;
+use connection::{Connection, Why};
+use gather::WaitingGather;
+use homes::Homes;
+use lanes::{Lanes, Waiter};
+use session::{Delivery, Sessions};
+use shared::{Join, OwnedGroups};
+use table::{Key, Table};
+use wheel::Wheel;
+
+pub use contract::{Action, ConnectionId, ConnectionInfo, Handed, Now, ShardConfig};
+pub use envelope::EnvelopeBatch;
+pub use stats::{DropReason, Stats};
+
+/// One core's part of the broker.
+pub struct Shard {
+    core: CoreId,
+    limits: Arc<Limits>,
+    homes: Homes,
+    ports: Ports,
+    now: Now,
+    started: Now,
+    connections: Table<Connection>,
+    sessions: Sessions,
+    subscriptions: Subscriptions,
+    interest: Interest,
+    groups: OwnedGroups,
+    retained: Retained<Message>,
+    lanes: Lanes,
+    wheel: Wheel<Timer>,
+    barriers: HashMap<u64, Barrier, RandomState>,
+    /// Which session a gathering of retained messages, or a join of a shared group, belongs to.
+    gathers: HashMap<u64, Key, RandomState>,
+    /// Requests for retained messages that wait until this core has handled enough.
+    waiting_gathers: Vec<WaitingGather>,
+    /// Sessions whose gathering from this core goes on with the next turn.
+    gathering: Vec<Key>,
+    /// Joins of shared groups that their owners have not answered, and those not yet asked for.
+    joins: HashMap<u64, Join, RandomState>,
+    new_joins: Vec<u64>,
+    next_token: u64,
+    store_waiters: VecDeque<Waiter>,
+    store_committed: u64,
+    /// Connections whose output waits for the store.
+    gated: Vec<Key>,
+    /// Connections whose next packet waits for room in a lane.
+    lane_blocked: Vec<Key>,
+    actions: VecDeque<Action>,
+    /// Connections with bytes to send.
+    dirty: VecDeque<Key>,
+    buffers: Vec<Vec<u8>>,
+    /// Late answers to what the packet at hand asks, by their position in it.
+    answers: Vec<(u16, Permission)>,
+    // Kept between calls for their memory alone.
+    matches: Matches,
+    group_matches: Vec<GroupId>,
+    properties: Vec<u8>,
+    due: Vec<(u64, Timer)>,
+    stats: Stats,
+    /// The last counters that the other cores told core 0.
+    peer_stats: Vec<Stats>,
+    /// What was published last below `$SYS`.
+    sys_values: BTreeMap<Box<str>, Box<str>>,
+    budget: Budget,
+}
+
+/// What a timer is for.
+#[derive(Clone, Copy, Debug)]
+enum Timer {
+    /// Connect timeout, Keep Alive or the patience for a decision.
+    Connection(Key),
+    /// Session Expiry Interval.
+    SessionEnd(Key),
+    /// Will Delay Interval.
+    Will(Key),
+    /// The next publication of the `$SYS` tree.
+    Sys,
+}
+
+/// Send buffers kept for re-use a core, and the largest worth keeping.
+const BUFFERS_MAX: usize = 256;
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+impl From<ConnectionId> for Key {
+    fn from(id: ConnectionId) -> Key {
+        Key { index: id.index, generation: id.generation }
+    }
+}
+
+impl From<Key> for ConnectionId {
+    fn from(key: Key) -> ConnectionId {
+        ConnectionId { index: key.index, generation: key.generation }
+    }
+}
+
+impl Shard {
+    /// An empty core.
+    ///
+    /// # Panics
+    /// If `config.core` is not below `config.cores`, or that is 0 or above [`CoreId::MAX`].
+    pub fn new(config: ShardConfig, ports: Ports, now: Now) -> Shard {
+        let ShardConfig { core, cores, limits, hash_key, seed } = config;
+        assert!(core.0 < cores && usize::from(cores) <= CoreId::MAX, "core {core} of {cores}");
+        let homes = Homes::new(core, cores, hash_key, seed);
+        let seeds = |purpose: u64| [seed, hash_key[0], hash_key[1], purpose];
+        let state = |purpose| {
+            let [a, b, c, d] = seeds(purpose);
+            RandomState::with_seeds(a, b, c, d)
+        };
+        let mut shard = Shard {
+            core,
+            homes,
+            ports,
+            now,
+            started: now,
+            connections: Table::new(),
+            sessions: Sessions::new(state(1)),
+            subscriptions: Subscriptions::new(seeds(2)),
+            interest: Interest::new(hash_key),
+            groups: OwnedGroups::new(seeds(3)),
+            retained: Retained::new(),
+            lanes: Lanes::new(core, cores, limits.lane_bytes_max),
+            wheel: Wheel::new(now.millis),
+            barriers: HashMap::with_hasher(state(4)),
+            gathers: HashMap::with_hasher(state(5)),
+            waiting_gathers: Vec::new(),
+            gathering: Vec::new(),
+            joins: HashMap::with_hasher(state(6)),
+            new_joins: Vec::new(),
+            next_token: 0,
+            store_waiters: VecDeque::new(),
+            store_committed: 0,
+            gated: Vec::new(),
+            lane_blocked: Vec::new(),
+            actions: VecDeque::new(),
+            dirty: VecDeque::new(),
+            buffers: Vec::new(),
+            answers: Vec::new(),
+            matches: Matches::default(),
+            group_matches: Vec::new(),
+            properties: Vec::new(),
+            due: Vec::new(),
+            stats: Stats::default(),
+            peer_stats: vec![Stats::default(); usize::from(cores)],
+            sys_values: BTreeMap::new(),
+            budget: Budget::new(core, cores, &limits),
+            limits,
+        };
+        if shard.limits.sys_interval_seconds != 0 {
+            shard.wheel.set(now.millis + 1000, Timer::Sys);
+        }
+        shard
+    }
+
+    /// A Network Connection was accepted on this core. `None`: there are too many, close it.
+    pub fn connection_opened(&mut self, info: ConnectionInfo, now: Now) -> Option<ConnectionId> {
+        self.now = now;
+        let max = u64::from(self.limits.connections_max);
+        if max != 0 && self.budget.connections() >= max {
+            return None;
+        }
+        let key = self.insert_connection(info);
+        let deadline = now.millis + u64::from(self.limits.connect_timeout_seconds) * 1000;
+        self.arm_connection(key, deadline);
+        self.settle();
+        Some(key.into())
+    }
+
+    /// Another core hands over a connection whose session is at home here. `None`: close it.
+    #[expect(clippy::boxed_local, reason = "it travels boxed, as in `Action::Handoff`")]
+    pub fn connection_arrived(&mut self, handed: Box<Handed>, now: Now) -> Option<ConnectionId> {
+        self.now = now;
+        let key = self.insert_connection(handed.info);
+        self.accept_handed(key, *handed);
+        self.settle();
+        Some(key.into())
+    }
+
+    fn insert_connection(&mut self, info: ConnectionInfo) -> Key {
+        let mut receiver = Receiver::new(Role::Server, self.limits.packet_bytes_max);
+        receiver.set_topic_alias_maximum(self.limits.topic_alias_maximum);
+        self.stats.connections += 1;
+        self.stats.connections_opened += 1;
+        self.budget.own.connections += 1;
+        self.connections.insert(Connection::new(info, receiver, self.now.millis))
+    }
+
+    /// Bytes came. All of them are taken; those of a connection that is gone are ignored.
+    pub fn handle_input(&mut self, id: ConnectionId, input: &[u8], now: Now) {
+        self.now = now;
+        self.take_input(id.into(), input);
+        self.settle();
+    }
+
+    /// The peer ended the Network Connection, or it broke.
+    pub fn connection_closed(&mut self, id: ConnectionId, now: Now) {
+        self.now = now;
+        self.lose(id.into());
+        self.settle();
+    }
+
+    /// The buffer of an [`Action::Transmit`] was sent, or cannot be.
+    pub fn transmit_done(&mut self, id: ConnectionId, buffer: Vec<u8>, now: Now) {
+        self.now = now;
+        self.recycle(buffer);
+        if let Some(connection) = self.connections.get_mut(id.into()) {
+            connection.output.outstanding = 0;
+            let session = connection.live().map(|live| live.session);
+            if !connection.output.buffer.is_empty() {
+                self.mark_dirty(id.into());
+            }
+            if let Some(session) = session {
+                self.pump(session);
+            }
+        }
+        self.settle();
+    }
+
+    /// Everything another core had to say.
+    pub fn handle_envelopes(&mut self, from: CoreId, batch: EnvelopeBatch, now: Now) {
+        self.now = now;
+        self.take_batch(from, batch);
+        self.settle();
+    }
+
+    /// The store has committed every record up to this position.
+    pub fn store_committed(&mut self, up_to: u64, now: Now) {
+        self.now = now;
+        self.store_committed = self.store_committed.max(up_to);
+        self.lanes.store_committed(up_to);
+        while let Some(waiter) = self.store_waiters.pop_front_if(|waiter| waiter.seq <= up_to) {
+            self.pending_done(waiter.connection, waiter.serial);
+        }
+        for key in core::mem::take(&mut self.gated) {
+            self.mark_dirty(key);
+        }
+        self.settle();
+    }
+
+    /// A port answers a question it had put off.
+    pub fn answer(&mut self, ticket: Ticket, answer: Answer, now: Now) {
+        self.now = now;
+        self.take_answer(ticket, answer);
+        self.settle();
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.now = now;
+        let mut due = core::mem::take(&mut self.due);
+        self.wheel.advance(now.millis, &mut due);
+        for (deadline, timer) in due.drain(..) {
+            match timer {
+                Timer::Connection(key) => self.connection_due(key, deadline),
+                Timer::SessionEnd(key) => self.session_due(key, deadline),
+                Timer::Will(key) => self.will_due(key, deadline),
+                Timer::Sys => self.sys_due(),
+            }
+        }
+        self.due = due;
+        self.go_on_gathering();
+        self.settle();
+    }
+
+    /// Ends every connection, 5.0 Clients being told that the Server shuts down. Wills are not published: their
+    /// Clients did not go away.
+    pub fn shutdown(&mut self, now: Now) {
+        self.now = now;
+        for key in self.connections.keys() {
+            self.close(key, Some(ReasonCode::SERVER_SHUTTING_DOWN), false);
+        }
+        self.settle();
+    }
+
+    /// The next thing the runtime has to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        if let Some(action) = self.actions.pop_front() {
+            return Some(action);
+        }
+        while let Some(key) = self.dirty.pop_front() {
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            let output = &mut connection.output;
+            output.dirty = false;
+            if output.outstanding != 0 || output.buffer.is_empty() {
+                continue;
+            }
+            if output.gate > self.store_committed {
+                self.gated.push(key);
+                continue;
+            }
+            let buffer = core::mem::take(&mut output.buffer);
+            output.outstanding = buffer.len();
+            self.stats.bytes_sent += buffer.len() as u64;
+            return Some(Action::Transmit { id: key.into(), buffer });
+        }
+        None
+    }
+
+    /// What there is to tell core `to`.
+    pub fn poll_envelopes(&mut self, to: CoreId) -> Option<EnvelopeBatch> {
+        self.lanes.poll(to)
+    }
+
+    /// Monotonic milliseconds of the next deadline.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        if self.gathering.is_empty() { self.wheel.next() } else { Some(self.now.millis) }
+    }
+
+    /// The counters of this core.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Network Connections on this core.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// What every call ends with.
+    fn settle(&mut self) {
+        self.stats.sessions = self.sessions.len() as u64;
+        self.stats.subscriptions = self.subscriptions.len() as u64;
+        self.stats.retained_messages = self.retained.len() as u64;
+        self.stats.retained_bytes = self.retained.bytes() as u64;
+        self.share_load();
+        if cfg!(debug_assertions) {
+            self.check_invariants();
+        }
+    }
+
+    fn check_invariants(&self) {
+        self.lanes.check_invariants();
+        debug_assert_eq!(self.stats.connections, self.connections.len() as u64);
+        debug_assert!(self.stats.clients_connected <= self.stats.connections);
+        // The rest walks over everything: only while that is little.
+        if self.sessions.len() > 64 {
+            return;
+        }
+        let (mut kept, mut bytes) = self.groups.kept();
+        for (key, session) in self.sessions.iter() {
+            kept += session.queue.len()
+                + session.outbound.iter().filter(|(_, _, message)| message.is_some()).count();
+            bytes += session.queue_bytes;
+            debug_assert_eq!(session.queue_bytes, session.queue.iter().map(Delivery::cost).sum::<usize>());
+            let live = session
+                .connection
+                .and_then(|connection| self.connections.get(connection))
+                .and_then(|c| c.live());
+            debug_assert!(session.connection.is_none() || live.is_some_and(|live| live.session == key));
+            debug_assert!(session.gathers.iter().all(|gather| self.gathers.get(&gather.token) == Some(&key)));
+        }
+        debug_assert_eq!(self.stats.messages_kept, kept as u64);
+        debug_assert_eq!(self.stats.queue_bytes, bytes as u64);
+    }
+
+    /// A token for a question to other cores.
+    fn token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+
+    /// Notes that the connection has bytes to send.
+    fn mark_dirty(&mut self, key: Key) {
+        if let Some(connection) = self.connections.get_mut(key)
+            && !connection.output.dirty
+        {
+            connection.output.dirty = true;
+            self.dirty.push_back(key);
+        }
+    }
+
+    /// An empty buffer, out of those that came back.
+    fn buffer(&mut self) -> Vec<u8> {
+        self.buffers.pop().unwrap_or_default()
+    }
+
+    fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if self.buffers.len() < BUFFERS_MAX && (1..=BUFFER_BYTES_MAX).contains(&buffer.capacity()) {
+            buffer.clear();
+            self.buffers.push(buffer);
+        }
+    }
+
+    /// Sets the connection's timer; an earlier one becomes stale.
+    fn arm_connection(&mut self, key: Key, deadline: u64) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.timer_at = deadline;
+            self.wheel.set(deadline, Timer::Connection(key));
+        }
+    }
+
+    fn connection_due(&mut self, key: Key, deadline: u64) {
+        let Some(connection) = self.connections.get(key).filter(|connection| connection.timer_at == deadline)
+        else {
+            return;
+        };
+        if connection.live().is_none() {
+            // Connect timeout: whoever is silent, or never decided on, is not told anything.
+            return self.close(key, None, false);
+        }
+        if let Some(held) = &connection.held
+            && matches!(held.why, Why::Authentication(_) | Why::Permission(..))
+        {
+            return self.close(key, Some(ReasonCode::SERVER_BUSY), true);
+        }
+        match connection.keep_alive_deadline() {
+            // [MQTT-3.1.2-22]
+            Some(at) if at <= self.now.millis => self.close(key, Some(ReasonCode::KEEP_ALIVE_TIMEOUT), true),
+            Some(at) => self.arm_connection(key, at),
+            // While we do not read, silence is not the Client's.
+            None => {
+                let patience = connection.live().map_or(0, |live| live.keep_alive_millis);
+                if patience != 0 {
+                    self.arm_connection(key, self.now.millis + patience);
+                }
+            }
+        }
+    }
+}
+
+impl core::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Shard").field("core", &self.core).field("stats", &self.stats).finish_non_exhaustive()
+    }
+}

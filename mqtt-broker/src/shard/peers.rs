@@ -1,0 +1,114 @@
+//! What other cores say, taken in the order in which they said it.
+
+use mqtt_proto::types::ShareName;
+
+use super::Shard;
+use super::deliver::{How, Outgoing};
+use super::envelope::{Envelope, EnvelopeBatch, Numbers};
+use super::input::Step;
+use super::stats::Stats;
+use crate::config::CoreId;
+use crate::message::Message;
+
+/// The slice whose messages are being read.
+struct Slice<'a> {
+    token: u64,
+    left: u32,
+    position: &'a str,
+    done: bool,
+}
+
+impl Shard {
+    pub(super) fn take_batch(&mut self, from: CoreId, batch: EnvelopeBatch) {
+        let freed = self.lanes.handle_head(from, &batch);
+        while let Some(waiter) = self.lanes.poll_waiter(from) {
+            self.pending_done(waiter.connection, waiter.serial);
+        }
+        let mut slice: Option<Slice<'_>> = None;
+        for (envelope, owned) in batch.envelopes() {
+            let commit = self.take_envelope(from, envelope, owned, &mut slice);
+            self.lanes.handled_one(from, commit);
+        }
+        debug_assert!(slice.is_none(), "a slice travels in one batch");
+        self.lanes.handled(from, batch);
+        self.answer_waiting_gathers();
+        if freed {
+            for key in core::mem::take(&mut self.lane_blocked) {
+                if self.waits_for_lane(key) {
+                    self.go_on(key, Step::Next);
+                }
+            }
+        }
+    }
+
+    /// Handles one envelope; the store's position that it is committed at, if it is not yet.
+    fn take_envelope<'a>(
+        &mut self,
+        from: CoreId,
+        envelope: Envelope<'a>,
+        owned: Option<&'a Message>,
+        slice: &mut Option<Slice<'a>>,
+    ) -> Option<u64> {
+        match envelope {
+            Envelope::Publish { message, deliver, retain } => {
+                let mut outgoing = Outgoing::with_owned(message, owned);
+                if deliver {
+                    self.route_here(&mut outgoing, None);
+                }
+                if retain {
+                    self.retain(&mut outgoing);
+                }
+                return outgoing.commit.filter(|&position| position > self.store_committed);
+            }
+            Envelope::Interest { filter, add: true } => self.interest.add(from.0, filter),
+            Envelope::Interest { filter, add: false } => self.interest.remove(from.0, filter),
+            Envelope::Barrier { token } => {
+                let sent = self.lanes.sent();
+                let sent = Numbers::List(&sent);
+                self.lanes.send(from.0, &Envelope::BarrierDone { token, sent }, &mut None);
+            }
+            Envelope::BarrierDone { token, sent } => self.barrier_done(from, token, sent),
+            Envelope::Gather { token, filter, after, until } => {
+                self.gather_asked(from, token, filter.as_str(), after, until.iter().collect());
+            }
+            Envelope::Slice { token, count, position, done } => match count {
+                0 => self.slice_arrived(token, position, done),
+                left => *slice = Some(Slice { token, left, position, done }),
+            },
+            Envelope::Retained { message } => {
+                if let Some(Slice { token, left, position, done }) = slice {
+                    let (token, position, done) = (*token, *position, *done);
+                    self.retained_arrived(token, Outgoing::with_owned(message, owned));
+                    *left -= 1;
+                    if *left == 0 {
+                        *slice = None;
+                        self.slice_arrived(token, position, done);
+                    }
+                }
+            }
+            Envelope::GroupJoin { token, share, filter, member, options, identifier, credit } => {
+                let share = ShareName::new(share).expect("checked with its SUBSCRIBE");
+                self.take_member(token, share, filter, member, options, identifier, credit);
+            }
+            Envelope::GroupJoined { token, group, new } => self.joined(token, group, new),
+            Envelope::GroupLeave { .. } | Envelope::GroupOnline { .. } | Envelope::GroupCredit { .. } => {
+                self.group_told(&envelope);
+            }
+            Envelope::GroupDeliver { group, member, qos, retain, identifier, message } => {
+                let mut outgoing = Outgoing::with_owned(message, owned);
+                let identifiers: &[u32] = if identifier == 0 { &[] } else { &[identifier] };
+                let how = How { qos, retain, identifiers, group: Some(group), paced: false };
+                self.group_delivers(group, member, &mut outgoing, how);
+                return outgoing.commit.filter(|&position| position > self.store_committed);
+            }
+            Envelope::GroupReturn { group, message } => {
+                self.taken_back(group, Outgoing::with_owned(message, owned));
+            }
+            Envelope::Load { load } => self.budget.set_peer(from, load),
+            Envelope::Stats { counters } => {
+                self.peer_stats[from.index()] = Stats::from_numbers(counters.iter());
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,320 @@
+//! PUBLISH from a Client: checked, routed, acknowledged.
+//!
+//! The acknowledgement leaves once every core that was sent the message has handled it and the store has committed
+//! it, and after the acknowledgements of the PUBLISHes before it [MQTT-4.6.0-2].
+
+use mqtt_proto::packet::{Ack, Packet, Publish};
+use mqtt_proto::session::Arrival;
+use mqtt_proto::types::{PacketId, Qos, ReasonCode, TopicName, Version};
+
+use super::Shard;
+use super::connection::{PendingAnswer, Why};
+use super::deliver::{How, Outgoing};
+use super::envelope::Envelope;
+use super::input::Step;
+use super::lanes::Waiter;
+use super::table::Key;
+use crate::message::{MessageRef, forwarded_properties};
+use crate::ports::{AuthorizeRequest, Commit, Decision, Permission, Record};
+use crate::router::{CoreSet, Subscriber};
+
+/// What became of a routed message.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Routed {
+    /// Whether any subscription matched, here or elsewhere.
+    pub(super) matched: bool,
+    /// Cores that were sent the message.
+    pub(super) cores: CoreSet,
+    /// Position in the store that has to be committed first.
+    pub(super) commit: Option<u64>,
+}
+
+/// The Message Expiry Interval in force for what the publisher asked: cut to `max` seconds unless that is 0.
+pub(super) fn bounded_expiry(asked: Option<u32>, max: u32) -> Option<u32> {
+    match (asked, max) {
+        (asked, 0) => asked,
+        (asked, max) => Some(asked.unwrap_or(max).min(max)),
+    }
+}
+
+impl Shard {
+    pub(super) fn handle_publish(&mut self, key: Key, publish: &Publish<'_>) -> Step {
+        let topic = publish.topic.expect("the receiver resolves Topic Aliases");
+        // [MQTT-3.2.2-11], [MQTT-3.2.2-14]
+        if publish.qos > self.limits.maximum_qos {
+            return self.fault(key, ReasonCode::QOS_NOT_SUPPORTED);
+        }
+        if publish.retain && !self.limits.retain_available {
+            return self.fault(key, ReasonCode::RETAIN_NOT_SUPPORTED);
+        }
+        if topic.levels().count() > usize::from(self.limits.topic_levels_max) {
+            return self.fault(key, ReasonCode::TOPIC_NAME_INVALID);
+        }
+        if self.lacks_room(topic, publish.retain) {
+            return Step::Again(Why::Lane);
+        }
+        let permission = match self.publish_permission(key, publish, topic) {
+            Ok(permission) => permission,
+            Err(why) => return Step::Again(why),
+        };
+        self.stats.messages_received += 1;
+
+        let Some(connection) = self.connections.get(key) else { return Step::Gone };
+        let Some(live) = connection.live() else { return Step::Gone };
+        let (session_key, version) = (live.session, live.version());
+        let Some(session) = self.sessions.get_mut(session_key) else { return Step::Gone };
+        if let (Qos::AtLeastOnce | Qos::ExactlyOnce, Some(packet_id)) = (publish.qos, publish.packet_id) {
+            // Clients before 5.0 were not told our Receive Maximum.
+            let maximum = if version == Version::V5 { self.limits.receive_maximum } else { u16::MAX };
+            match session.inbound.publish_received(publish.qos, packet_id, maximum) {
+                Ok(Arrival::New) => {}
+                // [MQTT-4.3.3-10]: acknowledged, not routed again; as late as the first time.
+                Ok(Arrival::Duplicate) => {
+                    let mut all = CoreSet::default();
+                    self.lanes.peers().for_each(|core| all.insert(core));
+                    let routed = Routed { matched: true, cores: all, commit: None };
+                    self.acknowledge(key, publish.qos, packet_id, ReasonCode::SUCCESS, routed);
+                    return Step::Next;
+                }
+                Err(_) => return self.fault(key, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED),
+            }
+        }
+
+        let is_text = publish.properties.payload_format_indicator() == Some(1);
+        let refused = match permission {
+            Permission::Deny(reason) => Some(reason),
+            Permission::Allow if self.is_reserved(topic) => Some(ReasonCode::NOT_AUTHORIZED),
+            Permission::Allow
+                if self.limits.payload_format_checked
+                    && is_text
+                    && core::str::from_utf8(publish.payload).is_err() =>
+            {
+                Some(ReasonCode::PAYLOAD_FORMAT_INVALID)
+            }
+            Permission::Allow => None,
+        };
+        if let Some(reason) = refused {
+            self.stats.messages_refused += 1;
+            if let Some(packet_id) = publish.packet_id {
+                self.acknowledge(key, publish.qos, packet_id, reason, Routed::default());
+            }
+            return Step::Next;
+        }
+
+        let expiry = bounded_expiry(
+            publish.properties.message_expiry_interval(),
+            self.limits.message_expiry_max_seconds,
+        );
+        let mut scratch = core::mem::take(&mut self.properties);
+        let message = MessageRef {
+            topic,
+            properties: forwarded_properties(publish.properties, &mut scratch),
+            payload: publish.payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            expires_at: expiry.map(|seconds| self.now.millis + u64::from(seconds) * 1000),
+        };
+        let routed = self.route(&mut Outgoing::new(message), Some(session_key));
+        self.properties = scratch;
+        if let Some(packet_id) = publish.packet_id {
+            let reason =
+                if routed.matched { ReasonCode::SUCCESS } else { ReasonCode::NO_MATCHING_SUBSCRIBERS };
+            self.acknowledge(key, publish.qos, packet_id, reason, routed);
+        }
+        Step::Next
+    }
+
+    /// Topics below `$SYS/` are the broker's own to publish.
+    pub(super) fn is_reserved(&self, topic: TopicName<'_>) -> bool {
+        topic.as_str().starts_with("$SYS/")
+    }
+
+    /// Whether a lane that this message needs is full.
+    fn lacks_room(&self, topic: TopicName<'_>, retain: bool) -> bool {
+        let congested = self.lanes.congested();
+        if congested.is_empty() {
+            return false;
+        }
+        let needs = self.interest.cores(topic);
+        congested
+            .iter()
+            .any(|core| needs.contains(core) || retain && self.homes.of_topic(topic.as_str()) == core)
+    }
+
+    fn publish_permission(
+        &mut self,
+        key: Key,
+        publish: &Publish<'_>,
+        topic: TopicName<'_>,
+    ) -> Result<Permission, Why> {
+        if let Some((_, permission)) = self.answers.first() {
+            return Ok(*permission);
+        }
+        let ticket = self.ticket(key);
+        let Some(live) = self.connections.get(key).and_then(|connection| connection.live()) else {
+            return Ok(Permission::Deny(ReasonCode::UNSPECIFIED_ERROR));
+        };
+        let request = AuthorizeRequest::Publish {
+            client_id: &live.client_id,
+            identity: &live.identity,
+            topic,
+            qos: publish.qos,
+            retain: publish.retain,
+        };
+        match self.ports.authorize.authorize(&request, ticket) {
+            Decision::Now(permission) => Ok(permission),
+            Decision::Later => Err(Why::Permission(ticket.serial, 0)),
+        }
+    }
+
+    /// Sends PUBACK or PUBREC, once those who got the message have it.
+    fn acknowledge(&mut self, key: Key, qos: Qos, packet_id: PacketId, reason: ReasonCode, routed: Routed) {
+        let answer = match qos {
+            Qos::AtMostOnce => return,
+            Qos::AtLeastOnce => PendingAnswer::PubAck(packet_id, reason),
+            Qos::ExactlyOnce => PendingAnswer::PubRec(packet_id, reason),
+        };
+        let (connection, serial) = (key.into(), self.next_serial(key));
+        let mut remaining = 0;
+        for core in routed.cores.iter() {
+            let waiter = Waiter { seq: self.lanes.last_sent(core), connection, serial };
+            remaining += u16::from(self.lanes.wait(core, waiter));
+        }
+        if let Some(seq) = routed.commit.filter(|&position| position > self.store_committed) {
+            self.store_waiters.push_back(Waiter { seq, connection, serial });
+            remaining += 1;
+        }
+        self.answer_when(key, answer, remaining);
+    }
+
+    /// PUBREL from a publisher [MQTT-4.3.3-11].
+    pub(super) fn handle_pubrel(&mut self, key: Key, session: Key, ack: &Ack<'_>) {
+        let Some(session) = self.sessions.get_mut(session) else { return };
+        let reason = match session.inbound.pubrel_received(ack.packet_id) {
+            true => ReasonCode::SUCCESS,
+            false => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
+        };
+        self.send(key, &Packet::PubComp(Ack::new(ack.packet_id, reason)));
+    }
+
+    /// Routes a message that entered the broker on this core: to its subscribers here, to the cores that have others,
+    /// to the home of its retained message.
+    pub(super) fn route(&mut self, outgoing: &mut Outgoing<'_>, publisher: Option<Key>) -> Routed {
+        let topic = outgoing.message.topic;
+        let here = self.route_here(outgoing, publisher);
+        let mut interested = self.interest.cores(topic);
+        interested.remove(self.core.0);
+        let mut cores = interested;
+        let home = outgoing.message.retain.then(|| self.homes.of_topic(topic.as_str()));
+        if let Some(home) = home {
+            if home == self.core.0 {
+                self.retain(outgoing);
+            } else {
+                cores.insert(home);
+            }
+        }
+        for core in cores.iter() {
+            let (deliver, retain) = (interested.contains(core), home == Some(core));
+            let envelope = Envelope::Publish { message: outgoing.message, deliver, retain };
+            self.lanes.send(core, &envelope, &mut outgoing.owned);
+        }
+        let matched = here || !interested.is_empty();
+        self.stats.messages_unmatched += u64::from(!matched);
+        Routed { matched, cores, commit: outgoing.commit }
+    }
+
+    /// Delivers to the subscribers of this core; whether there are any.
+    pub(super) fn route_here(&mut self, outgoing: &mut Outgoing<'_>, publisher: Option<Key>) -> bool {
+        let mut matches = core::mem::take(&mut self.matches);
+        matches.clear();
+        self.subscriptions.matches(outgoing.message.topic, &mut matches);
+        let any = !matches.subscribers.is_empty();
+        if matches.filters > 1 {
+            matches.subscribers.sort_unstable_by_key(|subscriber| (subscriber.key, subscriber.identifier));
+        }
+        // Filters of one session that overlap give one delivery (section 3.3.4).
+        for same in matches.subscribers.chunk_by(|a, b| matches.filters > 1 && a.key == b.key) {
+            self.deliver_to(same, outgoing, publisher);
+        }
+        self.matches = matches;
+        let groups = self.route_to_groups(outgoing, publisher);
+        any || groups
+    }
+
+    /// Delivers once to the session that all of `subscriptions` belong to.
+    fn deliver_to(
+        &mut self,
+        subscriptions: &[Subscriber],
+        outgoing: &mut Outgoing<'_>,
+        publisher: Option<Key>,
+    ) {
+        let Some(key) = self.sessions.at(subscriptions[0].key) else { return };
+        // [MQTT-3.8.3-3]
+        let counts = |subscriber: &&Subscriber| !(subscriber.options.no_local && publisher == Some(key));
+        let Some(granted) =
+            subscriptions.iter().filter(counts).map(|subscriber| subscriber.options.qos).max()
+        else {
+            return;
+        };
+        let as_published =
+            subscriptions.iter().filter(counts).any(|subscriber| subscriber.options.retain_as_published);
+        let mut few = [0; 8];
+        let many: Vec<u32>;
+        let mut found =
+            subscriptions.iter().filter(counts).map(|s| s.identifier).filter(|&identifier| identifier != 0);
+        let identifiers = if subscriptions.len() <= few.len() {
+            let mut len = 0;
+            for identifier in found {
+                few[len] = identifier;
+                len += 1;
+            }
+            &few[..len]
+        } else {
+            many = found.by_ref().collect();
+            &many
+        };
+        self.note_live(key, outgoing.message.topic);
+        let how = How {
+            qos: granted.min(outgoing.message.qos),
+            // [MQTT-3.3.1-12], [MQTT-3.3.1-13]
+            retain: as_published && outgoing.message.retain,
+            identifiers,
+            group: None,
+            paced: false,
+        };
+        self.deliver(key, outgoing, how);
+    }
+
+    /// Sets or removes the retained message of a topic that is at home here [MQTT-3.3.1-5] [MQTT-3.3.1-6].
+    pub(super) fn retain(&mut self, outgoing: &mut Outgoing<'_>) {
+        let topic = outgoing.message.topic.as_str();
+        if outgoing.message.payload.is_empty() {
+            if self.retained.remove(topic).is_some() {
+                let commit = self.ports.store.append(&Record::RetainedRemoved { topic });
+                outgoing.wait_for(commit);
+            }
+            return;
+        }
+        let is_new = self.retained.get(topic).is_none();
+        let cost = outgoing.message.len() as u64;
+        if is_new
+            && (self.budget.retained_messages() >= u64::from(self.limits.retained_messages_max)
+                || self.budget.retained_bytes() + cost > self.limits.retained_bytes_max
+                || self.memory_is_full(outgoing.message.len()))
+        {
+            self.stats.dropped_retained_full += 1;
+            return;
+        }
+        let record = Record::Retained { message: outgoing.message };
+        match self.ports.store.append(&record) {
+            // A QoS 0 message promises nothing.
+            Commit::At(_) if outgoing.message.qos == Qos::AtMostOnce => {}
+            commit => outgoing.wait_for(commit),
+        }
+        let message = outgoing.keep().with(outgoing.message.qos, true);
+        self.retained.set(message);
+        // Exact from one message to the next, not only from call to call.
+        self.budget.own.retained_messages = self.retained.len() as u64;
+        self.budget.own.retained_bytes = self.retained.bytes() as u64;
+    }
+}

@@ -1,0 +1,488 @@
+//! Shared Subscriptions (section 4.8), both ends.
+//!
+//! A group has one owner core, found by hash. The owner announces the group's filter as its own interest, so every
+//! matching message reaches it; it binds each to one member that is online and has credit, or queues it, bounded.
+//! The member's home core delivers and gives the credit back when the Client is done with the message. When the
+//! Client goes away, its QoS 1 messages and what was not started go back to the owner and from there to another
+//! member; QoS 2 already started stays with its session [MQTT-4.8.2-4] [MQTT-4.8.2-5].
+
+use std::collections::VecDeque;
+
+use mqtt_proto::packet::SubscriptionOptions;
+use mqtt_proto::types::{Qos, ShareName, SharedFilter, TopicFilter};
+
+use super::barrier::Then;
+use super::deliver::{How, Outgoing};
+use super::envelope::{Envelope, GroupRef, SessionRef};
+use super::session::{Delivery, SharedSubscription};
+use super::stats::DropReason;
+use super::table::Key;
+use super::{ConnectionId, Shard};
+use crate::message::{Message, MessageRef};
+use crate::router::{Chosen, GroupId, Groups, MemberId, Strategy, Subscriber};
+
+/// The groups that this core owns, with the messages that no member can take now.
+pub(super) struct OwnedGroups {
+    groups: Groups,
+    queues: Vec<GroupQueue>,
+}
+
+#[derive(Default)]
+struct GroupQueue {
+    /// Tells the group from an earlier one under the same id.
+    generation: u32,
+    messages: VecDeque<Message>,
+    bytes: usize,
+}
+
+/// A SUBSCRIBE to a shared group, on its way to the owner and back.
+#[derive(Debug)]
+pub(super) struct Join {
+    session: Key,
+    connection: ConnectionId,
+    serial: u32,
+    text: Box<str>,
+    options: SubscriptionOptions,
+    identifier: u32,
+}
+
+/// A member that the owner has taken in, and who is to be told after a barrier.
+#[derive(Debug)]
+pub(super) struct Joined {
+    core: u16,
+    token: u64,
+    group: GroupRef,
+    new: bool,
+}
+
+impl OwnedGroups {
+    pub(super) fn new(seed: [u64; 4]) -> OwnedGroups {
+        OwnedGroups { groups: Groups::new(seed), queues: Vec::new() }
+    }
+
+    /// Whether a group has this filter, so that this core's interest in it stays.
+    pub(super) fn has_filter(&self, filter: &str) -> bool {
+        TopicFilter::new(filter).is_ok_and(|filter| self.groups.has_filter(filter))
+    }
+
+    /// Messages and bytes that wait for members.
+    pub(super) fn kept(&self) -> (usize, usize) {
+        self.queues
+            .iter()
+            .fold((0, 0), |(count, bytes), queue| (count + queue.messages.len(), bytes + queue.bytes))
+    }
+
+    fn queue(&mut self, id: GroupId) -> &mut GroupQueue {
+        let index = id.index() as usize;
+        if self.queues.len() <= index {
+            self.queues.resize_with(index + 1, GroupQueue::default);
+        }
+        &mut self.queues[index]
+    }
+
+    /// The group that `reference` names, unless it is gone.
+    fn find(&mut self, reference: GroupRef) -> Option<GroupId> {
+        let id = GroupId::from_index(reference.index);
+        (self.groups.get(id).is_some() && self.queue(id).generation == reference.generation).then_some(id)
+    }
+}
+
+impl SessionRef {
+    fn member(self) -> MemberId {
+        MemberId { core: self.core, key: self.index, generation: self.generation }
+    }
+
+    fn key(self) -> Key {
+        Key { index: self.index, generation: self.generation }
+    }
+}
+
+impl Shard {
+    fn own_session(&self, session: Key) -> SessionRef {
+        SessionRef { core: self.core.0, index: session.index, generation: session.generation }
+    }
+
+    // The member's side.
+
+    /// Notes that the session wants to join; [`Shard::send_joins`] follows.
+    pub(super) fn join(
+        &mut self,
+        connection: Key,
+        session: Key,
+        serial: u32,
+        text: &str,
+        shared: SharedFilter<'_>,
+        subscriber: Subscriber,
+    ) {
+        debug_assert!(shared.share_name.is_some());
+        self.membership(session, text);
+        let token = self.token();
+        let Subscriber { options, identifier, .. } = subscriber;
+        let join =
+            Join { session, connection: connection.into(), serial, text: text.into(), options, identifier };
+        self.joins.insert(token, join);
+        self.new_joins.push(token);
+    }
+
+    /// Asks the owners of the groups that the SUBSCRIBE at hand wants to join.
+    pub(super) fn send_joins(&mut self) {
+        for token in core::mem::take(&mut self.new_joins) {
+            let Some(join) = self.joins.get(&token) else { continue };
+            let (text, options, identifier) = (join.text.clone(), join.options, join.identifier);
+            let shared = SharedFilter::new(&text).expect("checked with its SUBSCRIBE");
+            let Some(share_name) = shared.share_name else { continue };
+            let credit = self.sessions.get(join.session).map_or(0, |session| session.window);
+            let member = self.own_session(join.session);
+            let owner = self.homes.of_group(share_name.as_str(), shared.filter.as_str());
+            let envelope = Envelope::GroupJoin {
+                token,
+                share: share_name.as_str(),
+                filter: shared.filter,
+                member,
+                options,
+                identifier,
+                credit,
+            };
+            if owner == self.core.0 {
+                self.take_member(token, share_name, shared.filter, member, options, identifier, credit);
+            } else {
+                self.lanes.send(owner, &envelope, &mut None);
+            }
+        }
+    }
+
+    /// The owner has taken the session in, and every core knows of the group.
+    pub(super) fn joined(&mut self, token: u64, group: GroupRef, _new: bool) {
+        let Some(join) = self.joins.remove(&token) else { return };
+        let member = self.own_session(join.session);
+        let state = self.sessions.get_mut(join.session);
+        let connection = state.as_ref().and_then(|state| state.connection);
+        let window = state.as_ref().map_or(0, |state| state.window);
+        match state.and_then(|state| state.shared.iter_mut().find(|known| known.text == join.text)) {
+            Some(known) => known.group = Some(group),
+            // Unsubscribed, or ended, meanwhile.
+            None => return self.tell_owner(group, &Envelope::GroupLeave { group, member }),
+        }
+        if connection == Some(join.connection.into()) {
+            return self.pending_done(join.connection, join.serial);
+        }
+        // The connection that asked is gone: the owner has its credit, not that of the next one.
+        let credit = if connection.is_some() { window } else { 0 };
+        self.tell_owner(group, &Envelope::GroupOnline { group, member, credit });
+    }
+
+    /// Tells the owner of a group, wherever it is.
+    fn tell_owner(&mut self, group: GroupRef, envelope: &Envelope<'_>) {
+        if group.owner == self.core.0 {
+            self.group_told(envelope);
+        } else {
+            self.lanes.send(group.owner, envelope, &mut None);
+        }
+    }
+
+    /// The session's Client is connected: its groups may send.
+    pub(super) fn groups_online(&mut self, session: Key) {
+        let Some(state) = self.sessions.get(session) else { return };
+        let window = state.window;
+        let groups: Vec<GroupRef> = state.shared.iter().filter_map(|known| known.group).collect();
+        for group in groups {
+            let Some(state) = self.sessions.get(session) else { return };
+            let of_group =
+                |message: Option<&Delivery>| message.is_some_and(|delivery| delivery.group == Some(group));
+            let started = state.outbound.iter().filter(|(_, _, message)| of_group(*message)).count();
+            let credit = usize::from(window).saturating_sub(started).max(1) as u16;
+            let member = self.own_session(session);
+            self.tell_owner(group, &Envelope::GroupOnline { group, member, credit });
+        }
+    }
+
+    /// The session's Client is away: what it had not begun or not acknowledged goes to other members.
+    pub(super) fn groups_offline(&mut self, session: Key) {
+        let Some(state) = self.sessions.get(session) else { return };
+        if state.shared.is_empty() && state.outbound.in_flight() == 0 && state.queue.is_empty() {
+            return;
+        }
+        let groups: Vec<GroupRef> = state.shared.iter().filter_map(|known| known.group).collect();
+        let member = self.own_session(session);
+        for group in groups {
+            self.tell_owner(group, &Envelope::GroupOnline { group, member, credit: 0 });
+        }
+        self.give_back(session, |_| true);
+    }
+
+    /// Gives messages of shared groups back to their owners: those not started, and those of QoS 1.
+    fn give_back(&mut self, session: Key, which: impl Fn(GroupRef) -> bool) {
+        let Some(state) = self.sessions.get_mut(session) else { return };
+        let goes = |delivery: &Delivery| delivery.group.is_some_and(&which);
+        let mut back = state.outbound.remove_unacknowledged(|delivery, _, _| goes(delivery));
+        back.extend(self.take_queued(session, goes));
+        self.return_all(back);
+    }
+
+    fn take_queued(&mut self, session: Key, which: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+        let Some(state) = self.sessions.get_mut(session) else { return Vec::new() };
+        let (taken, kept): (Vec<_>, VecDeque<_>) = {
+            let mut kept = VecDeque::with_capacity(state.queue.len());
+            let mut taken = Vec::new();
+            for delivery in state.queue.drain(..) {
+                if which(&delivery) { taken.push(delivery) } else { kept.push_back(delivery) }
+            }
+            (taken, kept)
+        };
+        state.queue = kept;
+        let bytes: usize = taken.iter().map(Delivery::cost).sum();
+        state.queue_bytes -= bytes;
+        self.stats.queue_bytes -= bytes as u64;
+        taken
+    }
+
+    fn return_all(&mut self, back: Vec<Delivery>) {
+        self.stats.messages_kept -= back.len() as u64;
+        // The last goes first, so that the queue's front ends up in order.
+        for delivery in back.into_iter().rev() {
+            let Some(group) = delivery.group else { continue };
+            self.return_to_group(group, &delivery.message);
+        }
+    }
+
+    fn return_to_group(&mut self, group: GroupRef, message: &Message) {
+        if group.owner == self.core.0 {
+            self.taken_back(group, Outgoing::with_owned(message.as_ref(), Some(message)));
+        } else {
+            let envelope = Envelope::GroupReturn { group, message: message.as_ref() };
+            self.lanes.send(group.owner, &envelope, &mut Some(message.clone()));
+        }
+    }
+
+    /// The session leaves a group.
+    pub(super) fn end_membership(&mut self, session: Key, membership: &SharedSubscription) {
+        let Some(group) = membership.group else { return };
+        let member = self.own_session(session);
+        self.tell_owner(group, &Envelope::GroupLeave { group, member });
+        let Some(_) = self.sessions.get(session) else { return };
+        // What has been started is completed [MQTT-3.10.4-3].
+        let back = self.take_queued(session, |delivery| delivery.group == Some(group));
+        self.return_all(back);
+    }
+
+    /// The session is done with a message of `group`, if it was one.
+    pub(super) fn credit(&mut self, group: Option<GroupRef>, session: Key) {
+        let Some(group) = group else { return };
+        let member = self.own_session(session);
+        self.tell_owner(group, &Envelope::GroupCredit { group, member, count: 1 });
+    }
+
+    /// The owner has bound a message to a session of this core.
+    pub(super) fn group_delivers(
+        &mut self,
+        group: GroupRef,
+        member: SessionRef,
+        outgoing: &mut Outgoing<'_>,
+        how: How<'_>,
+    ) {
+        let key = member.key();
+        if self.sessions.get(key).is_some_and(|session| session.connection.is_some()) {
+            return self.deliver(key, outgoing, how);
+        }
+        let message = outgoing.keep();
+        self.return_to_group(group, &message);
+    }
+
+    // The owner's side.
+
+    /// Takes a member in, making the group if it is the first.
+    #[expect(clippy::too_many_arguments, reason = "the fields of one envelope")]
+    pub(super) fn take_member(
+        &mut self,
+        token: u64,
+        share: ShareName<'_>,
+        filter: TopicFilter<'_>,
+        member: SessionRef,
+        options: SubscriptionOptions,
+        identifier: u32,
+        credit: u16,
+    ) {
+        let is_new_group = self.groups.groups.find(share, filter).is_none();
+        if is_new_group
+            && !self.groups.has_filter(filter.as_str())
+            && self.subscriptions.find(filter).is_none()
+        {
+            self.announce(filter, true);
+        }
+        let strategy: Strategy = self.limits.shared_strategy;
+        let id = self.groups.groups.insert(share, filter, strategy);
+        let group = self.groups.groups.get_mut(id).expect("just inserted");
+        let new = group.members().all(|known| known != member.member());
+        group.join(member.member(), options, identifier);
+        if new {
+            group.set_online(member.member(), credit);
+        }
+        let generation = self.groups.queue(id).generation;
+        let group = GroupRef { owner: self.core.0, index: id.index(), generation };
+        self.after_barrier(Then::Joined(Joined { core: member.core, token, group, new }));
+        self.drain_group(id);
+    }
+
+    /// Every core knows of the group: the member may be told.
+    pub(super) fn tell_joined(&mut self, joined: Joined) {
+        let Joined { core, token, group, new } = joined;
+        if core == self.core.0 {
+            self.joined(token, group, new);
+        } else {
+            self.lanes.send(core, &Envelope::GroupJoined { token, group, new }, &mut None);
+        }
+    }
+
+    /// A member's home core tells something of it.
+    pub(super) fn group_told(&mut self, envelope: &Envelope<'_>) {
+        let (Envelope::GroupLeave { group, .. }
+        | Envelope::GroupOnline { group, .. }
+        | Envelope::GroupCredit { group, .. }) = *envelope
+        else {
+            return;
+        };
+        let Some(id) = self.groups.find(group) else { return };
+        let state = self.groups.groups.get_mut(id).expect("just found");
+        match *envelope {
+            Envelope::GroupLeave { member, .. } => {
+                state.leave(member.member());
+                if state.is_empty() {
+                    return self.end_group(id);
+                }
+            }
+            Envelope::GroupOnline { member, credit: 0, .. } => state.set_offline(member.member()),
+            Envelope::GroupOnline { member, credit, .. } => state.set_online(member.member(), credit),
+            Envelope::GroupCredit { member, count, .. } => state.add_credit(member.member(), count),
+            _ => {}
+        }
+        self.drain_group(id);
+    }
+
+    fn end_group(&mut self, id: GroupId) {
+        let filter = self.groups.groups.name(id).map(|(_, filter)| filter.to_owned()).unwrap_or_default();
+        self.groups.groups.remove(id);
+        let queue = self.groups.queue(id);
+        queue.generation = queue.generation.wrapping_add(1);
+        let (dropped, bytes) = (queue.messages.len() as u64, queue.bytes as u64);
+        (queue.messages, queue.bytes) = (VecDeque::new(), 0);
+        self.stats.queue_bytes -= bytes;
+        self.stats.messages_kept -= dropped;
+        self.stats.dropped(DropReason::GroupQueueFull, dropped);
+        let filter = TopicFilter::new(&filter).expect("it was subscribed to");
+        if !self.groups.has_filter(filter.as_str()) && self.subscriptions.find(filter).is_none() {
+            self.announce(filter, false);
+        }
+    }
+
+    /// Gives a message to every group of this core that matches; whether any does.
+    pub(super) fn route_to_groups(&mut self, outgoing: &mut Outgoing<'_>, publisher: Option<Key>) -> bool {
+        if self.groups.groups.is_empty() {
+            return false;
+        }
+        let mut matches = core::mem::take(&mut self.group_matches);
+        matches.clear();
+        self.groups.groups.matches(outgoing.message.topic, &mut matches);
+        let any = !matches.is_empty();
+        // Which publisher it is matters only as long as it is the same one each time.
+        let publisher = publisher.map_or(u64::from(self.core.0), |key| u64::from(key.index) << 8 | 1);
+        for &id in &matches {
+            self.stats.messages_matched += 1;
+            self.give_to_group(id, outgoing, publisher, false);
+        }
+        self.group_matches = matches;
+        any
+    }
+
+    /// Binds a message to a member, or queues it: at the front if it was bound before.
+    fn give_to_group(&mut self, id: GroupId, outgoing: &mut Outgoing<'_>, publisher: u64, front: bool) {
+        let topic = self.homes.hash_of(outgoing.message.topic.as_str());
+        let waiting = !self.groups.queue(id).messages.is_empty();
+        let Some(group) = self.groups.groups.get_mut(id) else { return };
+        // What waits longer goes first.
+        if (front || !waiting)
+            && let Some(chosen) = group.choose(publisher, topic)
+        {
+            return self.bind(id, chosen, outgoing);
+        }
+        if outgoing.message.qos == Qos::AtMostOnce && group.online() == 0 {
+            return self.stats.dropped(DropReason::Offline, 1);
+        }
+        let message = outgoing.keep();
+        let (cost, limits) = (message.cost(), self.limits.clone());
+        let full = self.memory_is_full(cost);
+        let queue = self.groups.queue(id);
+        let mut dropped = 0;
+        let mut freed = 0;
+        while !queue.messages.is_empty()
+            && (full
+                || queue.messages.len() >= limits.group_queue_messages_max as usize
+                || (queue.bytes + cost) as u64 > limits.group_queue_bytes_max)
+        {
+            let Some(oldest) = queue.messages.pop_front() else { break };
+            freed += oldest.cost();
+            queue.bytes -= oldest.cost();
+            dropped += 1;
+            if full && freed >= cost {
+                break;
+            }
+        }
+        match front {
+            true => queue.messages.push_front(message),
+            false => queue.messages.push_back(message),
+        }
+        queue.bytes += cost;
+        self.stats.queue_bytes = self.stats.queue_bytes + cost as u64 - freed as u64;
+        self.stats.messages_kept = self.stats.messages_kept + 1 - dropped;
+        self.stats.dropped(DropReason::GroupQueueFull, dropped);
+    }
+
+    /// Sends a message to the chosen member.
+    fn bind(&mut self, id: GroupId, chosen: Chosen, outgoing: &mut Outgoing<'_>) {
+        let group =
+            GroupRef { owner: self.core.0, index: id.index(), generation: self.groups.queue(id).generation };
+        let member =
+            SessionRef { core: chosen.id.core, index: chosen.id.key, generation: chosen.id.generation };
+        // [MQTT-4.8.2-3]
+        let qos = chosen.options.qos.min(outgoing.message.qos);
+        let retain = chosen.options.retain_as_published && outgoing.message.retain;
+        let identifier = chosen.identifier;
+        if member.core == self.core.0 {
+            let identifiers: &[u32] = if identifier == 0 { &[] } else { &[identifier] };
+            let how = How { qos, retain, identifiers, group: Some(group), paced: false };
+            return self.group_delivers(group, member, outgoing, how);
+        }
+        let message: MessageRef<'_> = outgoing.message;
+        let envelope = Envelope::GroupDeliver { group, member, qos, retain, identifier, message };
+        self.lanes.send(member.core, &envelope, &mut outgoing.owned);
+    }
+
+    /// A member's core gives a message back.
+    pub(super) fn taken_back(&mut self, group: GroupRef, mut outgoing: Outgoing<'_>) {
+        match self.groups.find(group) {
+            Some(id) => self.give_to_group(id, &mut outgoing, 0, true),
+            None => self.stats.dropped(DropReason::GroupQueueFull, 1),
+        }
+    }
+
+    /// Binds queued messages as long as a member can take one.
+    fn drain_group(&mut self, id: GroupId) {
+        let now = self.now.millis;
+        loop {
+            let Some(group) = self.groups.groups.get_mut(id) else { return };
+            if !group.is_ready() {
+                return;
+            }
+            let queue = self.groups.queue(id);
+            let Some(message) = queue.messages.pop_front() else { return };
+            queue.bytes -= message.cost();
+            self.stats.queue_bytes -= message.cost() as u64;
+            self.stats.messages_kept -= 1;
+            if message.is_expired(now) {
+                self.stats.dropped(DropReason::Expired, 1);
+                continue;
+            }
+            let mut outgoing = Outgoing::with_owned(message.as_ref(), Some(&message));
+            self.give_to_group(id, &mut outgoing, 0, true);
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The `$SYS` tree: every core tells core 0 its counters, core 0 publishes them, retained, a core and in total.
+
+use mqtt_proto::types::{Qos, TopicName};
+
+use super::deliver::Outgoing;
+use super::envelope::{Envelope, Numbers};
+use super::stats::Stats;
+use super::{Shard, Timer};
+use crate::message::MessageRef;
+
+impl Shard {
+    /// The interval between two publications is over.
+    pub(super) fn sys_due(&mut self) {
+        let interval = u64::from(self.limits.sys_interval_seconds) * 1000;
+        if self.core.0 != 0 {
+            let counters = self.stats.to_array();
+            self.lanes.send(0, &Envelope::Stats { counters: Numbers::List(&counters) }, &mut None);
+        } else {
+            self.publish_sys();
+        }
+        self.wheel.set(self.now.millis + interval, Timer::Sys);
+    }
+
+    fn publish_sys(&mut self) {
+        let uptime = (self.now.millis - self.started.millis) / 1000;
+        self.publish_one("version", concat!("mqttd ", env!("CARGO_PKG_VERSION")));
+        self.publish_one("uptime", &uptime.to_string());
+        self.publish_one("cores", &self.homes.cores().to_string());
+        self.peer_stats[0] = self.stats.clone();
+        let cores: Vec<Stats> = self.peer_stats.clone();
+        let mut total = Stats::default();
+        for (core, stats) in cores.iter().enumerate() {
+            total += stats;
+            for (name, value) in stats.iter() {
+                self.publish_one(&format!("core/{core}/{name}"), &value.to_string());
+            }
+        }
+        for (name, value) in total.iter() {
+            self.publish_one(name, &value.to_string());
+        }
+    }
+
+    /// Publishes `value`, unless that is what is retained already.
+    fn publish_one(&mut self, name: &str, value: &str) {
+        let topic = format!("$SYS/broker/{name}");
+        let known = self.sys_values.get(&*topic).is_some_and(|known| &**known == value);
+        if known {
+            return;
+        }
+        self.sys_values.insert(topic.clone().into(), value.into());
+        let message = MessageRef {
+            topic: TopicName::new(&topic).expect("no wildcard in a counter's name"),
+            properties: &[],
+            payload: value.as_bytes(),
+            qos: Qos::AtMostOnce,
+            retain: self.limits.retain_available,
+            expires_at: None,
+        };
+        self.route(&mut Outgoing::new(message), None);
+    }
+}

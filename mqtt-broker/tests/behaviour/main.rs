@@ -1,0 +1,4 @@
+//! What the broker promises its Clients, on one core and on several: shards without sockets, in virtual time.
+
+mod basics;
+mod cluster;

@@ -1,0 +1,439 @@
+//! The receiving half of a Network Connection: frames, decodes, checks what may come when, resolves Topic Aliases.
+//!
+//! Invariant: a packet that is returned was allowed at this place, and a PUBLISH has its topic. Owns memory only
+//! for a packet that is incomplete and for Topic Aliases in use. Lives on: the core that holds the socket.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use super::error::ProtocolError;
+use crate::codec::{self, Framer};
+use crate::packet::{Packet, PacketType, Property, Publish};
+use crate::types::{TopicName, Version};
+
+/// Which side of the Network Connection we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// We open the connection and send CONNECT.
+    Client,
+    /// We accept the connection and answer with CONNACK.
+    Server,
+}
+
+/// The largest packet that the format allows: a Fixed Header of 5 bytes and 268,435,455 more.
+const FORMAT_MAXIMUM_PACKET_SIZE: u32 = 268_435_460;
+
+/// What the peer may send now.
+///
+/// ```text
+/// we serve:  AwaitConnect --CONNECT--> FromClient --DISCONNECT--> Ended
+/// we asked:  AwaitConnAck --CONNACK--> FromServer --DISCONNECT--> Ended
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    AwaitConnect,
+    /// `auth`: CONNECT named an Authentication Method.
+    FromClient {
+        auth: bool,
+    },
+    AwaitConnAck,
+    FromServer,
+    Ended,
+}
+
+/// The receiving half of a Network Connection.
+///
+/// The default is a Server before CONNECT without a limit of its own; it allocates nothing.
+#[derive(Debug)]
+pub struct Receiver {
+    framer: Framer,
+    /// Topic by alias less one; empty where the alias stands for nothing.
+    aliases: Vec<Box<str>>,
+    maximum_packet_size: u32,
+    topic_alias_maximum: u16,
+    version: Option<Version>,
+    state: State,
+}
+
+impl Default for Receiver {
+    fn default() -> Receiver {
+        Receiver::new(Role::Server, FORMAT_MAXIMUM_PACKET_SIZE)
+    }
+}
+
+impl Receiver {
+    /// The start of a Network Connection. `maximum_packet_size` is what we accept, in bytes.
+    pub fn new(role: Role, maximum_packet_size: u32) -> Receiver {
+        Receiver {
+            framer: Framer::default(),
+            aliases: Vec::new(),
+            maximum_packet_size,
+            topic_alias_maximum: 0,
+            version: None,
+            state: match role {
+                Role::Client => State::AwaitConnAck,
+                Role::Server => State::AwaitConnect,
+            },
+        }
+    }
+
+    /// A Client tells the version of the CONNECT that it sends. A Server learns it by itself.
+    pub const fn set_version(&mut self, version: Version) {
+        self.version = Some(version);
+    }
+
+    /// The version, `None` before CONNECT.
+    pub const fn version(&self) -> Option<Version> {
+        self.version
+    }
+
+    /// The Topic Alias Maximum that we announced to the peer; 0 if none.
+    pub const fn set_topic_alias_maximum(&mut self, maximum: u16) {
+        self.topic_alias_maximum = maximum;
+    }
+
+    /// The largest packet that we accept, in bytes, from the next packet on.
+    pub const fn set_maximum_packet_size(&mut self, maximum_packet_size: u32) {
+        self.maximum_packet_size = maximum_packet_size;
+    }
+
+    /// The next packet; its bytes are cut off `input`. `None` when all of `input` is used up, an incomplete packet
+    /// being kept for the next call.
+    ///
+    /// A PUBLISH comes with its topic; the Topic Alias property that may have stood for it is still listed.
+    ///
+    /// # Errors
+    /// What the peer did wrong. The connection is over then: send [`ProtocolError::reason_code`] and close.
+    #[inline]
+    pub fn poll_packet<'a, 'input: 'a>(
+        &'a mut self,
+        input: &mut &'input [u8],
+    ) -> Result<Option<Packet<'a>>, ProtocolError> {
+        self.check_first_byte(input)?;
+        let Some(frame) = self.framer.next_frame(input, self.maximum_packet_size)? else { return Ok(None) };
+        let Some(packet_type) = PacketType::from_bits(frame[0] >> 4) else {
+            return Err(codec::DecodeError::ForbiddenPacketType(0).into());
+        };
+        admit(self.state, self.version, packet_type)?;
+        let mut packet = codec::decode(self.version.unwrap_or_default(), frame)?;
+        match &mut packet {
+            Packet::Publish(publish) if !publish.properties.is_empty() => {
+                let from_client = self.state != State::FromServer;
+                resolve_topic(&mut self.aliases, self.topic_alias_maximum, publish, from_client)?;
+            }
+            Packet::Connect(connect) => {
+                self.version = Some(connect.version);
+                self.state = State::FromClient { auth: connect.properties.authentication_method().is_some() };
+            }
+            Packet::ConnAck(connack) => {
+                self.state = if connack.reason.is_error() { State::Ended } else { State::FromServer };
+            }
+            Packet::Disconnect(_) => self.state = State::Ended,
+            _ => {}
+        }
+        Ok(Some(packet))
+    }
+
+    /// Bytes kept of an incomplete packet.
+    pub const fn buffered_len(&self) -> usize {
+        self.framer.buffered_len()
+    }
+
+    /// Takes the bytes of an incomplete packet out, to hand the connection over to another reader.
+    pub fn take_buffered(&mut self) -> Vec<u8> {
+        self.framer.take_buffered()
+    }
+
+    /// During the handshake a wrong packet fails with its first byte, before anything of it is kept.
+    fn check_first_byte(&self, input: &[u8]) -> Result<(), ProtocolError> {
+        if matches!(self.state, State::FromClient { .. } | State::FromServer)
+            || self.framer.buffered_len() > 0
+        {
+            return Ok(());
+        }
+        match input.first().and_then(|byte| PacketType::from_bits(byte >> 4)) {
+            Some(packet_type) => admit(self.state, self.version, packet_type),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether the peer may send this packet now.
+#[inline]
+fn admit(state: State, version: Option<Version>, packet_type: PacketType) -> Result<(), ProtocolError> {
+    use PacketType as T;
+    let has_auth = version.is_some_and(Version::has_properties);
+    match (state, packet_type) {
+        (State::AwaitConnect, T::Connect) => Ok(()),
+        (State::AwaitConnect, _) => Err(ProtocolError::ConnectExpected),
+        (State::FromClient { .. }, T::Connect) => Err(ProtocolError::SecondConnect),
+        (State::FromClient { .. }, T::ConnAck | T::SubAck | T::UnsubAck | T::PingResp) => {
+            Err(ProtocolError::UnexpectedPacket(packet_type))
+        }
+        (State::FromClient { auth }, T::Auth) if !(auth && has_auth) => {
+            Err(ProtocolError::UnexpectedPacket(packet_type))
+        }
+        (State::FromClient { .. }, _) => Ok(()),
+        (State::AwaitConnAck, T::ConnAck) => Ok(()),
+        (State::AwaitConnAck, T::Auth) if has_auth => Ok(()),
+        (State::AwaitConnAck, _) => Err(ProtocolError::ConnAckExpected),
+        (State::FromServer, T::Disconnect | T::Auth) if has_auth => Ok(()),
+        (
+            State::FromServer,
+            T::Connect | T::ConnAck | T::Subscribe | T::Unsubscribe | T::PingReq | T::Disconnect | T::Auth,
+        ) => Err(ProtocolError::UnexpectedPacket(packet_type)),
+        (State::FromServer, _) => Ok(()),
+        (State::Ended, _) => Err(ProtocolError::UnexpectedPacket(packet_type)),
+    }
+}
+
+/// Learns or replaces the Topic Alias of a PUBLISH (section 3.3.2.3.4).
+fn resolve_topic<'a>(
+    aliases: &'a mut Vec<Box<str>>,
+    maximum: u16,
+    publish: &mut Publish<'a>,
+    from_client: bool,
+) -> Result<(), ProtocolError> {
+    let mut alias = None;
+    for property in publish.properties.iter() {
+        match property {
+            Property::TopicAlias(value) => alias = Some(value),
+            Property::SubscriptionIdentifier(_) if from_client => {
+                return Err(ProtocolError::SubscriptionIdentifierFromClient);
+            }
+            _ => {}
+        }
+    }
+    let Some(alias) = alias else { return Ok(()) };
+    if alias == 0 || alias > maximum {
+        return Err(ProtocolError::TopicAliasInvalid { alias, maximum });
+    }
+    let at = usize::from(alias) - 1;
+    match publish.topic {
+        Some(topic) => {
+            if aliases.len() <= at {
+                aliases.resize(at + 1, Box::default());
+            }
+            if *aliases[at] != *topic.as_str() {
+                aliases[at] = topic.as_str().into();
+            }
+        }
+        None => {
+            let topic = aliases.get(at).and_then(|topic| TopicName::new(topic).ok());
+            publish.topic = Some(topic.ok_or(ProtocolError::TopicAliasUnknown(alias))?);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::DecodeError;
+    use crate::packet::{Auth, ConnAck, Connect, Disconnect, Properties};
+    use crate::types::{Qos, ReasonCode};
+
+    fn connect(version: Version, properties: Properties<'_>) -> Packet<'_> {
+        Packet::Connect(Connect {
+            version,
+            clean_start: true,
+            keep_alive: 0,
+            client_id: "c",
+            properties,
+            will: None,
+            user_name: None,
+            password: None,
+        })
+    }
+
+    fn publish<'a>(topic: Option<&'a str>, properties: &'a [Property<'a>]) -> Packet<'a> {
+        Packet::Publish(Publish {
+            dup: false,
+            qos: Qos::AtMostOnce,
+            retain: false,
+            topic: topic.map(|topic| TopicName::new(topic).expect("a topic")),
+            packet_id: None,
+            properties: Properties::new(properties),
+            payload: b"",
+        })
+    }
+
+    fn bytes(version: Version, packets: &[Packet<'_>]) -> Vec<u8> {
+        let mut out = Vec::new();
+        packets.iter().for_each(|packet| codec::encode(packet, version, &mut out).expect("valid"));
+        out
+    }
+
+    /// Feeds the packets one by one; the error of the last one, the others being accepted.
+    fn last_error(
+        receiver: &mut Receiver,
+        version: Version,
+        packets: &[Packet<'_>],
+    ) -> Option<ProtocolError> {
+        let mut last = None;
+        for packet in packets {
+            assert_eq!(last, None, "an earlier packet was refused");
+            let bytes = bytes(version, &[*packet]);
+            let mut input = &bytes[..];
+            last = receiver.poll_packet(&mut input).err();
+        }
+        last
+    }
+
+    fn server() -> Receiver {
+        Receiver::new(Role::Server, 1_000)
+    }
+
+    fn client(version: Version) -> Receiver {
+        let mut receiver = Receiver::new(Role::Client, 1_000);
+        receiver.set_version(version);
+        receiver
+    }
+
+    const CONNACK: Packet<'static> = Packet::ConnAck(ConnAck {
+        session_present: false,
+        reason: ReasonCode::SUCCESS,
+        properties: Properties::EMPTY,
+    });
+    const DISCONNECT: Packet<'static> = Packet::Disconnect(Disconnect::new(ReasonCode::SUCCESS));
+
+    #[test]
+    fn the_first_packet_of_a_client_is_connect() {
+        let mut receiver = server();
+        assert_eq!(receiver.poll_packet(&mut &[0x30][..]), Err(ProtocolError::ConnectExpected));
+        assert_eq!(receiver.buffered_len(), 0, "nothing of it is kept");
+    }
+
+    #[test]
+    fn a_second_connect_is_an_error() {
+        let connect = connect(Version::V3_1_1, Properties::EMPTY);
+        let error = last_error(&mut server(), Version::V3_1_1, &[connect, connect]);
+        assert_eq!(error, Some(ProtocolError::SecondConnect));
+    }
+
+    #[test]
+    fn a_server_learns_the_version_from_connect() {
+        for version in [Version::V3_1, Version::V3_1_1, Version::V5] {
+            let mut receiver = server();
+            assert_eq!(receiver.version(), None);
+            let bytes = bytes(version, &[connect(version, Properties::EMPTY), publish(Some("a"), &[])]);
+            let mut input = &bytes[..];
+            assert!(matches!(receiver.poll_packet(&mut input), Ok(Some(Packet::Connect(_)))));
+            assert_eq!(receiver.version(), Some(version));
+            assert!(matches!(receiver.poll_packet(&mut input), Ok(Some(Packet::Publish(_)))));
+            assert!(matches!(receiver.poll_packet(&mut input), Ok(None)));
+        }
+    }
+
+    #[test]
+    fn each_side_sends_only_its_own_packets() {
+        let connect = connect(Version::V5, Properties::EMPTY);
+        for (packet, packet_type) in
+            [(CONNACK, PacketType::ConnAck), (Packet::PingResp, PacketType::PingResp)]
+        {
+            let error = last_error(&mut server(), Version::V5, &[connect, packet]);
+            assert_eq!(error, Some(ProtocolError::UnexpectedPacket(packet_type)));
+        }
+        for (packet, packet_type) in [
+            (connect, PacketType::Connect),
+            (CONNACK, PacketType::ConnAck),
+            (Packet::PingReq, PacketType::PingReq),
+        ] {
+            let error = last_error(&mut client(Version::V5), Version::V5, &[CONNACK, packet]);
+            assert_eq!(error, Some(ProtocolError::UnexpectedPacket(packet_type)));
+        }
+    }
+
+    #[test]
+    fn a_server_says_connack_first_and_disconnect_only_in_5() {
+        let error = last_error(&mut client(Version::V5), Version::V5, &[Packet::PingResp]);
+        assert_eq!(error, Some(ProtocolError::ConnAckExpected));
+        let error = last_error(&mut client(Version::V3_1_1), Version::V3_1_1, &[CONNACK, DISCONNECT]);
+        assert_eq!(error, Some(ProtocolError::UnexpectedPacket(PacketType::Disconnect)));
+        assert_eq!(last_error(&mut client(Version::V5), Version::V5, &[CONNACK, DISCONNECT]), None);
+    }
+
+    #[test]
+    fn nothing_follows_disconnect() {
+        let connect = connect(Version::V5, Properties::EMPTY);
+        let error = last_error(&mut server(), Version::V5, &[connect, DISCONNECT, Packet::PingReq]);
+        assert_eq!(error, Some(ProtocolError::UnexpectedPacket(PacketType::PingReq)));
+    }
+
+    #[test]
+    fn auth_needs_an_authentication_method_in_connect() {
+        let method = [Property::AuthenticationMethod("m")];
+        let auth = Packet::Auth(Auth {
+            reason: ReasonCode::CONTINUE_AUTHENTICATION,
+            properties: Properties::new(&method),
+        });
+        let with = connect(Version::V5, Properties::new(&method));
+        assert_eq!(last_error(&mut server(), Version::V5, &[with, auth]), None);
+        let without = connect(Version::V5, Properties::EMPTY);
+        let error = last_error(&mut server(), Version::V5, &[without, auth]);
+        assert_eq!(error, Some(ProtocolError::UnexpectedPacket(PacketType::Auth)));
+    }
+
+    #[test]
+    fn topic_aliases_are_resolved_and_replaced() {
+        let mut receiver = server();
+        receiver.set_topic_alias_maximum(2);
+        let two = [Property::TopicAlias(2)];
+        let packets = [
+            connect(Version::V5, Properties::EMPTY),
+            publish(Some("a"), &two),
+            publish(None, &two),
+            publish(Some("b/c"), &two),
+            publish(None, &two),
+        ];
+        let bytes = bytes(Version::V5, &packets);
+        let mut input = &bytes[..];
+        let mut topics = Vec::new();
+        // A receiver lends its aliases: each packet is looked at before the next is asked for.
+        while let Some(packet) = receiver.poll_packet(&mut input).expect("valid") {
+            if let Packet::Publish(Publish { topic, .. }) = packet {
+                topics.push(alloc::string::String::from(topic.expect("resolved").as_str()));
+            }
+        }
+        assert_eq!(topics, ["a", "a", "b/c", "b/c"]);
+    }
+
+    #[test]
+    fn a_wrong_topic_alias_is_refused() {
+        let three = [Property::TopicAlias(3)];
+        let one = [Property::TopicAlias(1)];
+        for (maximum, packet, error) in [
+            (2, publish(Some("a"), &three), ProtocolError::TopicAliasInvalid { alias: 3, maximum: 2 }),
+            (0, publish(Some("a"), &one), ProtocolError::TopicAliasInvalid { alias: 1, maximum: 0 }),
+            (2, publish(None, &one), ProtocolError::TopicAliasUnknown(1)),
+        ] {
+            let mut receiver = server();
+            receiver.set_topic_alias_maximum(maximum);
+            let connect = connect(Version::V5, Properties::EMPTY);
+            assert_eq!(last_error(&mut receiver, Version::V5, &[connect, packet]), Some(error));
+        }
+    }
+
+    #[test]
+    fn only_a_server_sends_subscription_identifiers() {
+        let identifier = [Property::SubscriptionIdentifier(7)];
+        let packet = publish(Some("a"), &identifier);
+        let connect = connect(Version::V5, Properties::EMPTY);
+        let error = last_error(&mut server(), Version::V5, &[connect, packet]);
+        assert_eq!(error, Some(ProtocolError::SubscriptionIdentifierFromClient));
+        assert_eq!(last_error(&mut client(Version::V5), Version::V5, &[CONNACK, packet]), None);
+    }
+
+    #[test]
+    fn a_packet_too_large_is_refused_before_it_comes() {
+        let mut receiver = Receiver::new(Role::Server, 100);
+        let error = receiver.poll_packet(&mut &[0x10, 99][..]).expect_err("101 bytes");
+        assert_eq!(error, DecodeError::PacketTooLarge { size: 101, maximum: 100 }.into());
+        assert_eq!(error.reason_code(), ReasonCode::PACKET_TOO_LARGE);
+    }
+
+    #[test]
+    fn a_receiver_is_small() {
+        assert!(size_of::<Receiver>() <= 72);
+    }
+}
