@@ -183,7 +183,7 @@ mod tests {
         assert_eq!((settings.cores, settings.log_format), (Cores::Count(3), LogFormat::Json));
         assert!(settings.allow_anonymous);
         assert_eq!(settings.limits.queue_bytes_max, 4096);
-        assert_eq!(settings.limits.queue_overflow, mqtt_broker::Overflow::DropNewest);
+        assert_eq!(settings.limits.queue_overflow, mqtt_broker::config::Overflow::DropNewest);
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl fmt::Display for Failure {
 /// The settings in effect: those of the configuration file, overridden by the flags.
 ///
 /// # Errors
-/// The file is wrong, or a flag's value out of range.
+/// The file is wrong, a flag's value is out of range, or the two together are refused.
 pub(crate) fn settings(flags: &Flags) -> Result<Settings, Failure> {
     let mut settings = match &flags.config {
         Some(path) => config::read(path).map_err(Failure::start)?,
@@ -66,6 +66,7 @@ pub(crate) fn settings(flags: &Flags) -> Result<Settings, Failure> {
         let flag = error.name.replace('_', "-");
         Failure::start(format!("--{flag} is {}; it must be {}", error.value, error.allowed))
     })?;
+    settings.check().map_err(Failure::start)?;
     Ok(settings)
 }
 
@@ -75,21 +76,20 @@ pub(crate) fn settings(flags: &Flags) -> Result<Settings, Failure> {
 /// It could not start, or it died.
 pub(crate) fn serve(flags: &Flags) -> Result<(), Failure> {
     let settings = settings(flags)?;
-    let addresses = settings.addresses().map_err(Failure::start)?;
     let signals = Signals::block().map_err(Failure::start)?;
     logging::start(&settings.log, settings.log_format);
 
     let mut builder = Broker::builder().limits(settings.limits.clone());
-    for address in addresses {
+    for address in &settings.listen {
         builder = builder.listen(address);
     }
     builder = match &settings.cores {
         Cores::All => builder,
-        Cores::Count(count) => builder.cores(*count),
+        Cores::Count(count) => builder.cores((*count).into()),
         Cores::Cpus(cpus) => builder.cpus(cpus.iter().copied()),
     };
     let handle = builder.start().map_err(Failure::start)?;
-    say_ready(&handle, &settings);
+    say_ready(&handle);
     let stopper = handle.clone();
     signals.watch(move || stopper.shutdown()).map_err(Failure::start)?;
     handle.wait().map_err(Failure::died)?;
@@ -98,14 +98,14 @@ pub(crate) fn serve(flags: &Flags) -> Result<(), Failure> {
 }
 
 /// The line that says what is served where.
-fn say_ready(handle: &Handle, settings: &Settings) {
+fn say_ready(handle: &Handle) {
     let listen: Vec<String> = handle.addresses().iter().map(ToString::to_string).collect();
-    let limits = &settings.limits;
+    let limits = handle.limits();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         listen = listen.join(","),
         cores = handle.cores(),
-        connections_max = handle.connections_max(),
+        connections_max = limits.connections_max,
         sessions_max = limits.sessions_max,
         packet_bytes_max = limits.packet_bytes_max,
         receive_maximum = limits.receive_maximum,

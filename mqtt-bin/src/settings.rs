@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::str::FromStr;
 
 use mqtt_broker::{CoreId, Limits};
@@ -36,7 +36,7 @@ impl Default for Settings {
     }
 }
 
-/// Why [`Settings::addresses`] has none to listen on.
+/// Why `listen` cannot be served.
 #[derive(Debug)]
 pub(crate) enum AddressError {
     /// `listen` is empty.
@@ -68,33 +68,31 @@ impl fmt::Display for AddressError {
 }
 
 impl Settings {
-    /// The socket addresses of `listen`.
+    /// Refuses to serve what is probably not meant.
     ///
     /// # Errors
-    /// A name that does not resolve, and an address that other machines can reach while nobody is authenticated and
-    /// `allow_anonymous` is not set.
-    pub(crate) fn addresses(&self) -> Result<Vec<SocketAddr>, AddressError> {
-        let mut addresses = Vec::new();
-        for listen in &self.listen {
-            let resolved =
-                listen.resolve().map_err(|error| AddressError::Unresolved(listen.clone(), error))?;
-            for address in resolved {
-                if !self.allow_anonymous && !address.ip().to_canonical().is_loopback() {
-                    return Err(AddressError::Open(address));
-                }
-                if !addresses.contains(&address) {
-                    addresses.push(address);
-                }
-            }
-        }
-        if addresses.is_empty() {
+    /// Nothing to listen on, or, unless `allow_anonymous` is set, an address that other machines can reach while nobody
+    /// is authenticated.
+    pub(crate) fn check(&self) -> Result<(), AddressError> {
+        if self.listen.is_empty() {
             return Err(AddressError::None);
         }
-        Ok(addresses)
+        if self.allow_anonymous {
+            return Ok(());
+        }
+        for listen in &self.listen {
+            let mut addresses =
+                listen.resolve().map_err(|error| AddressError::Unresolved(listen.clone(), error))?;
+            if let Some(open) = addresses.find(|address| !address.ip().to_canonical().is_loopback()) {
+                return Err(AddressError::Open(open));
+            }
+        }
+        Ok(())
     }
 }
 
-/// Where to listen: `HOST:PORT`, `[IPV6]:PORT`, or a port alone, which is `localhost:PORT`.
+/// Where to listen: `HOST:PORT`, `[IPV6]:PORT`, or a port alone, which is `localhost:PORT`; the broker listens on both
+/// loopback addresses for that, as clients try either first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ListenAddress {
     host: String,
@@ -102,17 +100,9 @@ pub(crate) struct ListenAddress {
 }
 
 impl ListenAddress {
-    /// The socket addresses: both loopbacks for `localhost`, as clients try either first.
-    fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
-        if self.host == "localhost" {
-            let mut ips = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
-            // A machine may have no IPv6; that is no reason not to serve IPv4.
-            if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
-                ips.push(IpAddr::V6(Ipv6Addr::LOCALHOST));
-            }
-            return Ok(ips.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect());
-        }
-        (self.host.as_str(), self.port).to_socket_addrs().map(Iterator::collect)
+    /// The socket addresses that the host stands for.
+    fn resolve(&self) -> io::Result<impl Iterator<Item = SocketAddr>> {
+        (self.host.as_str(), self.port).to_socket_addrs()
     }
 }
 
@@ -336,24 +326,18 @@ mod tests {
 
     #[test]
     fn the_default_listens_on_loopback_only() {
-        let addresses = Settings::default().addresses().expect("loopback is never refused");
-        assert_eq!(addresses[0], SocketAddr::from(([127, 0, 0, 1], 1883)));
-        assert!(addresses.iter().all(|address| address.ip().is_loopback()));
-    }
-
-    #[test]
-    fn a_port_alone_is_both_loopbacks() {
-        assert_eq!("1884".parse::<ListenAddress>().expect("a port").to_string(), "localhost:1884");
+        assert_eq!(Settings::default().listen, ["1883".parse().expect("a port alone is both loopbacks")]);
+        assert!(Settings::default().check().is_ok());
     }
 
     #[test]
     fn an_address_that_others_reach_needs_allow_anonymous() {
         for open in ["0.0.0.0:1883", "[::]:1883", "[::ffff:192.0.2.1]:1883"] {
             let mut settings = listening_on(open);
-            let error = settings.addresses().expect_err("everybody could connect").to_string();
+            let error = settings.check().expect_err("everybody could connect").to_string();
             assert!(error.contains("--allow-anonymous") && error.contains(":1883"), "{error}");
             settings.allow_anonymous = true;
-            assert_eq!(settings.addresses().expect("it was allowed").len(), 1);
+            assert!(settings.check().is_ok());
         }
     }
 
@@ -362,14 +346,14 @@ mod tests {
         for loopback in
             ["127.0.0.1:1883", "127.8.9.1:1883", "[::1]:1883", "[::ffff:127.0.0.1]:1883", "localhost:1883"]
         {
-            assert!(listening_on(loopback).addresses().is_ok(), "{loopback}");
+            assert!(listening_on(loopback).check().is_ok(), "{loopback}");
         }
     }
 
     #[test]
     fn no_address_at_all_is_an_error() {
         let settings = Settings { listen: Vec::new(), ..Settings::default() };
-        assert!(matches!(settings.addresses(), Err(AddressError::None)));
+        assert!(matches!(settings.check(), Err(AddressError::None)));
     }
 
     #[test]
