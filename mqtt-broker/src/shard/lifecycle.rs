@@ -57,6 +57,8 @@ impl Shard {
         self.publish_will(key);
         self.unsubscribe_all(key);
         let Some(session) = self.sessions.remove(key) else { return };
+        // Exact at once: the CONNECT that ended it may be about to open its successor.
+        self.budget.own.sessions = self.sessions.len() as u64;
         for gather in &session.gathers {
             self.gathers.remove(&gather.token);
         }
