@@ -81,10 +81,11 @@ impl Shard {
         Step::Gone
     }
 
-    /// Refuses a Protocol Version that nobody here speaks, in the dialect nearest to it: a version above 5 reads the
-    /// CONNACK of 5.0 [MQTT-3.1.2-2], anything else that of 3.1.1 [MQTT-3.1.2-2 v3.1.1].
+    /// Refuses a Protocol Version that nobody here speaks, in the dialect nearest to it: a version from 5 on reads the
+    /// CONNACK of 5.0 [MQTT-3.1.2-2], anything else that of 3.1.1 [MQTT-3.1.2-2 v3.1.1]. Some bridges set the top bit
+    /// of the version they speak to see whether the Server knows them; refused in their dialect, they try without.
     pub(super) fn refuse_level(&mut self, key: Key, level: u8) {
-        let version = if level > Version::V5.level() { Version::V5 } else { Version::V3_1_1 };
+        let version = if level & 0x7F >= Version::V5.level() { Version::V5 } else { Version::V3_1_1 };
         self.refuse(key, version, ReasonCode::UNSUPPORTED_PROTOCOL_VERSION);
     }
 }
