@@ -263,6 +263,12 @@ impl Cluster {
         check(&codec::decode(version, &frame).expect("the broker sends packets"))
     }
 
+    /// The bytes of the next packet that the Client got.
+    #[track_caller]
+    pub(crate) fn take_frame(&mut self, client: ClientId) -> Vec<u8> {
+        self.clients[client.0].packets.pop_front().expect("the Client got a packet")
+    }
+
     /// Fails if the Client got anything more.
     #[track_caller]
     pub(crate) fn expect_nothing(&mut self, client: ClientId) {
@@ -421,6 +427,13 @@ impl Cluster {
     pub(crate) fn total(&self, counter: impl Fn(&mqtt_broker::shard::Stats) -> u64) -> u64 {
         self.shards.iter().map(|shard| counter(shard.stats())).sum()
     }
+}
+
+/// The default limits with this change.
+pub(crate) fn limits<T>(change: impl FnOnce(&mut Limits) -> T) -> Limits {
+    let mut limits = Limits::default();
+    change(&mut limits);
+    limits
 }
 
 /// A CONNECT with Clean Start and nothing else.
