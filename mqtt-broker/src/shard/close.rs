@@ -6,7 +6,7 @@ use mqtt_proto::types::{ReasonCode, Version};
 use tracing::debug;
 
 use super::Shard;
-use super::connection::{Connection, State};
+use super::connection::{Connection, PendingAnswer, State};
 use super::contract::Action;
 use super::input::Step;
 use super::table::Key;
@@ -62,6 +62,14 @@ impl Shard {
         let buffer = core::mem::take(&mut connection.output.buffer);
         self.recycle(buffer);
         if let State::Live(live) = connection.state {
+            if let Some(session) = self.sessions.get_mut(live.session) {
+                // A refusal that was not sent is none: sent again, the message is judged again.
+                for pending in &connection.pending {
+                    if let PendingAnswer::PubRec(packet_id, reason) = pending.answer {
+                        session.inbound.pubrec_sent(packet_id, reason);
+                    }
+                }
+            }
             self.stats.clients_connected -= 1;
             debug!(client_id = %live.client_id, %reason, "disconnected");
             self.ports.hooks.on_event(&Event::Disconnected { client_id: &live.client_id, reason });

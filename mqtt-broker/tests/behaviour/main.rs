@@ -3,3 +3,5 @@
 mod basics;
 mod cluster;
 mod connecting;
+mod takeover;
+mod wills;
