@@ -97,7 +97,8 @@ impl Shard {
         let mut message = will.message.as_ref();
         message.expires_at = will.expiry_seconds.map(|seconds| self.now.millis + u64::from(seconds) * 1000);
         let mut outgoing = Outgoing::new(message);
-        self.route(&mut outgoing, None);
+        // [MQTT-3.8.3-3] holds for a Will as for what its Client published itself.
+        self.route(&mut outgoing, Some(key));
     }
 
     /// Drops queued messages for which `which` is true.
