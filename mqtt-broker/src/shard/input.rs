@@ -2,7 +2,7 @@
 
 use mqtt_proto::codec::{self, DecodeError};
 use mqtt_proto::connection::{ProtocolError, TooLarge};
-use mqtt_proto::packet::{Ack, Disconnect, Packet};
+use mqtt_proto::packet::{Ack, Disconnect, Packet, Publish};
 use mqtt_proto::types::{ReasonCode, Version};
 use tracing::{debug, trace};
 
@@ -53,17 +53,17 @@ impl Shard {
                 Err(error) => return self.protocol_error(key, error),
             };
             trace!(connection = key.index, packet = ?packet.packet_type(), "received");
-            self.stats.packets_received += 1;
             let step = self.handle_packet(key, &packet);
             if !matches!(step, Step::Again(_)) {
+                self.stats.packets_received += 1;
                 self.answers.clear();
             }
             match step {
                 Step::Next => {}
                 Step::Again(why) => {
-                    let version = packet_version(&packet, self.version(key));
                     let mut held = Vec::with_capacity(input.len() + 64);
-                    codec::encode(&packet, version, &mut held).expect("a decoded packet can be encoded");
+                    codec::encode(&as_received(packet), self.version(key), &mut held)
+                        .expect("a decoded packet can be encoded");
                     held.extend_from_slice(input);
                     self.hold(key, held, why);
                     break;
@@ -356,9 +356,12 @@ impl Shard {
     }
 }
 
-fn packet_version(packet: &Packet<'_>, version: Version) -> Version {
+/// A packet that waits, not larger than it was: the receiver has noted its Topic Alias, which stands for the topic.
+fn as_received(packet: Packet<'_>) -> Packet<'_> {
     match packet {
-        Packet::Connect(connect) => connect.version,
-        _ => version,
+        Packet::Publish(publish) if publish.properties.topic_alias().is_some() => {
+            Packet::Publish(Publish { topic: None, ..publish })
+        }
+        packet => packet,
     }
 }
