@@ -208,6 +208,8 @@ impl Cluster {
                 let client = self.find(core, id).expect("a connection that is there");
                 let arrived = self.shards[to.index()].connection_arrived(handed, self.now);
                 self.clients[client].place = arrived.map(|id| (to.index(), id));
+                // Reading begins anew where it arrives.
+                self.clients[client].paused = false;
             }
             Action::PauseRead { id } => {
                 let client = self.find(core, id).expect("a connection that is there");

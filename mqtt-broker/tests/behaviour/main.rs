@@ -3,5 +3,6 @@
 mod basics;
 mod cluster;
 mod connecting;
+mod deciding;
 mod takeover;
 mod wills;
