@@ -4,5 +4,8 @@ mod basics;
 mod cluster;
 mod connecting;
 mod deciding;
+mod exactly_once;
+mod faults;
+mod forwarding;
 mod takeover;
 mod wills;
