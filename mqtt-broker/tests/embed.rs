@@ -194,7 +194,8 @@ fn limits_that_cannot_work_are_refused_before_anything_starts() {
 
     let mut limits = Limits::default();
     limits.connections_max = u32::MAX;
-    let error = Broker::builder().limits(limits).start().expect_err("no process has so many files").to_string();
+    let error =
+        Broker::builder().limits(limits).start().expect_err("no process has so many files").to_string();
     assert!(error.contains("4294967295 connections") && error.contains("LimitNOFILE="), "{error}");
 
     let broker = Broker::builder().cores(1).start().expect("the broker starts");
