@@ -11,7 +11,7 @@ use mqtt_proto::types::{PacketId, Qos, ReasonCode, Version};
 
 use super::Shard;
 use super::envelope::GroupRef;
-use super::session::{Delivery, Identifiers, Session};
+use super::session::{Delivery, Identifiers};
 use super::stats::DropReason;
 use super::table::Key;
 use crate::config::Overflow;
@@ -396,9 +396,4 @@ impl<'a> Part<'a> {
         };
         sender.encode_publish(&publish, out)
     }
-}
-
-/// Whether a session's window and queue hold nothing that has to leave before a retained message.
-pub(super) fn is_quiet(session: &Session) -> bool {
-    session.queue.is_empty()
 }

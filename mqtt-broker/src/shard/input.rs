@@ -52,7 +52,7 @@ impl Shard {
                 Ok(None) => break,
                 Err(error) => return self.protocol_error(key, error),
             };
-            trace!(connection = key.index, ?packet, "received");
+            trace!(connection = key.index, packet = ?packet.packet_type(), "received");
             self.stats.packets_received += 1;
             let step = self.handle_packet(key, &packet);
             if !matches!(step, Step::Again(_)) {

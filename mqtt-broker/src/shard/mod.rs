@@ -83,6 +83,8 @@ pub struct Shard {
     gathers: HashMap<u64, Key, RandomState>,
     /// Requests for retained messages that wait until this core has handled enough.
     waiting_gathers: Vec<WaitingGather>,
+    /// Sessions whose gathering from this core goes on with the next turn.
+    gathering: Vec<Key>,
     /// Joins of shared groups that their owners have not answered, and those not yet asked for.
     joins: HashMap<u64, Join, RandomState>,
     new_joins: Vec<u64>,
@@ -172,6 +174,7 @@ impl Shard {
             barriers: HashMap::with_hasher(state(4)),
             gathers: HashMap::with_hasher(state(5)),
             waiting_gathers: Vec::new(),
+            gathering: Vec::new(),
             joins: HashMap::with_hasher(state(6)),
             new_joins: Vec::new(),
             next_token: 0,
@@ -305,6 +308,7 @@ impl Shard {
             }
         }
         self.due = due;
+        self.go_on_gathering();
         self.settle();
     }
 
@@ -349,7 +353,7 @@ impl Shard {
 
     /// Monotonic milliseconds of the next deadline.
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.wheel.next()
+        if self.gathering.is_empty() { self.wheel.next() } else { Some(self.now.millis) }
     }
 
     /// The counters of this core.

@@ -167,6 +167,12 @@ impl Cluster {
                 quiet = false;
                 self.shards[to].handle_envelopes(CoreId(from as u16), batch, self.now);
             }
+            for shard in &mut self.shards {
+                if shard.poll_timeout().is_some_and(|at| at <= self.now.millis) {
+                    quiet = false;
+                    shard.handle_timeout(self.now);
+                }
+            }
             if quiet {
                 return;
             }
