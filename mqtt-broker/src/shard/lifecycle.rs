@@ -57,6 +57,8 @@ impl Shard {
         self.publish_will(key);
         self.unsubscribe_all(key);
         let Some(session) = self.sessions.remove(key) else { return };
+        // Exact at once: the CONNECT that ended it may be about to open its successor.
+        self.budget.own.sessions = self.sessions.len() as u64;
         for gather in &session.gathers {
             self.gathers.remove(&gather.token);
         }
@@ -95,7 +97,8 @@ impl Shard {
         let mut message = will.message.as_ref();
         message.expires_at = will.expiry_seconds.map(|seconds| self.now.millis + u64::from(seconds) * 1000);
         let mut outgoing = Outgoing::new(message);
-        self.route(&mut outgoing, None);
+        // [MQTT-3.8.3-3] holds for a Will as for what its Client published itself.
+        self.route(&mut outgoing, Some(key));
     }
 
     /// Drops queued messages for which `which` is true.
