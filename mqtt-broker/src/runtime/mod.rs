@@ -4,6 +4,7 @@
 //! [lanes](lane) and an inbox each; other threads reach a core only through its inbox.
 
 mod builder;
+mod client;
 mod clock;
 mod connections;
 mod core;
@@ -16,6 +17,7 @@ mod start;
 
 pub use crate::ring::RingError;
 pub use builder::{Broker, BrokerBuilder, StartError};
+pub use client::{ClientError, LocalClient, Received};
 pub use handle::{BrokerStats, Handle};
 pub use listen::ListenError;
 pub use shared::BrokerError;

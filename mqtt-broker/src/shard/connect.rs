@@ -103,6 +103,8 @@ impl Shard {
         }
         // [MQTT-3.2.2-3]
         let present = self.sessions.find(&client_id);
+        // The session that has just ended, if one has, makes room for this one.
+        self.budget.own.sessions = self.sessions.len() as u64;
         let session = match present {
             Some(session) => session,
             None if self.budget.sessions() >= u64::from(self.limits.sessions_max) => {

@@ -213,6 +213,7 @@ impl Shard {
             return None;
         }
         let key = self.insert_connection(info);
+        self.stats.connections_opened += 1;
         let deadline = now.millis + u64::from(self.limits.connect_timeout_seconds) * 1000;
         self.arm_connection(key, deadline);
         self.settle();
@@ -233,7 +234,6 @@ impl Shard {
         let mut receiver = Receiver::new(Role::Server, self.limits.packet_bytes_max);
         receiver.set_topic_alias_maximum(self.limits.topic_alias_maximum);
         self.stats.connections += 1;
-        self.stats.connections_opened += 1;
         self.budget.own.connections += 1;
         self.connections.insert(Connection::new(info, receiver, self.now.millis))
     }
@@ -284,9 +284,7 @@ impl Shard {
         while let Some(waiter) = self.store_waiters.pop_front_if(|waiter| waiter.seq <= up_to) {
             self.pending_done(waiter.connection, waiter.serial);
         }
-        for key in core::mem::take(&mut self.gated) {
-            self.mark_dirty(key);
-        }
+        self.dirty.extend(self.gated.drain(..));
         self.settle();
     }
 
@@ -332,12 +330,13 @@ impl Shard {
         while let Some(key) = self.dirty.pop_front() {
             let Some(connection) = self.connections.get_mut(key) else { continue };
             let output = &mut connection.output;
-            output.dirty = false;
-            if output.outstanding != 0 || output.buffer.is_empty() {
+            if output.gate > self.store_committed {
+                // It stays marked, so that it stands here once however much is written meanwhile.
+                self.gated.push(key);
                 continue;
             }
-            if output.gate > self.store_committed {
-                self.gated.push(key);
+            output.dirty = false;
+            if output.outstanding != 0 || output.buffer.is_empty() {
                 continue;
             }
             let buffer = core::mem::take(&mut output.buffer);

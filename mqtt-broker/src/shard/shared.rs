@@ -25,6 +25,9 @@ use crate::router::{Chosen, GroupId, Groups, MemberId, Strategy, Subscriber};
 pub(super) struct OwnedGroups {
     groups: Groups,
     queues: Vec<GroupQueue>,
+    /// Groups whose queues may have something for a member, while one of them is being drained.
+    due: Vec<GroupId>,
+    draining: bool,
 }
 
 #[derive(Default)]
@@ -57,7 +60,7 @@ pub(super) struct Joined {
 
 impl OwnedGroups {
     pub(super) fn new(seed: [u64; 4]) -> OwnedGroups {
-        OwnedGroups { groups: Groups::new(seed), queues: Vec::new() }
+        OwnedGroups { groups: Groups::new(seed), queues: Vec::new(), due: Vec::new(), draining: false }
     }
 
     /// Whether a group has this filter, so that this core's interest in it stays.
@@ -284,6 +287,9 @@ impl Shard {
         if self.sessions.get(key).is_some_and(|session| session.connection.is_some()) {
             return self.deliver(key, outgoing, how);
         }
+        // Its owner may not know that it is away: a SUBSCRIBE was not answered before its connection ended. Told first,
+        // it does not choose the same member again.
+        self.tell_owner(group, &Envelope::GroupOnline { group, member, credit: 0 });
         let message = outgoing.keep();
         self.return_to_group(group, &message);
     }
@@ -464,8 +470,22 @@ impl Shard {
         }
     }
 
-    /// Binds queued messages as long as a member can take one.
+    /// Binds queued messages as long as a member can take one. A member of this core may be done with a message at
+    /// once and ask for the next: that is noted and done here, so that the depth of calls does not grow with the queue.
     fn drain_group(&mut self, id: GroupId) {
+        if !self.groups.due.contains(&id) {
+            self.groups.due.push(id);
+        }
+        if core::mem::replace(&mut self.groups.draining, true) {
+            return;
+        }
+        while let Some(id) = self.groups.due.pop() {
+            self.drain_queue(id);
+        }
+        self.groups.draining = false;
+    }
+
+    fn drain_queue(&mut self, id: GroupId) {
         let now = self.now.millis;
         loop {
             let Some(group) = self.groups.groups.get_mut(id) else { return };
