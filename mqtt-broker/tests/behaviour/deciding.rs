@@ -45,6 +45,9 @@ impl Authenticate for Toy {
             (Some("count"), step @ 0..=1, Some(data)) if data == [step as u8 + 1] => {
                 Authentication::Continue(vec![step as u8 + 1])
             }
+            (Some("count"), 2, Some(b"other")) => {
+                Authentication::Accept(Identity { client_id: Some("other".into()), name: None })
+            }
             (Some("count"), 2, Some([3])) => {
                 Authentication::AcceptWith(Identity::default(), b"done".to_vec())
             }
@@ -215,6 +218,14 @@ fn a_client_may_authenticate_again_and_goes_on_meanwhile() {
         }
         // [MQTT-4.12.1-2]
         auth(&mut cluster, client, ReasonCode::RE_AUTHENTICATE, "count", &[9]);
+        cluster.expect_disconnect(client, ReasonCode::NOT_AUTHORIZED);
+        // Nobody becomes another on the way.
+        let client = count_in(&mut cluster, "c");
+        auth(&mut cluster, client, ReasonCode::RE_AUTHENTICATE, "count", &[1]);
+        expect_auth(&mut cluster, client, ReasonCode::CONTINUE_AUTHENTICATION, &[1]);
+        auth(&mut cluster, client, ReasonCode::CONTINUE_AUTHENTICATION, "count", &[2]);
+        expect_auth(&mut cluster, client, ReasonCode::CONTINUE_AUTHENTICATION, &[2]);
+        auth(&mut cluster, client, ReasonCode::CONTINUE_AUTHENTICATION, "count", b"other");
         cluster.expect_disconnect(client, ReasonCode::NOT_AUTHORIZED);
         // Without a method in CONNECT there is nothing to repeat.
         let client = cluster.connect(0, Version::V5, "plain");
