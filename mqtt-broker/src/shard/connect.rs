@@ -14,7 +14,7 @@ use super::input::Step;
 use super::session::{Session, Will};
 use super::table::Key;
 use crate::message::{MessageRef, forwarded_properties};
-use crate::ports::{Commit, Event, Record, SessionRef};
+use crate::ports::{Commit, Event};
 
 impl Shard {
     /// A CONNECT that can be decoded.
@@ -147,10 +147,7 @@ impl Shard {
         let info = connection.info;
         self.stats.clients_connected += 1;
 
-        let reference = SessionRef { client_id: &client_id };
-        let record = Record::SessionOpened { session: reference, expiry_seconds };
-        if expiry_seconds > 0
-            && let Commit::At(position) = self.ports.store.append(&record)
+        if let Commit::At(position) = self.record_expiry(session)
             && let Some(connection) = self.connections.get_mut(key)
         {
             connection.output.gate = position;

@@ -254,6 +254,10 @@ impl Shard {
             if let Some(session) = self.sessions.get_mut(session) {
                 session.expiry_seconds = expiry;
             }
+            // The end that 0 brings about is recorded as such.
+            if expiry != 0 {
+                self.record_expiry(session);
+            }
         }
         // [MQTT-3.14.4-3]: only a normal disconnection takes the Will away.
         let normal = disconnect.reason == ReasonCode::NORMAL_DISCONNECTION;

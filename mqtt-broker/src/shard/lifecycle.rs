@@ -7,7 +7,7 @@ use super::deliver::Outgoing;
 use super::session::Delivery;
 use super::stats::DropReason;
 use super::table::Key;
-use crate::ports::{Event, Record, SessionRef};
+use crate::ports::{Commit, Event, Record, SessionRef};
 
 /// What a session waits for while its Client is away. Unlike the timers of connections these are removed when they
 /// no longer count: they may lie years ahead, and a Client that comes and goes would leave one behind each time.
@@ -25,6 +25,18 @@ impl Shard {
         self.groups_online(session);
         self.pump(session);
         self.advance_gathers(session);
+    }
+
+    /// Tells the store how long the session is to be kept, unless the store never had to know of it.
+    pub(super) fn record_expiry(&mut self, key: Key) -> Commit {
+        let Some(session) = self.sessions.get_mut(key) else { return Commit::Now };
+        if !session.is_persistent() && !session.recorded {
+            return Commit::Now;
+        }
+        session.recorded = true;
+        let (reference, expiry_seconds) =
+            (SessionRef { client_id: &session.client_id }, session.expiry_seconds);
+        self.ports.store.append(&Record::SessionOpened { session: reference, expiry_seconds })
     }
 
     /// The session's connection has ended. `will`: whether its Will is to be published.
@@ -79,7 +91,7 @@ impl Shard {
         self.stats.messages_kept -= kept;
         self.stats.queue_bytes -= session.queue_bytes as u64;
         self.stats.dropped(DropReason::SessionEnded, kept);
-        if session.is_persistent() {
+        if session.recorded {
             self.ports
                 .store
                 .append(&Record::SessionEnded { session: SessionRef { client_id: &session.client_id } });

@@ -1,5 +1,9 @@
 //! CONNECT: what is refused and how, who gets which name, how long silence is borne, how long a session lives.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use mqtt_broker::ports::{Commit, Ports, Record, Store};
 use mqtt_proto::packet::{Connect, Disconnect, Packet, Properties, Property};
 use mqtt_proto::types::{Qos, ReasonCode, Version};
 
@@ -330,6 +334,56 @@ fn a_client_that_comes_and_goes_leaves_no_deadline_behind() {
         cluster.advance(120_000);
         assert_eq!(cluster.shards[0].poll_timeout(), None);
     }
+}
+
+/// Writes down what it is told of sessions.
+#[derive(Clone, Default)]
+struct Notes(Rc<RefCell<Vec<String>>>);
+
+impl Store for Notes {
+    fn append(&mut self, record: &Record<'_>) -> Commit {
+        match record {
+            Record::SessionOpened { expiry_seconds, .. } => {
+                self.0.borrow_mut().push(format!("kept for {expiry_seconds}"));
+            }
+            Record::SessionEnded { .. } => self.0.borrow_mut().push("ended".to_owned()),
+            _ => {}
+        }
+        Commit::Now
+    }
+}
+
+#[test]
+fn the_store_is_told_of_every_session_that_is_kept_and_of_its_end() {
+    let notes = Notes::default();
+    let store = notes.clone();
+    let ports = move |_| Ports { store: Box::new(store.clone()), ..Ports::allow_all() };
+    let mut cluster = Cluster::with(1, limits(|_| {}), ports);
+    let told = |expected: &[&str]| {
+        assert_eq!(notes.0.borrow_mut().drain(..).collect::<Vec<_>>(), expected);
+    };
+    let leave = |cluster: &mut Cluster, client, seconds| {
+        let list = [Property::SessionExpiryInterval(seconds)];
+        let (reason, properties) = (ReasonCode::SUCCESS, Properties::new(&list));
+        cluster.send(client, &Packet::Disconnect(Disconnect { reason, properties }));
+    };
+    let passing = cluster.connect(0, Version::V5, "c");
+    cluster.cut(passing);
+    told(&[]);
+    let (client, _) = cluster.resume(0, Version::V5, "c");
+    leave(&mut cluster, client, 7200);
+    told(&["kept for 3600", "kept for 7200"]);
+    let (client, _) = cluster.resume(0, Version::V5, "c");
+    leave(&mut cluster, client, 0);
+    told(&["kept for 3600", "ended"]);
+    // Resumed by a Client that no longer wants it kept.
+    let (client, _) = cluster.resume(0, Version::V5, "c");
+    cluster.cut(client);
+    let resumed = Connect { clean_start: false, ..connect(Version::V5, "c") };
+    let (client, present) = cluster.connect_with(0, resumed);
+    assert!(present);
+    cluster.cut(client);
+    told(&["kept for 3600", "kept for 0", "ended"]);
 }
 
 #[test]
