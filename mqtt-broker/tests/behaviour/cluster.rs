@@ -219,6 +219,13 @@ impl Cluster {
             }
         }
         if self.lanes_stalled || self.lanes.is_empty() {
+            // What a core has put off to its next turn is due already.
+            for shard in &mut self.shards {
+                if !any && shard.poll_timeout().is_some_and(|at| at <= self.now.millis) {
+                    any = true;
+                    shard.handle_timeout(self.now);
+                }
+            }
             return any;
         }
         let chosen = self.random.as_mut().map_or(0, |random| random.below(self.lanes.len()));

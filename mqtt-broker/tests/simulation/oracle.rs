@@ -78,7 +78,7 @@ impl Oracle {
         self.expected_of_any.values_mut().for_each(|sessions| {
             sessions.remove(&session);
         });
-        self.value_last.retain(|(owed, topic), _| *owed != session || !matches(filter, topic));
+        self.value_last.retain(|(owed, topic), _| *owed != session || filter.is_empty() || !matches(filter, topic));
     }
 
     pub(crate) fn received(&mut self, got: &Received<'_>) {

@@ -247,6 +247,11 @@ impl Workload {
         party.granted.remove(filter);
         party.subscribing.retain(|_, (asked, _)| asked != filter);
         party.subscribing.insert(packet_id, (filter.to_owned(), qos));
+        if qos == Qos::AtMostOnce {
+            // What is under way from another core may already come at QoS 0.
+            let session = self.session(who);
+            self.oracle.released(session, "");
+        }
         let list = [Subscription { filter, options: SubscriptionOptions::new(qos) }];
         let (properties, subscriptions) = (Properties::EMPTY, Subscriptions::new(&list));
         self.cluster.submit(connection, &Packet::Subscribe(Subscribe { packet_id, properties, subscriptions }));
