@@ -99,8 +99,17 @@ impl Shard {
 }
 
 fn encode_refusal(version: Version, reason: ReasonCode, out: &mut Vec<u8>) {
+    // A CONNACK has no code for a Server that shuts down.
+    let reason = match reason {
+        ReasonCode::SERVER_SHUTTING_DOWN => ReasonCode::SERVER_UNAVAILABLE,
+        reason => reason,
+    };
     // Session Present is 0 with an error [MQTT-3.2.2-6].
-    let connack = ConnAck { session_present: false, reason, properties: Properties::EMPTY };
-    codec::encode(&Packet::ConnAck(connack), version, out)
-        .expect("a CONNACK without properties can be encoded");
+    let connack =
+        |reason| Packet::ConnAck(ConnAck { session_present: false, reason, properties: Properties::EMPTY });
+    if codec::encode(&connack(reason), version, out).is_err() {
+        // Nor has it for what only other packets can do wrong.
+        codec::encode(&connack(ReasonCode::UNSPECIFIED_ERROR), version, out)
+            .expect("a CONNACK without properties can be encoded");
+    }
 }

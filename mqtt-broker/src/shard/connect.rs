@@ -117,10 +117,10 @@ impl Shard {
         let window = peer.receive_maximum.min(self.limits.in_flight_max);
         let will = self.will_of(connect);
         let now = self.now.millis;
+        self.cancel_deadlines(session);
         let state = self.sessions.get_mut(session).expect("found or inserted above");
         state.connection = Some(key);
         state.expiry_seconds = expiry_seconds;
-        state.ends_at = u64::MAX;
         // A Will that waits for its delay is not sent: its Client is back [MQTT-3.1.3-9].
         state.will = will;
         state.window = window;
@@ -143,7 +143,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(key) else { return Step::Gone };
         connection.state = State::Live(Box::new(live));
         connection.last_received = now;
-        connection.timer_at = u64::MAX;
+        connection.deadline = u64::MAX;
         let info = connection.info;
         self.stats.clients_connected += 1;
 

@@ -96,7 +96,14 @@ impl Cluster {
             Shard::new(config, ports(CoreId(core)), now)
         };
         let shards = (0..cores).map(shard).collect();
-        Cluster { shards, now, clients: Vec::new(), lanes: VecDeque::new(), lanes_stalled: false, random: None }
+        Cluster {
+            shards,
+            now,
+            clients: Vec::new(),
+            lanes: VecDeque::new(),
+            lanes_stalled: false,
+            random: None,
+        }
     }
 
     /// A Network Connection accepted by `core`.
@@ -139,15 +146,26 @@ impl Cluster {
 
     /// The Network Connection breaks.
     pub(crate) fn cut(&mut self, client: ClientId) {
+        self.drop_connection(client);
+        self.run();
+    }
+
+    /// As [`Cluster::cut`], with the consequences left to [`Cluster::step`].
+    pub(crate) fn drop_connection(&mut self, client: ClientId) {
         if let Some((core, id)) = self.clients[client.0].place.take() {
             self.shards[core].connection_closed(id, self.now);
         }
         self.clients[client.0].closed = true;
-        self.run();
     }
 
     /// Whether the Client takes what it is sent.
     pub(crate) fn set_reading(&mut self, client: ClientId, reads: bool) {
+        self.set_reading_quietly(client, reads);
+        self.run();
+    }
+
+    /// As [`Cluster::set_reading`], with the consequences left to [`Cluster::step`].
+    pub(crate) fn set_reading_quietly(&mut self, client: ClientId, reads: bool) {
         self.clients[client.0].reads = reads;
         if reads && let Some(buffer) = self.clients[client.0].unread.take() {
             self.arrive(client.0, &buffer);
@@ -155,7 +173,6 @@ impl Cluster {
                 self.shards[core].transmit_done(id, buffer, self.now);
             }
         }
-        self.run();
     }
 
     fn arrive(&mut self, client: usize, bytes: &[u8]) {
@@ -195,13 +212,20 @@ impl Cluster {
                 }
             }
         }
+        for shard in &mut self.shards {
+            if shard.poll_timeout().is_some_and(|at| at <= self.now.millis) {
+                any = true;
+                shard.handle_timeout(self.now);
+            }
+        }
         if self.lanes_stalled || self.lanes.is_empty() {
             return any;
         }
         let chosen = self.random.as_mut().map_or(0, |random| random.below(self.lanes.len()));
         let lane = |(from, to, _): &(usize, usize, EnvelopeBatch)| (*from, *to);
         let wanted = lane(&self.lanes[chosen]);
-        let first = self.lanes.iter().position(|batch| lane(batch) == wanted).expect("the chosen one at least");
+        let first =
+            self.lanes.iter().position(|batch| lane(batch) == wanted).expect("the chosen one at least");
         let (from, to, batch) = self.lanes.remove(first).expect("just found");
         self.shards[to].handle_envelopes(CoreId(from as u16), batch, self.now);
         true
@@ -212,6 +236,9 @@ impl Cluster {
         let bytes = self.encoded(client, packet);
         if let Some((core, id)) = self.clients[client.0].place {
             self.shards[core].handle_input(id, &bytes, self.now);
+            while let Some(action) = self.shards[core].poll_action() {
+                self.act(core, action);
+            }
         }
     }
 

@@ -296,6 +296,43 @@ fn disconnect_may_change_the_session_expiry_but_not_from_zero() {
 }
 
 #[test]
+fn a_client_that_comes_and_goes_leaves_no_deadline_behind() {
+    for clean_start in [false, true] {
+        let mut cluster = Cluster::new(1);
+        for n in 0..10 {
+            let expiry = [Property::SessionExpiryInterval(100_000_000 + n)];
+            let properties = Properties::new(&expiry);
+            let delay = [Property::WillDelayInterval(50_000_000 + n)];
+            let will = mqtt_proto::packet::Will {
+                topic: mqtt_proto::types::TopicName::new("will").expect("a topic"),
+                payload: b"",
+                qos: Qos::AtMostOnce,
+                retain: false,
+                properties: Properties::new(&delay),
+            };
+            let asked = Connect {
+                clean_start,
+                properties,
+                keep_alive: u16::MAX,
+                will: Some(will),
+                ..connect(Version::V5, "c")
+            };
+            let (client, _) = cluster.connect_with(0, asked);
+            cluster.cut(client);
+        }
+        let next = cluster.shards[0].poll_timeout().expect("the last Will");
+        assert!(next <= cluster.now.millis + 120_000, "a timer stays, for a while");
+        cluster.advance(120_000);
+        let next = cluster.shards[0].poll_timeout();
+        assert_eq!(next, Some(cluster.now.millis - 120_000 + 50_000_009_000));
+        let client = cluster.connect(0, Version::V5, "c");
+        cluster.cut(client);
+        cluster.advance(120_000);
+        assert_eq!(cluster.shards[0].poll_timeout(), None);
+    }
+}
+
+#[test]
 fn a_longer_session_expiry_than_allowed_is_cut_and_told() {
     let limits = limits(|limits| {
         limits.session_expiry_max_seconds = 100;

@@ -73,3 +73,29 @@ fn a_late_answer_lets_the_client_in_on_its_home_core_with_all_it_sent() {
     assert_eq!(broker.wait(), Ok(()));
     answering.join().expect("the questions end with the broker");
 }
+
+#[test]
+fn a_client_still_being_judged_is_refused_when_the_broker_ends() {
+    let (ask, questions) = channel();
+    let ask = Mutex::new(ask);
+    let broker = Broker::builder()
+        .listen("127.0.0.1:0")
+        .cores(2)
+        .ports(move |_, responder| {
+            let ask = ask.lock().expect("not poisoned").clone();
+            Ports { authenticate: Box::new(Asks(responder, ask)), ..Ports::allow_all() }
+        })
+        .start()
+        .expect("the broker starts");
+    let mut client = Client::open(broker.addresses()[0]);
+    client.send(&connect("waiting"));
+    let (responder, ticket, _) = questions.recv().expect("the question");
+    broker.shutdown();
+    // Server unavailable: a CONNACK has no code for a Server that shuts down.
+    assert_eq!(client.expect(CONNACK).body[1], 0x88);
+    assert_eq!(client.packet(), None);
+    drop(client);
+    assert_eq!(broker.wait(), Ok(()));
+    // Too late for anybody.
+    responder.answer(ticket, Answer::Authentication(Authentication::Accept(Identity::default())));
+}
