@@ -40,7 +40,11 @@ pub enum Overflow {
 
 /// Every bound and switch of the broker. `Limits::default()` suits a server that devices on the Internet use.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(default, deny_unknown_fields))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Deserialize, serde::Serialize),
+    serde(default, deny_unknown_fields)
+)]
 #[non_exhaustive]
 pub struct Limits {
     /// Network Connections of the whole broker; one more is closed at once. 0: as many as the process may have

@@ -96,7 +96,14 @@ impl Cluster {
             Shard::new(config, ports(CoreId(core)), now)
         };
         let shards = (0..cores).map(shard).collect();
-        Cluster { shards, now, clients: Vec::new(), lanes: VecDeque::new(), lanes_stalled: false, random: None }
+        Cluster {
+            shards,
+            now,
+            clients: Vec::new(),
+            lanes: VecDeque::new(),
+            lanes_stalled: false,
+            random: None,
+        }
     }
 
     /// A Network Connection accepted by `core`.
@@ -218,7 +225,8 @@ impl Cluster {
         let chosen = self.random.as_mut().map_or(0, |random| random.below(self.lanes.len()));
         let lane = |(from, to, _): &(usize, usize, EnvelopeBatch)| (*from, *to);
         let wanted = lane(&self.lanes[chosen]);
-        let first = self.lanes.iter().position(|batch| lane(batch) == wanted).expect("the chosen one at least");
+        let first =
+            self.lanes.iter().position(|batch| lane(batch) == wanted).expect("the chosen one at least");
         let (from, to, batch) = self.lanes.remove(first).expect("just found");
         self.shards[to].handle_envelopes(CoreId(from as u16), batch, self.now);
         true
