@@ -1,2 +1,49 @@
-//! mqttd.
-fn main() {}
+//! mqttd, the MQTT broker: command line, configuration file, log and signals around [`mqtt_broker`].
+//!
+//! Exit codes: 0 a clean stop, 1 it could not start, 2 the command line is wrong, 3 the broker died; a second
+//! SIGTERM or SIGINT during the shutdown ends at once with 128 + the signal's number.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod config;
+mod limit_flags;
+mod logging;
+mod serve;
+mod settings;
+mod signals;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Cli, Command};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match &cli.command {
+        Some(Command::Check(flags)) => check(flags),
+        None => serve::serve(&cli.flags),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Written without a panic when nobody reads it any more.
+            let _ = writeln!(std::io::stderr(), "mqttd: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+/// `mqttd check`: prints the settings that would be in effect, as a configuration file.
+fn check(flags: &cli::Flags) -> Result<(), serve::Failure> {
+    let settings = serve::settings(flags)?;
+    let text = toml::to_string(&settings).map_err(serve::Failure::start)?;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(serve::Failure::start(error)),
+        _ => Ok(()),
+    }
+}

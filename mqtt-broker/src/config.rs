@@ -29,7 +29,7 @@ impl core::fmt::Display for CoreId {
 
 /// What a full queue does with one more message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(rename_all = "snake_case"))]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum Overflow {
     /// The oldest queued message makes room: what arrives is kept.
     #[default]
@@ -40,7 +40,11 @@ pub enum Overflow {
 
 /// Every bound and switch of the broker. `Limits::default()` suits a server that devices on the Internet use.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Deserialize, serde::Serialize),
+    serde(default, deny_unknown_fields)
+)]
 #[non_exhaustive]
 pub struct Limits {
     /// Network Connections of the whole broker; one more is closed at once. 0: as many as the process may have
@@ -110,7 +114,7 @@ pub struct Limits {
     /// Bytes that wait for a member of a shared group; as above.
     pub group_queue_bytes_max: u64,
     /// Who of a shared group gets a message.
-    #[cfg_attr(feature = "serde", serde(deserialize_with = "strategy"))]
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "strategy", serialize_with = "as_text"))]
     pub shared_strategy: Strategy,
 
     /// Longest Will Delay Interval in seconds; a longer one is cut to it.
@@ -134,7 +138,7 @@ pub struct Limits {
 
     /// Highest QoS of the broker; Clients are told Maximum QoS [MQTT-3.2.2-9], and a Will above it is refused with
     /// 0x9B. Given as 0, 1 or 2.
-    #[cfg_attr(feature = "serde", serde(deserialize_with = "qos"))]
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "qos", serialize_with = "as_number"))]
     pub maximum_qos: Qos,
     /// Whether messages may be retained; else a retained Will is refused with 0x9A and a retained PUBLISH closes its
     /// connection with 0x9A.
@@ -212,6 +216,16 @@ fn qos<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Qos, D::Erro
 fn strategy<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Strategy, D::Error> {
     let name = <String as serde::Deserialize>::deserialize(deserializer)?;
     name.parse().map_err(serde::de::Error::custom)
+}
+
+#[cfg(feature = "serde")]
+fn as_number<S: serde::Serializer>(qos: &Qos, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u8(qos.bits())
+}
+
+#[cfg(feature = "serde")]
+fn as_text<S: serde::Serializer>(value: &impl core::fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 /// A [`Limits`] field with a value that cannot work.

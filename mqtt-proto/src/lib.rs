@@ -53,11 +53,13 @@ pub mod types;
 pub use codec::{
     DecodeError, EncodeError, FrameHeader, Framer, decode, encode, encode_publish, encoded_len, peek_frame,
 };
+pub use connection::{Client, Connection, Handshake, ProtocolError, Receiver, Sender};
 pub use packet::{
     Ack, Auth, ConnAck, Connect, Disconnect, Filters, Packet, PacketType, Properties, Property, PropertyId,
     Publish, Reasons, RetainHandling, SubAck, Subscribe, Subscription, SubscriptionOptions, Subscriptions,
     UnsubAck, Unsubscribe, Will,
 };
+pub use session::Session;
 pub use types::{
     FilterError, PacketId, Qos, ReasonCode, ShareName, SharedFilter, TopicError, TopicFilter, TopicName,
     Version,

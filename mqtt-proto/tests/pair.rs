@@ -601,3 +601,18 @@ fn properties_of_a_message_are_sent() {
             .is_err()
     );
 }
+
+#[test]
+fn an_unacknowledged_qos_2_message_is_new_when_it_comes_again() {
+    let mut world = World::settled(Version::V5, true);
+    assert!(world.server.publish(message(Qos::ExactlyOnce, 7), 0));
+    world.deliver_to_client(usize::MAX);
+    assert_eq!(world.arrived, [(Qos::ExactlyOnce, 7)]);
+    // The application has not acknowledged it, so it may have lost it as well.
+    world.reconnect();
+    world.settle();
+    assert_eq!(world.arrived, [(Qos::ExactlyOnce, 7); 2]);
+    world.reconnect();
+    world.settle();
+    assert_eq!(world.arrived.len(), 2);
+}

@@ -192,4 +192,20 @@ mod tests {
         assert_ne!(insert(&mut groups, "$share/ab/c"), insert(&mut groups, "$share/a/bc"));
         assert_eq!(groups.len(), 2);
     }
+
+    #[test]
+    fn names_with_colliding_hashes_are_told_apart() {
+        let mut groups = Groups::new([1, 2, 3, 4]);
+        let mut seen = std::collections::HashMap::with_hasher(groups.hasher.clone());
+        // Among 300,000 hashes of 32 bits there are about ten pairs.
+        let (one, other) = (0..300_000)
+            .find_map(|number| {
+                let name = format!("g{number}");
+                seen.insert(groups.hash(&name, "a"), name.clone()).map(|other| (other, name))
+            })
+            .expect("a collision under this seed");
+        let [one, other] = [one, other].map(|name| insert(&mut groups, &format!("$share/{name}/a")));
+        assert_ne!(one, other);
+        assert!(groups.remove(one).is_some() && groups.get(other).is_some());
+    }
 }

@@ -1,8 +1,8 @@
 //! One Shared Subscription group at its owner core: who gets the next message.
 //!
 //! The group keeps no message. It knows its members, which of them are online, and how many messages each may still
-//! take; [`Group::choose`] binds a message to one of them. Invariant: `ready` holds exactly the members
-//! that are online and have credit. Lives on: the core that owns the group.
+//! take; [`Group::choose`] binds a message to one of them. Invariant: `ready` holds exactly the members that are online
+//! and have credit. Lives on: the core that owns the group.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -198,13 +198,14 @@ impl Group {
         }
     }
 
-    /// `n` messages of those in flight to `id` are done, so that it takes as many again. Without effect while offline.
+    /// `n` messages of those in flight to `id` are done, so that it takes as many again.
+    ///
+    /// Late news of an ended connection does no harm: an offline member is not chosen, and [`Group::set_online`] starts
+    /// its credit anew.
     pub fn add_credit(&mut self, id: MemberId, n: u16) {
         self.change(id, |member| {
-            if member.online {
-                member.credit = member.credit.saturating_add(n);
-                member.in_flight = member.in_flight.saturating_sub(u32::from(n));
-            }
+            member.credit = member.credit.saturating_add(n);
+            member.in_flight = member.in_flight.saturating_sub(u32::from(n));
         });
     }
 

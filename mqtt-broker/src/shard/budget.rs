@@ -57,9 +57,9 @@ impl Budget {
         self.total(|load| load.retained_bytes)
     }
 
-    /// Bytes of messages kept by the whole broker.
-    pub(super) fn kept_bytes(&self) -> u64 {
-        self.total(|load| load.retained_bytes + load.queued_bytes)
+    /// Bytes of messages kept by the other cores.
+    fn kept_elsewhere(&self) -> u64 {
+        self.peers.iter().map(|load| load.retained_bytes + load.queued_bytes).sum()
     }
 
     pub(super) fn set_peer(&mut self, core: CoreId, load: Load) {
@@ -102,6 +102,11 @@ impl Shard {
     /// Whether one more kept message of `bytes` would break the memory bound.
     pub(super) fn memory_is_full(&self, bytes: usize) -> bool {
         let max = self.limits.memory_bytes_max;
-        max != 0 && self.budget.kept_bytes() + bytes as u64 > max
+        if max == 0 {
+            return false;
+        }
+        // This core's own part exactly: one call may keep many messages, or make room for one.
+        let here = self.stats.queue_bytes + self.retained.bytes() as u64;
+        self.budget.kept_elsewhere() + here + bytes as u64 > max
     }
 }

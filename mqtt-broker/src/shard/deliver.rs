@@ -11,7 +11,7 @@ use mqtt_proto::types::{PacketId, Qos, ReasonCode, Version};
 
 use super::Shard;
 use super::envelope::GroupRef;
-use super::session::{Delivery, Identifiers, Session};
+use super::session::{Delivery, Identifiers};
 use super::stats::DropReason;
 use super::table::Key;
 use crate::config::Overflow;
@@ -35,7 +35,7 @@ impl<'a> Outgoing<'a> {
         Outgoing { message, owned: owned.cloned(), commit: None }
     }
 
-    pub(super) fn to_owned(&mut self) -> Message {
+    pub(super) fn keep(&mut self) -> Message {
         let message = self.message;
         self.owned.get_or_insert_with(|| message.to_message()).clone()
     }
@@ -86,7 +86,7 @@ impl Shard {
         if !session.outbound.can_start() {
             return self.enqueue(key, outgoing, how);
         }
-        let delivery = how.keep(outgoing.to_owned());
+        let delivery = how.keep(outgoing.keep());
         self.stats.messages_kept += 1;
         self.start(key, delivery);
     }
@@ -156,7 +156,7 @@ impl Shard {
             self.stats.dropped(reason, 1);
             return self.credit(how.group, key);
         }
-        let delivery = how.keep(outgoing.to_owned());
+        let delivery = how.keep(outgoing.keep());
         let cost = delivery.cost();
         while self.queue_is_full(key, cost) {
             let oldest = match self.limits.queue_overflow {
@@ -396,9 +396,4 @@ impl<'a> Part<'a> {
         };
         sender.encode_publish(&publish, out)
     }
-}
-
-/// Whether a session's window and queue hold nothing that has to leave before a retained message.
-pub(super) fn is_quiet(session: &Session) -> bool {
-    session.queue.is_empty()
 }

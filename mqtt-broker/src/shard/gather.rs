@@ -12,7 +12,7 @@ use mqtt_proto::types::{Qos, TopicFilter, TopicName};
 
 use super::Shard;
 use super::barrier::Then;
-use super::deliver::{How, Outgoing, is_quiet};
+use super::deliver::{How, Outgoing};
 use super::envelope::{Envelope, Numbers};
 use super::table::Key;
 use crate::config::CoreId;
@@ -173,37 +173,42 @@ impl Shard {
     }
 
     /// Asks for the next slice if the subscriber has taken what it was sent.
+    ///
+    /// One slice of this core's own a call: what is left goes on with the next turn, so that a filter that matches
+    /// little among much holds up nobody.
     pub(super) fn advance_gathers(&mut self, key: Key) {
-        loop {
-            let Some(session) = self.sessions.get(key) else { return };
-            if session.gathers.is_empty() || !is_quiet(session) {
-                return;
-            }
-            let connection = session.connection.and_then(|connection| self.connections.get(connection));
-            let low = self.limits.retained_slice_bytes as usize;
-            if connection.is_none_or(|connection| connection.output.waiting() >= low) {
-                return;
-            }
-            if session.gathers.iter().any(|gather| gather.phase == Phase::Asked) {
-                return;
-            }
-            let Some(gather) = session.gathers.iter().find(|gather| gather.phase == Phase::Idle) else {
-                return;
-            };
-            let (token, source) = (gather.token, gather.source);
-            let until: Vec<u64> = gather.marks.until(usize::from(source)).collect();
-            let (text, after) = (gather.text.clone(), gather.after.clone());
-            if let Some(gather) = self.gather_mut(token) {
-                gather.phase = Phase::Asked;
-            }
-            if source == self.core.0 {
-                // The answer may have come by the time this returns: another turn of the loop.
-                self.gather_asked(CoreId(source), token, &text, &after, until);
-            } else {
-                let filter = TopicFilter::new(&text).expect("it was subscribed to");
-                let until = Numbers::List(&until);
-                self.lanes.send(source, &Envelope::Gather { token, filter, after: &after, until }, &mut None);
-            }
+        let Some(session) = self.sessions.get(key) else { return };
+        if session.gathers.is_empty() || !session.queue.is_empty() {
+            return;
+        }
+        let connection = session.connection.and_then(|connection| self.connections.get(connection));
+        let low = self.limits.retained_slice_bytes as usize;
+        if connection.is_none_or(|connection| connection.output.waiting() >= low) {
+            return;
+        }
+        if session.gathers.iter().any(|gather| gather.phase == Phase::Asked) {
+            return;
+        }
+        let Some(gather) = session.gathers.iter().find(|gather| gather.phase == Phase::Idle) else { return };
+        let (token, source) = (gather.token, gather.source);
+        let until: Vec<u64> = gather.marks.until(usize::from(source)).collect();
+        let (text, after) = (gather.text.clone(), gather.after.clone());
+        if let Some(gather) = self.gather_mut(token) {
+            gather.phase = Phase::Asked;
+        }
+        if source == self.core.0 {
+            self.gather_asked(CoreId(source), token, &text, &after, until);
+        } else {
+            let filter = TopicFilter::new(&text).expect("it was subscribed to");
+            let until = Numbers::List(&until);
+            self.lanes.send(source, &Envelope::Gather { token, filter, after: &after, until }, &mut None);
+        }
+    }
+
+    /// The next turn of those who gather from this core itself.
+    pub(super) fn go_on_gathering(&mut self) {
+        for session in core::mem::take(&mut self.gathering) {
+            self.advance_gathers(session);
         }
     }
 
@@ -265,7 +270,10 @@ impl Shard {
             for message in &messages {
                 self.retained_arrived(asked.token, Outgoing::with_owned(message.as_ref(), Some(message)));
             }
-            return self.slice_arrived(asked.token, &position, done);
+            if let Some(&session) = self.gathers.get(&asked.token) {
+                self.gathering.push(session);
+            }
+            return self.slice_taken(asked.token, &position, done);
         }
         let slice =
             Envelope::Slice { token: asked.token, count: messages.len() as u32, position: &position, done };
@@ -298,26 +306,30 @@ impl Shard {
         }
     }
 
-    /// A slice has arrived whole.
+    /// A slice of another core has arrived whole.
     pub(super) fn slice_arrived(&mut self, token: u64, position: &str, done: bool) {
+        let session = self.gathers.get(&token).copied();
+        self.slice_taken(token, position, done);
+        if let Some(session) = session {
+            self.advance_gathers(session);
+        }
+    }
+
+    fn slice_taken(&mut self, token: u64, position: &str, done: bool) {
         let cores = self.homes.cores();
         let Some(gather) = self.gather_mut(token) else { return };
         gather.phase = Phase::Idle;
+        gather.after.clear();
         if done {
             gather.source += 1;
-            gather.after.clear();
         } else {
-            gather.after.clear();
             gather.after.push_str(position);
         }
-        let finished = gather.source >= cores;
-        let Some(&session) = self.gathers.get(&token) else { return };
-        if finished {
-            self.gathers.remove(&token);
-            if let Some(state) = self.sessions.get_mut(session) {
-                state.gathers.retain(|gather| gather.token != token);
-            }
+        if gather.source >= cores
+            && let Some(session) = self.gathers.remove(&token)
+            && let Some(state) = self.sessions.get_mut(session)
+        {
+            state.gathers.retain(|gather| gather.token != token);
         }
-        self.advance_gathers(session);
     }
 }

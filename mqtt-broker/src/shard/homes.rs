@@ -39,7 +39,7 @@ impl Homes {
         if self.cores == 1 {
             return 0;
         }
-        (u128::from(self.hash(parts)) * u128::from(self.cores) >> 64) as u16
+        ((u128::from(self.hash(parts)) * u128::from(self.cores)) >> 64) as u16
     }
 
     /// The home core of a session.

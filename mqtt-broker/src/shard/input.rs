@@ -1,7 +1,7 @@
 //! From bytes to packets to what they do; and input that has to wait.
 
 use mqtt_proto::codec::{self, DecodeError};
-use mqtt_proto::connection::ProtocolError;
+use mqtt_proto::connection::{ProtocolError, TooLarge};
 use mqtt_proto::packet::{Ack, Disconnect, Packet};
 use mqtt_proto::types::{ReasonCode, Version};
 use tracing::{debug, trace};
@@ -52,7 +52,7 @@ impl Shard {
                 Ok(None) => break,
                 Err(error) => return self.protocol_error(key, error),
             };
-            trace!(connection = key.index, ?packet, "received");
+            trace!(connection = key.index, packet = ?packet.packet_type(), "received");
             self.stats.packets_received += 1;
             let step = self.handle_packet(key, &packet);
             if !matches!(step, Step::Again(_)) {
@@ -264,16 +264,22 @@ impl Shard {
     /// Appends a packet to the connection's output. One that is larger than the peer accepts is left out
     /// [MQTT-3.1.2-24].
     pub(super) fn send(&mut self, key: Key, packet: &Packet<'_>) {
+        if self.try_send(key, packet).is_err() {
+            debug!(connection = key.index, packet = ?packet.packet_type(), "larger than the peer accepts");
+        }
+    }
+
+    /// As [`Shard::send`], saying whether the peer accepts the packet.
+    pub(super) fn try_send(&mut self, key: Key, packet: &Packet<'_>) -> Result<(), TooLarge> {
         let spare = self.spare_output(key);
-        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
         if let Some(spare) = spare {
             connection.output.buffer = spare;
         }
-        let State::Live(live) = &mut connection.state else { return };
-        if live.sender.encode(packet, &mut connection.output.buffer).is_err() {
-            debug!(connection = key.index, packet = ?packet.packet_type(), "larger than the peer accepts");
-        }
+        let State::Live(live) = &mut connection.state else { return Ok(()) };
+        live.sender.encode(packet, &mut connection.output.buffer)?;
         self.mark_dirty(key);
+        Ok(())
     }
 
     /// A buffer from the pool for a connection whose output has none.

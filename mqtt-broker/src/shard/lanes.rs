@@ -41,6 +41,8 @@ struct Lane {
     /// Envelopes seen whose records are not committed yet: (number of the first, position in the store).
     uncommitted: VecDeque<(u64, u64)>,
     answer_owed: bool,
+    /// Somebody waits for what has left already: the other end has to be asked even if nothing else is to be told.
+    asks: bool,
 }
 
 impl Lane {
@@ -124,6 +126,7 @@ impl Lanes {
             return false;
         }
         lane.waiters.push_back(waiter);
+        lane.asks |= lane.batch.is_empty();
         true
     }
 
@@ -196,9 +199,10 @@ impl Lanes {
         let lane = &mut self.lanes[to.index()];
         let committed = lane.committed_here();
         let news = lane.seen > lane.told || committed > lane.told_committed;
-        if lane.batch.is_empty() && !(lane.answer_owed && news) {
+        if lane.batch.is_empty() && !lane.asks && !(lane.answer_owed && news) {
             return None;
         }
+        lane.asks = false;
         let mut batch = core::mem::take(&mut lane.batch);
         batch.last = lane.sent;
         batch.handled = lane.seen;

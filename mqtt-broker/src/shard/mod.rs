@@ -34,7 +34,7 @@ mod sys;
 mod table;
 mod wheel;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -53,6 +53,7 @@ use connection::{Connection, Why};
 use gather::WaitingGather;
 use homes::Homes;
 use lanes::{Lanes, Waiter};
+use lifecycle::Due;
 use session::{Delivery, Sessions};
 use shared::{Join, OwnedGroups};
 use table::{Key, Table};
@@ -78,11 +79,15 @@ pub struct Shard {
     retained: Retained<Message>,
     lanes: Lanes,
     wheel: Wheel<Timer>,
+    /// Deadlines of the sessions whose Clients are away.
+    away: BTreeSet<(u64, Due)>,
     barriers: HashMap<u64, Barrier, RandomState>,
     /// Which session a gathering of retained messages, or a join of a shared group, belongs to.
     gathers: HashMap<u64, Key, RandomState>,
     /// Requests for retained messages that wait until this core has handled enough.
     waiting_gathers: Vec<WaitingGather>,
+    /// Sessions whose gathering from this core goes on with the next turn.
+    gathering: Vec<Key>,
     /// Joins of shared groups that their owners have not answered, and those not yet asked for.
     joins: HashMap<u64, Join, RandomState>,
     new_joins: Vec<u64>,
@@ -117,13 +122,12 @@ pub struct Shard {
 enum Timer {
     /// Connect timeout, Keep Alive or the patience for a decision.
     Connection(Key),
-    /// Session Expiry Interval.
-    SessionEnd(Key),
-    /// Will Delay Interval.
-    Will(Key),
     /// The next publication of the `$SYS` tree.
     Sys,
 }
+
+/// Longest time ahead that a connection's timer is set: it stays in the wheel if the connection ends before.
+const TIMER_MILLIS_MAX: u64 = 120_000;
 
 /// Send buffers kept for re-use a core, and the largest worth keeping.
 const BUFFERS_MAX: usize = 256;
@@ -169,9 +173,11 @@ impl Shard {
             retained: Retained::new(),
             lanes: Lanes::new(core, cores, limits.lane_bytes_max),
             wheel: Wheel::new(now.millis),
+            away: BTreeSet::new(),
             barriers: HashMap::with_hasher(state(4)),
             gathers: HashMap::with_hasher(state(5)),
             waiting_gathers: Vec::new(),
+            gathering: Vec::new(),
             joins: HashMap::with_hasher(state(6)),
             new_joins: Vec::new(),
             next_token: 0,
@@ -207,6 +213,7 @@ impl Shard {
             return None;
         }
         let key = self.insert_connection(info);
+        self.stats.connections_opened += 1;
         let deadline = now.millis + u64::from(self.limits.connect_timeout_seconds) * 1000;
         self.arm_connection(key, deadline);
         self.settle();
@@ -214,6 +221,7 @@ impl Shard {
     }
 
     /// Another core hands over a connection whose session is at home here. `None`: close it.
+    #[expect(clippy::boxed_local, reason = "it travels boxed, as in `Action::Handoff`")]
     pub fn connection_arrived(&mut self, handed: Box<Handed>, now: Now) -> Option<ConnectionId> {
         self.now = now;
         let key = self.insert_connection(handed.info);
@@ -226,7 +234,6 @@ impl Shard {
         let mut receiver = Receiver::new(Role::Server, self.limits.packet_bytes_max);
         receiver.set_topic_alias_maximum(self.limits.topic_alias_maximum);
         self.stats.connections += 1;
-        self.stats.connections_opened += 1;
         self.budget.own.connections += 1;
         self.connections.insert(Connection::new(info, receiver, self.now.millis))
     }
@@ -277,9 +284,7 @@ impl Shard {
         while let Some(waiter) = self.store_waiters.pop_front_if(|waiter| waiter.seq <= up_to) {
             self.pending_done(waiter.connection, waiter.serial);
         }
-        for key in core::mem::take(&mut self.gated) {
-            self.mark_dirty(key);
-        }
+        self.dirty.extend(self.gated.drain(..));
         self.settle();
     }
 
@@ -298,12 +303,12 @@ impl Shard {
         for (deadline, timer) in due.drain(..) {
             match timer {
                 Timer::Connection(key) => self.connection_due(key, deadline),
-                Timer::SessionEnd(key) => self.session_due(key, deadline),
-                Timer::Will(key) => self.will_due(key, deadline),
                 Timer::Sys => self.sys_due(),
             }
         }
         self.due = due;
+        self.away_due();
+        self.go_on_gathering();
         self.settle();
     }
 
@@ -325,12 +330,13 @@ impl Shard {
         while let Some(key) = self.dirty.pop_front() {
             let Some(connection) = self.connections.get_mut(key) else { continue };
             let output = &mut connection.output;
-            output.dirty = false;
-            if output.outstanding != 0 || output.buffer.is_empty() {
+            if output.gate > self.store_committed {
+                // It stays marked, so that it stands here once however much is written meanwhile.
+                self.gated.push(key);
                 continue;
             }
-            if output.gate > self.store_committed {
-                self.gated.push(key);
+            output.dirty = false;
+            if output.outstanding != 0 || output.buffer.is_empty() {
                 continue;
             }
             let buffer = core::mem::take(&mut output.buffer);
@@ -348,7 +354,11 @@ impl Shard {
 
     /// Monotonic milliseconds of the next deadline.
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.wheel.next()
+        if !self.gathering.is_empty() {
+            return Some(self.now.millis);
+        }
+        let away = self.away.first().map(|&(deadline, _)| deadline);
+        self.wheel.next().into_iter().chain(away).min()
     }
 
     /// The counters of this core.
@@ -426,19 +436,31 @@ impl Shard {
         }
     }
 
-    /// Sets the connection's timer; an earlier one becomes stale.
+    /// Sets the connection's deadline. Its timer stays if it fires before, and is set again then.
     fn arm_connection(&mut self, key: Key, deadline: u64) {
-        if let Some(connection) = self.connections.get_mut(key) {
-            connection.timer_at = deadline;
-            self.wheel.set(deadline, Timer::Connection(key));
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.deadline = deadline;
+        let at = deadline.min(self.now.millis + TIMER_MILLIS_MAX);
+        if at < connection.timer_at {
+            connection.timer_at = at;
+            self.wheel.set(at, Timer::Connection(key));
         }
     }
 
-    fn connection_due(&mut self, key: Key, deadline: u64) {
-        let Some(connection) = self.connections.get(key).filter(|connection| connection.timer_at == deadline)
+    fn connection_due(&mut self, key: Key, fired: u64) {
+        let Some(connection) =
+            self.connections.get_mut(key).filter(|connection| connection.timer_at == fired)
         else {
             return;
         };
+        connection.timer_at = u64::MAX;
+        let deadline = connection.deadline;
+        if deadline > self.now.millis {
+            if deadline != u64::MAX {
+                self.arm_connection(key, deadline);
+            }
+            return;
+        }
         if connection.live().is_none() {
             // Connect timeout: whoever is silent, or never decided on, is not told anything.
             return self.close(key, None, false);

@@ -72,7 +72,9 @@ impl Shard {
                 Ok(Arrival::Duplicate) => {
                     let mut all = CoreSet::default();
                     self.lanes.peers().for_each(|core| all.insert(core));
-                    let routed = Routed { matched: true, cores: all, commit: None };
+                    // What the first one waits for, it waits for even if its connection is gone.
+                    let commit = self.store_waiters.back().map(|waiter| waiter.seq);
+                    let routed = Routed { matched: true, cores: all, commit };
                     self.acknowledge(key, publish.qos, packet_id, ReasonCode::SUCCESS, routed);
                     return Step::Next;
                 }
@@ -311,7 +313,7 @@ impl Shard {
             Commit::At(_) if outgoing.message.qos == Qos::AtMostOnce => {}
             commit => outgoing.wait_for(commit),
         }
-        let message = outgoing.to_owned().with(outgoing.message.qos, true);
+        let message = outgoing.keep().with(outgoing.message.qos, true);
         self.retained.set(message);
         // Exact from one message to the next, not only from call to call.
         self.budget.own.retained_messages = self.retained.len() as u64;

@@ -25,6 +25,9 @@ use crate::router::{Chosen, GroupId, Groups, MemberId, Strategy, Subscriber};
 pub(super) struct OwnedGroups {
     groups: Groups,
     queues: Vec<GroupQueue>,
+    /// Groups whose queues may have something for a member, while one of them is being drained.
+    due: Vec<GroupId>,
+    draining: bool,
 }
 
 #[derive(Default)]
@@ -57,7 +60,7 @@ pub(super) struct Joined {
 
 impl OwnedGroups {
     pub(super) fn new(seed: [u64; 4]) -> OwnedGroups {
-        OwnedGroups { groups: Groups::new(seed), queues: Vec::new() }
+        OwnedGroups { groups: Groups::new(seed), queues: Vec::new(), due: Vec::new(), draining: false }
     }
 
     /// Whether a group has this filter, so that this core's interest in it stays.
@@ -161,18 +164,18 @@ impl Shard {
         match state.and_then(|state| state.shared.iter_mut().find(|known| known.text == join.text)) {
             Some(known) => known.group = Some(group),
             // Unsubscribed, or ended, meanwhile.
-            None => return self.to_owner(group, &Envelope::GroupLeave { group, member }),
+            None => return self.tell_owner(group, &Envelope::GroupLeave { group, member }),
         }
         if connection == Some(join.connection.into()) {
             return self.pending_done(join.connection, join.serial);
         }
         // The connection that asked is gone: the owner has its credit, not that of the next one.
         let credit = if connection.is_some() { window } else { 0 };
-        self.to_owner(group, &Envelope::GroupOnline { group, member, credit });
+        self.tell_owner(group, &Envelope::GroupOnline { group, member, credit });
     }
 
     /// Tells the owner of a group, wherever it is.
-    fn to_owner(&mut self, group: GroupRef, envelope: &Envelope<'_>) {
+    fn tell_owner(&mut self, group: GroupRef, envelope: &Envelope<'_>) {
         if group.owner == self.core.0 {
             self.group_told(envelope);
         } else {
@@ -192,7 +195,7 @@ impl Shard {
             let started = state.outbound.iter().filter(|(_, _, message)| of_group(*message)).count();
             let credit = usize::from(window).saturating_sub(started).max(1) as u16;
             let member = self.own_session(session);
-            self.to_owner(group, &Envelope::GroupOnline { group, member, credit });
+            self.tell_owner(group, &Envelope::GroupOnline { group, member, credit });
         }
     }
 
@@ -205,7 +208,7 @@ impl Shard {
         let groups: Vec<GroupRef> = state.shared.iter().filter_map(|known| known.group).collect();
         let member = self.own_session(session);
         for group in groups {
-            self.to_owner(group, &Envelope::GroupOnline { group, member, credit: 0 });
+            self.tell_owner(group, &Envelope::GroupOnline { group, member, credit: 0 });
         }
         self.give_back(session, |_| true);
     }
@@ -258,7 +261,7 @@ impl Shard {
     pub(super) fn end_membership(&mut self, session: Key, membership: &SharedSubscription) {
         let Some(group) = membership.group else { return };
         let member = self.own_session(session);
-        self.to_owner(group, &Envelope::GroupLeave { group, member });
+        self.tell_owner(group, &Envelope::GroupLeave { group, member });
         let Some(_) = self.sessions.get(session) else { return };
         // What has been started is completed [MQTT-3.10.4-3].
         let back = self.take_queued(session, |delivery| delivery.group == Some(group));
@@ -269,7 +272,7 @@ impl Shard {
     pub(super) fn credit(&mut self, group: Option<GroupRef>, session: Key) {
         let Some(group) = group else { return };
         let member = self.own_session(session);
-        self.to_owner(group, &Envelope::GroupCredit { group, member, count: 1 });
+        self.tell_owner(group, &Envelope::GroupCredit { group, member, count: 1 });
     }
 
     /// The owner has bound a message to a session of this core.
@@ -284,7 +287,10 @@ impl Shard {
         if self.sessions.get(key).is_some_and(|session| session.connection.is_some()) {
             return self.deliver(key, outgoing, how);
         }
-        let message = outgoing.to_owned();
+        // Its owner may not know that it is away: a SUBSCRIBE was not answered before its connection ended. Told first,
+        // it does not choose the same member again.
+        self.tell_owner(group, &Envelope::GroupOnline { group, member, credit: 0 });
+        let message = outgoing.keep();
         self.return_to_group(group, &message);
     }
 
@@ -407,7 +413,7 @@ impl Shard {
         if outgoing.message.qos == Qos::AtMostOnce && group.online() == 0 {
             return self.stats.dropped(DropReason::Offline, 1);
         }
-        let message = outgoing.to_owned();
+        let message = outgoing.keep();
         let (cost, limits) = (message.cost(), self.limits.clone());
         let full = self.memory_is_full(cost);
         let queue = self.groups.queue(id);
@@ -464,8 +470,22 @@ impl Shard {
         }
     }
 
-    /// Binds queued messages as long as a member can take one.
+    /// Binds queued messages as long as a member can take one. A member of this core may be done with a message at
+    /// once and ask for the next: that is noted and done here, so that the depth of calls does not grow with the queue.
     fn drain_group(&mut self, id: GroupId) {
+        if !self.groups.due.contains(&id) {
+            self.groups.due.push(id);
+        }
+        if core::mem::replace(&mut self.groups.draining, true) {
+            return;
+        }
+        while let Some(id) = self.groups.due.pop() {
+            self.drain_queue(id);
+        }
+        self.groups.draining = false;
+    }
+
+    fn drain_queue(&mut self, id: GroupId) {
         let now = self.now.millis;
         loop {
             let Some(group) = self.groups.groups.get_mut(id) else { return };

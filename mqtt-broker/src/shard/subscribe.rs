@@ -84,7 +84,6 @@ impl Shard {
     }
 
     /// What becomes of one filter, or why its packet has to wait. Changes nothing.
-    #[expect(clippy::type_complexity, reason = "wait, refuse or go on: three outcomes of one check")]
     fn check_subscription<'a>(
         &mut self,
         key: Key,

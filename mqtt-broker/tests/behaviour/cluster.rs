@@ -1,7 +1,7 @@
 //! A whole broker without I/O: N shards, their lanes, and Clients that are buffers of bytes.
 //!
 //! Nothing happens by itself: [`Cluster::run`] moves bytes and batches until all is quiet, [`Cluster::advance`] moves
-//! time. Cores take turns in order, so every run is the same.
+//! time. Cores take turns in order, or as [`Cluster::random`] says: either way a run can be had again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,6 +36,29 @@ struct Client {
     closed: bool,
 }
 
+/// Pseudo-random numbers from a seed (SplitMix64).
+#[derive(Clone, Debug)]
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ mixed >> 31
+    }
+
+    /// A number below `end`.
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    /// One time in `n`.
+    pub(crate) fn once_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+}
+
 /// N shards with their Clients.
 pub(crate) struct Cluster {
     pub(crate) shards: Vec<Shard>,
@@ -45,6 +68,8 @@ pub(crate) struct Cluster {
     lanes: VecDeque<(usize, usize, EnvelopeBatch)>,
     /// Whether batches are held back.
     pub(crate) lanes_stalled: bool,
+    /// Whose turn it is; a lane's batches stay in order. `None`: all in turn.
+    pub(crate) random: Option<Random>,
 }
 
 impl Cluster {
@@ -71,7 +96,14 @@ impl Cluster {
             Shard::new(config, ports(CoreId(core)), now)
         };
         let shards = (0..cores).map(shard).collect();
-        Cluster { shards, now, clients: Vec::new(), lanes: VecDeque::new(), lanes_stalled: false }
+        Cluster {
+            shards,
+            now,
+            clients: Vec::new(),
+            lanes: VecDeque::new(),
+            lanes_stalled: false,
+            random: None,
+        }
     }
 
     /// A Network Connection accepted by `core`.
@@ -114,15 +146,26 @@ impl Cluster {
 
     /// The Network Connection breaks.
     pub(crate) fn cut(&mut self, client: ClientId) {
+        self.drop_connection(client);
+        self.run();
+    }
+
+    /// As [`Cluster::cut`], with the consequences left to [`Cluster::step`].
+    pub(crate) fn drop_connection(&mut self, client: ClientId) {
         if let Some((core, id)) = self.clients[client.0].place.take() {
             self.shards[core].connection_closed(id, self.now);
         }
         self.clients[client.0].closed = true;
-        self.run();
     }
 
     /// Whether the Client takes what it is sent.
     pub(crate) fn set_reading(&mut self, client: ClientId, reads: bool) {
+        self.set_reading_quietly(client, reads);
+        self.run();
+    }
+
+    /// As [`Cluster::set_reading`], with the consequences left to [`Cluster::step`].
+    pub(crate) fn set_reading_quietly(&mut self, client: ClientId, reads: bool) {
         self.clients[client.0].reads = reads;
         if reads && let Some(buffer) = self.clients[client.0].unread.take() {
             self.arrive(client.0, &buffer);
@@ -130,7 +173,6 @@ impl Cluster {
                 self.shards[core].transmit_done(id, buffer, self.now);
             }
         }
-        self.run();
     }
 
     fn arrive(&mut self, client: usize, bytes: &[u8]) {
@@ -147,30 +189,64 @@ impl Cluster {
 
     /// Moves bytes and batches until all is quiet.
     pub(crate) fn run(&mut self) {
-        loop {
-            let mut quiet = true;
-            for core in 0..self.shards.len() {
-                while let Some(action) = self.shards[core].poll_action() {
-                    quiet = false;
-                    self.act(core, action);
-                }
-                for to in 0..self.shards.len() {
-                    if let Some(batch) = self.shards[core].poll_envelopes(CoreId(to as u16)) {
-                        quiet = false;
-                        self.lanes.push_back((core, to, batch));
-                    }
-                }
+        while self.step() {}
+    }
+
+    /// Takes what the cores have to say and moves one batch; whether there was anything.
+    pub(crate) fn step(&mut self) -> bool {
+        let mut any = false;
+        for core in 0..self.shards.len() {
+            while let Some(action) = self.shards[core].poll_action() {
+                any = true;
+                self.act(core, action);
             }
-            if !self.lanes_stalled
-                && let Some((from, to, batch)) = self.lanes.pop_front()
-            {
-                quiet = false;
-                self.shards[to].handle_envelopes(CoreId(from as u16), batch, self.now);
-            }
-            if quiet {
-                return;
+            for to in 0..self.shards.len() {
+                // What is not taken now grows until it is, as for a core that is busy.
+                let busy = |random: &mut Random| random.once_in(2);
+                if !self.lanes.is_empty() && self.random.as_mut().is_some_and(busy) {
+                    continue;
+                }
+                if let Some(batch) = self.shards[core].poll_envelopes(CoreId(to as u16)) {
+                    any = true;
+                    self.lanes.push_back((core, to, batch));
+                }
             }
         }
+        for shard in &mut self.shards {
+            if shard.poll_timeout().is_some_and(|at| at <= self.now.millis) {
+                any = true;
+                shard.handle_timeout(self.now);
+            }
+        }
+        if self.lanes_stalled || self.lanes.is_empty() {
+            return any;
+        }
+        let chosen = self.random.as_mut().map_or(0, |random| random.below(self.lanes.len()));
+        let lane = |(from, to, _): &(usize, usize, EnvelopeBatch)| (*from, *to);
+        let wanted = lane(&self.lanes[chosen]);
+        let first =
+            self.lanes.iter().position(|batch| lane(batch) == wanted).expect("the chosen one at least");
+        let (from, to, batch) = self.lanes.remove(first).expect("just found");
+        self.shards[to].handle_envelopes(CoreId(from as u16), batch, self.now);
+        true
+    }
+
+    /// Sends a packet and leaves its consequences to [`Cluster::step`].
+    pub(crate) fn submit(&mut self, client: ClientId, packet: &Packet<'_>) {
+        let bytes = self.encoded(client, packet);
+        if let Some((core, id)) = self.clients[client.0].place {
+            self.shards[core].handle_input(id, &bytes, self.now);
+            while let Some(action) = self.shards[core].poll_action() {
+                self.act(core, action);
+            }
+        }
+    }
+
+    /// The next packet that the Client got, if it got any, passed to `look`.
+    pub(crate) fn look<T>(&mut self, client: ClientId, look: impl FnOnce(&Packet<'_>) -> T) -> Option<T> {
+        let version = self.clients[client.0].version;
+        let frame = self.clients[client.0].packets.pop_front()?;
+        Some(look(&codec::decode(version, &frame).expect("the broker sends packets")))
     }
 
     fn find(&self, core: usize, id: ConnectionId) -> Option<usize> {
@@ -255,6 +331,12 @@ impl Cluster {
         let version = self.clients[client.0].version;
         let frame = self.clients[client.0].packets.pop_front().expect("the Client got a packet");
         check(&codec::decode(version, &frame).expect("the broker sends packets"))
+    }
+
+    /// The bytes of the next packet that the Client got.
+    #[track_caller]
+    pub(crate) fn take_frame(&mut self, client: ClientId) -> Vec<u8> {
+        self.clients[client.0].packets.pop_front().expect("the Client got a packet")
     }
 
     /// Fails if the Client got anything more.
@@ -415,6 +497,13 @@ impl Cluster {
     pub(crate) fn total(&self, counter: impl Fn(&mqtt_broker::shard::Stats) -> u64) -> u64 {
         self.shards.iter().map(|shard| counter(shard.stats())).sum()
     }
+}
+
+/// The default limits with this change.
+pub(crate) fn limits<T>(change: impl FnOnce(&mut Limits) -> T) -> Limits {
+    let mut limits = Limits::default();
+    change(&mut limits);
+    limits
 }
 
 /// A CONNECT with Clean Start and nothing else.

@@ -2,3 +2,6 @@
 
 mod basics;
 mod cluster;
+mod connecting;
+mod takeover;
+mod wills;

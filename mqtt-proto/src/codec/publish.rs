@@ -79,7 +79,7 @@ fn measure(publish: &Publish<'_>, version: Version) -> Result<Measured, EncodeEr
     };
     let topic_len = match publish.topic {
         Some(topic) => topic.as_str().len(),
-        None if version.has_properties() && publish.properties.topic_alias().is_some() => 0,
+        None if has_topic_alias(publish, version) => 0,
         None => return Err(EncodeError::MissingTopic),
     };
     let properties_len = measure_properties(publish.properties, version, &PropertyRules::PUBLISH)?;
@@ -89,6 +89,12 @@ fn measure(publish: &Publish<'_>, version: Version) -> Result<Measured, EncodeEr
         return Err(EncodeError::PacketTooLarge);
     }
     Ok(Measured { remaining_len, properties_len })
+}
+
+/// Kept out of the way: most packets carry their Topic Name.
+#[cold]
+fn has_topic_alias(publish: &Publish<'_>, version: Version) -> bool {
+    version.has_properties() && publish.properties.topic_alias().is_some()
 }
 
 #[inline]

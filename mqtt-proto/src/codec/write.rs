@@ -50,16 +50,11 @@ pub(super) fn put_variable_byte_integer(sink: &mut impl Sink, value: u32) {
 /// `value` as a Variable Byte Integer: the first so many of the bytes.
 #[inline]
 pub(super) const fn variable_byte_integer(value: u32) -> ([u8; 4], usize) {
-    let bytes = [
-        value as u8 | 0x80,
-        (value >> 7) as u8 | 0x80,
-        (value >> 14) as u8 | 0x80,
-        (value >> 21) as u8 | 0x80,
-    ];
     let len = variable_byte_integer_len(value);
-    let mut bytes = bytes;
-    bytes[len - 1] &= 0x7F;
-    (bytes, len)
+    // Seven bits a byte, then the continuation bit of each byte but the last.
+    let groups = value & 0x7F | (value & 0x3F80) << 1 | (value & 0x1F_C000) << 2 | (value & 0x0FE0_0000) << 3;
+    let continued = 0x0080_8080 & ((1 << (8 * (len - 1))) - 1);
+    ((groups | continued).to_le_bytes(), len)
 }
 
 /// The length of a field that has two bytes for it.

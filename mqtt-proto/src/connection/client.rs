@@ -27,6 +27,42 @@ use crate::types::{PacketId, Qos, ReasonCode, Version};
 /// 3. The timer fires: [`Client::handle_timeout`].
 /// 4. An error was returned, or [`Client::is_closed`]: send what is left, close the socket, say so by
 ///    [`Client::connection_lost`]; connect again to go on with the session.
+///
+/// ```
+/// use mqtt_proto::connection::{Client, ConnectOptions, Event, Message};
+/// use mqtt_proto::{Connect, Properties, Qos, TopicName, Version};
+///
+/// let mut client = Client::default();
+/// let connect = Connect {
+///     version: Version::V5,
+///     clean_start: true,
+///     keep_alive: 30,
+///     client_id: "lamp",
+///     properties: Properties::EMPTY,
+///     will: None,
+///     user_name: None,
+///     password: None,
+/// };
+/// let mut now = 0; // milliseconds
+/// client.connect(&ConnectOptions::new(connect), now)?;
+/// let mut to_send = Vec::new();
+/// assert!(client.poll_transmit(&mut to_send)); // CONNECT
+///
+/// now += 20;
+/// let mut received: &[u8] = &[0x20, 3, 0, 0, 0]; // CONNACK
+/// while let Some(event) = client.poll_event(&mut received, now)? {
+///     assert!(matches!(event, Event::Connected { .. }));
+/// }
+/// let topic = TopicName::new("kitchen/light")?;
+/// let id = client.publish(Message::new(topic, Qos::AtLeastOnce, b"on"), now).expect("connected");
+///
+/// let mut received: &[u8] = &[0x40, 2, 0, 1]; // PUBACK
+/// while let Some(event) = client.poll_event(&mut received, now)? {
+///     assert!(matches!(event, Event::Acknowledged { packet_id, .. } if Some(packet_id) == id));
+/// }
+/// assert_eq!(client.poll_timeout(), Some(30_020)); // PINGREQ is due then
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Client<M> {
     link: Link,

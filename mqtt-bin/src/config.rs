@@ -1,0 +1,272 @@
+//! Reads the configuration file. Whatever is wrong with it is said in one sentence that begins with file and line.
+//!
+//! Keys are looked at before values: a mistyped name is answered with the name that was probably meant, whatever
+//! else the file holds.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use mqtt_broker::Limits;
+use serde::de::{DeserializeOwned, Deserializer, Visitor, value::Error as SilentError};
+use toml::de::{DeTable, DeValue};
+
+use crate::settings::Settings;
+
+/// The table of the limits.
+const LIMITS: &str = "limits";
+
+/// What is wrong with a configuration file.
+#[derive(Debug)]
+pub(crate) struct ConfigError {
+    path: PathBuf,
+    line: Option<usize>,
+    message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{}:{line}: {}", self.path.display(), self.message),
+            None => write!(f, "{}: {}", self.path.display(), self.message),
+        }
+    }
+}
+
+/// The settings in the file at `path`, defaults for those it leaves out.
+///
+/// # Errors
+/// The file cannot be read, is not TOML, or holds an unknown key or a value of a wrong type or range.
+pub(crate) fn read(path: &Path) -> Result<Settings, ConfigError> {
+    let error = |line, message| ConfigError { path: path.to_owned(), line, message };
+    let text =
+        std::fs::read_to_string(path).map_err(|cause| error(None, format!("cannot be read: {cause}")))?;
+    parse(&text).map_err(|(span, message)| error(span.map(|span| line_of(&text, span.start)), message))
+}
+
+/// A message, and where in the file it belongs.
+type Fault = (Option<Range<usize>>, String);
+
+fn parse(text: &str) -> Result<Settings, Fault> {
+    let table = DeTable::parse(text).map_err(|error| (error.span(), error.message().to_owned()))?;
+    let table = table.get_ref();
+    check_keys(table)?;
+    let settings: Settings = toml::from_str(text).map_err(|error| {
+        let name = error.span().and_then(|span| key_at(table, &span));
+        let message = error.message().trim_end();
+        (error.span(), name.map_or(message.to_owned(), |name| format!("{name}: {message}")))
+    })?;
+    settings.limits.check().map_err(|error| (limit_span(table, error.name), error.to_string()))?;
+    Ok(settings)
+}
+
+/// Refuses the first key that no setting has.
+fn check_keys(table: &DeTable<'_>) -> Result<(), Fault> {
+    let (top, limits) = (names_of::<Settings>(), names_of::<Limits>());
+    check_names(table, top, limits, "in the table [limits]")?;
+    match table.get(LIMITS).map(|value| value.get_ref()) {
+        Some(DeValue::Table(table)) => check_names(table, limits, top, "before the table [limits]"),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses the first key of `table` that is not `known`; the names of `elsewhere` belong `there`.
+fn check_names(
+    table: &DeTable<'_>,
+    known: &[&'static str],
+    elsewhere: &[&'static str],
+    there: &str,
+) -> Result<(), Fault> {
+    let unknown = table.keys().filter(|key| !known.contains(&key.get_ref().as_ref()));
+    let Some(key) = unknown.min_by_key(|key| key.span().start) else { return Ok(()) };
+    let name = key.get_ref().as_ref();
+    let hint = if elsewhere.contains(&name) {
+        format!("it belongs {there}")
+    } else if let Some(near) = nearest(name, known) {
+        format!("did you mean `{near}`?")
+    } else if let Some(near) = nearest(name, elsewhere) {
+        format!("did you mean `{near}`? It belongs {there}")
+    } else {
+        "docs/configuration.md lists them all".to_owned()
+    };
+    Err((Some(key.span()), format!("unknown setting `{name}`; {hint}")))
+}
+
+/// The known name that `name` is most probably a slip of.
+fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
+    /// Below it the names have little but some letters in common.
+    const LEAST_SIMILARITY: f64 = 0.8;
+    let name = name.to_ascii_lowercase().replace('-', "_");
+    known
+        .iter()
+        .map(|known| (strsim::jaro_winkler(&name, known), *known))
+        .filter(|(similarity, _)| *similarity >= LEAST_SIMILARITY)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known)
+}
+
+/// The setting whose value is at `span`.
+fn key_at(table: &DeTable<'_>, span: &Range<usize>) -> Option<String> {
+    table.iter().find_map(|(key, value)| match value.get_ref() {
+        // A table's own span may be its header alone.
+        DeValue::Table(table) => key_at(table, span),
+        _ => value.span().contains(&span.start).then(|| key.get_ref().to_string()),
+    })
+}
+
+fn limit_span(table: &DeTable<'_>, name: &str) -> Option<Range<usize>> {
+    match table.get(LIMITS)?.get_ref() {
+        DeValue::Table(limits) => limits.get(name).map(|value| value.span()),
+        _ => None,
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count()
+}
+
+/// The fields of a struct as serde knows them, so that no second list can differ from the first.
+pub(crate) fn names_of<T: DeserializeOwned>() -> &'static [&'static str] {
+    let mut names: &'static [&'static str] = &[];
+    // Ends in an error always: it is asked for a struct and has none.
+    let _ = T::deserialize(Names(&mut names));
+    names
+}
+
+struct Names<'a>(&'a mut &'static [&'static str]);
+
+impl<'de> Deserializer<'de> for Names<'_> {
+    type Error = SilentError;
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        _visitor: V,
+    ) -> Result<V::Value, SilentError> {
+        *self.0 = fields;
+        Err(serde::de::Error::custom("only the names were wanted"))
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, SilentError> {
+        Err(serde::de::Error::custom("not a struct"))
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{Cores, LogFormat};
+
+    fn fault(text: &str) -> (usize, String) {
+        let (span, message) = parse(text).expect_err(text);
+        (line_of(text, span.expect("it has a place").start), message)
+    }
+
+    #[test]
+    fn every_setting_can_be_given() {
+        let settings = parse(
+            "listen = [\"127.0.0.1:1884\", \"1885\"]\ncores = 3\nallow_anonymous = true\nlog = \"debug\"\n\
+             log_format = \"json\"\n[limits]\nmaximum_qos = 1\nqueue_overflow = \"drop_newest\"\n\
+             shared_strategy = \"least_in_flight\"\nqueue_bytes_max = 4096\n",
+        )
+        .expect("all of it is right");
+        assert_eq!(
+            settings.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["127.0.0.1:1884", "localhost:1885"]
+        );
+        assert_eq!((settings.cores, settings.log_format), (Cores::Count(3), LogFormat::Json));
+        assert!(settings.allow_anonymous);
+        assert_eq!(settings.limits.queue_bytes_max, 4096);
+        assert_eq!(settings.limits.queue_overflow, mqtt_broker::config::Overflow::DropNewest);
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        let settings = parse("").expect("nothing is needed");
+        assert_eq!(settings.limits, Limits::default());
+    }
+
+    #[test]
+    fn an_unknown_key_is_answered_with_the_one_meant() {
+        assert_eq!(
+            fault("listen = [\"1883\"]\nallow_anonimous = true\n"),
+            (2, "unknown setting `allow_anonimous`; did you mean `allow_anonymous`?".to_owned())
+        );
+        assert_eq!(
+            fault("[limits]\n\nsession-max = 5\n"),
+            (3, "unknown setting `session-max`; did you mean `sessions_max`?".to_owned())
+        );
+        assert_eq!(
+            fault("recieve_maximum = 5\n").1,
+            "unknown setting `recieve_maximum`; did you mean `receive_maximum`? It belongs in the table [limits]"
+        );
+        assert_eq!(
+            fault("xyzzy = 1\n"),
+            (1, "unknown setting `xyzzy`; docs/configuration.md lists them all".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_table_is_told_the_right_one() {
+        assert_eq!(
+            fault("receive_maximum = 5\n").1,
+            "unknown setting `receive_maximum`; it belongs in the table [limits]"
+        );
+        assert_eq!(
+            fault("[limits]\ncores = 5\n").1,
+            "unknown setting `cores`; it belongs before the table [limits]"
+        );
+    }
+
+    #[test]
+    fn a_wrong_type_names_line_and_setting() {
+        let (line, message) = fault("[limits]\nreceive_maximum = 5\npacket_bytes_max = \"8M\"\n");
+        assert_eq!(line, 3);
+        assert!(message.starts_with("packet_bytes_max: invalid type: string \"8M\""), "{message}");
+        let (line, message) = fault("\nlisten = [\"1883\", 5]\n");
+        assert_eq!(line, 2);
+        assert!(message.starts_with("listen: "), "{message}");
+        let (_, message) = fault("cores = [1]\n");
+        assert!(message.starts_with("cores: expected a number of cores"), "{message}");
+    }
+
+    #[test]
+    fn a_value_out_of_range_names_line_and_setting() {
+        let (line, message) = fault("[limits]\nqueue_messages_max = 7\nconnect_timeout_seconds = 0\n");
+        assert_eq!(
+            (line, message.as_str()),
+            (3, "connect_timeout_seconds is 0; it must be 1 to 3,600 seconds")
+        );
+        let (line, message) = fault("[limits]\nreceive_maximum = 70000\n");
+        assert_eq!(line, 2);
+        assert!(message.starts_with("receive_maximum: "), "{message}");
+        let (line, message) = fault("[limits]\nmaximum_qos = 3\n");
+        assert_eq!((line, message.as_str()), (2, "maximum_qos: maximum_qos is 0, 1 or 2"));
+        assert_eq!(fault("log = \"loud\"\n").0, 1);
+    }
+
+    #[test]
+    fn text_that_is_not_toml_names_the_line() {
+        assert_eq!(fault("log = \"info\"\nlisten = [\n").0, 2);
+    }
+
+    #[test]
+    fn what_check_prints_can_be_read_again() {
+        let settings = parse("cores = \"1-1\"\n[limits]\nmaximum_qos = 1\n").expect("all of it is right");
+        let again =
+            parse(&toml::to_string(&settings).expect("settings are TOML")).expect("it was printed by us");
+        assert_eq!((again.limits, again.cores), (settings.limits, settings.cores));
+    }
+
+    #[test]
+    fn every_limit_is_a_known_name() {
+        assert!(names_of::<Limits>().len() > 30);
+        assert!(names_of::<Limits>().contains(&"packet_bytes_max"));
+    }
+}

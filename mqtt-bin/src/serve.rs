@@ -1,0 +1,116 @@
+//! Serving: settings to a running broker, and its end to an exit code.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use mqtt_broker::{Broker, Handle};
+
+use crate::cli::Flags;
+use crate::settings::{Cores, Settings};
+use crate::signals::Signals;
+use crate::{config, logging};
+
+/// Why mqttd ends with an error: one sentence, with the remedy where there is one.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    message: String,
+    exit_code: u8,
+}
+
+impl Failure {
+    /// mqttd could not start.
+    pub(crate) fn start(cause: impl fmt::Display) -> Failure {
+        Failure { message: cause.to_string(), exit_code: 1 }
+    }
+
+    /// The broker died while it served.
+    fn died(cause: impl fmt::Display) -> Failure {
+        Failure { message: cause.to_string(), exit_code: 3 }
+    }
+
+    /// The exit code of the process.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.exit_code)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// The settings in effect: those of the configuration file, overridden by the flags.
+///
+/// # Errors
+/// The file is wrong, a flag's value is out of range, or the two together are refused.
+pub(crate) fn settings(flags: &Flags) -> Result<Settings, Failure> {
+    let mut settings = match &flags.config {
+        Some(path) => config::read(path).map_err(Failure::start)?,
+        None => Settings::default(),
+    };
+    if !flags.listen.is_empty() {
+        settings.listen.clone_from(&flags.listen);
+    }
+    if let Some(cores) = &flags.cores {
+        settings.cores.clone_from(cores);
+    }
+    if let Some(log) = &flags.log {
+        settings.log.clone_from(log);
+    }
+    settings.log_format = flags.log_format.unwrap_or(settings.log_format);
+    settings.allow_anonymous |= flags.allow_anonymous;
+    flags.limits.apply(&mut settings.limits);
+    // The file was in range: what is not now was given as a flag.
+    settings.limits.check().map_err(|error| {
+        let flag = error.name.replace('_', "-");
+        Failure::start(format!("--{flag} is {}; it must be {}", error.value, error.allowed))
+    })?;
+    settings.check().map_err(Failure::start)?;
+    Ok(settings)
+}
+
+/// Serves until a signal or a fault ends the broker.
+///
+/// # Errors
+/// It could not start, or it died.
+pub(crate) fn serve(flags: &Flags) -> Result<(), Failure> {
+    let settings = settings(flags)?;
+    let signals = Signals::block().map_err(Failure::start)?;
+    logging::start(&settings.log, settings.log_format);
+
+    let mut builder = Broker::builder().limits(settings.limits.clone());
+    for address in &settings.listen {
+        builder = builder.listen(address);
+    }
+    builder = match &settings.cores {
+        Cores::All => builder,
+        Cores::Count(count) => builder.cores((*count).into()),
+        Cores::Cpus(cpus) => builder.cpus(cpus.iter().copied()),
+    };
+    let handle = builder.start().map_err(Failure::start)?;
+    say_ready(&handle);
+    let stopper = handle.clone();
+    signals.watch(move || stopper.shutdown()).map_err(Failure::start)?;
+    handle.wait().map_err(Failure::died)?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The line that says what is served where.
+fn say_ready(handle: &Handle) {
+    let listen: Vec<String> = handle.addresses().iter().map(ToString::to_string).collect();
+    let limits = handle.limits();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen = listen.join(","),
+        cores = handle.cores(),
+        connections_max = limits.connections_max,
+        sessions_max = limits.sessions_max,
+        packet_bytes_max = limits.packet_bytes_max,
+        receive_maximum = limits.receive_maximum,
+        queue_messages_max = limits.queue_messages_max,
+        memory_bytes_max = limits.memory_bytes_max,
+        "mqttd is ready"
+    );
+}

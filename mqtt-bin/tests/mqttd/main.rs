@@ -1,0 +1,5 @@
+//! mqttd as a process: what its user and its clients see.
+
+mod process;
+mod program;
+mod rumqttc_v4_v5;

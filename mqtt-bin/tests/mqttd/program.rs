@@ -1,0 +1,134 @@
+//! The program as a user meets it: start, exit codes, signals, what it says on stderr.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
+
+use nix::sys::signal::Signal;
+
+use crate::process::{DEADLINE, Mqttd, command, wait};
+
+/// A 3.1.1 CONNECT with Clean Session 1, Keep Alive 60 and the ClientID `c`.
+const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c";
+/// A 5.0 CONNECT with Clean Start 1, Keep Alive 60, no properties and the ClientID `c`.
+const CONNECT_V5: &[u8] = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01c";
+
+fn connect(mqttd: &Mqttd) -> TcpStream {
+    let stream = TcpStream::connect(mqttd.address).expect("it listens");
+    stream.set_read_timeout(Some(DEADLINE)).expect("the deadline is not zero");
+    stream
+}
+
+fn read(stream: &mut TcpStream, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).expect("the broker answers");
+    bytes
+}
+
+#[test]
+fn sigterm_and_sigint_end_it_cleanly() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mqttd = Mqttd::start(&[]);
+        let mut stream = connect(&mqttd);
+        stream.write_all(CONNECT).expect("it reads");
+        assert_eq!(read(&mut stream, 4), b"\x20\x02\x00\x00", "CONNACK, accepted");
+        mqttd.signal(signal);
+        let (code, log) = mqttd.wait();
+        assert_eq!(code, Some(0), "{log}");
+        assert_eq!(stream.read(&mut [0; 16]).expect("closed in order, not reset"), 0);
+    }
+}
+
+#[test]
+fn clients_of_5_0_are_told_of_the_shutdown() {
+    let mqttd = Mqttd::start(&[]);
+    let mut stream = connect(&mqttd);
+    stream.write_all(CONNECT_V5).expect("it reads");
+    let header = read(&mut stream, 2);
+    read(&mut stream, header[1].into());
+    mqttd.signal(Signal::SIGTERM);
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("closed in order, not reset");
+    assert_eq!(&rest[..1], b"\xe0", "DISCONNECT");
+    assert_eq!(rest[2], 0x8b, "Server shutting down");
+    assert_eq!(mqttd.wait().0, Some(0));
+}
+
+#[test]
+fn sighup_ends_nothing() {
+    let mqttd = Mqttd::start(&[]);
+    mqttd.signal(Signal::SIGHUP);
+    let mut stream = connect(&mqttd);
+    stream.write_all(CONNECT).expect("it reads");
+    assert_eq!(read(&mut stream, 4), b"\x20\x02\x00\x00");
+    mqttd.signal(Signal::SIGTERM);
+    let (code, log) = mqttd.wait();
+    assert_eq!(code, Some(0));
+    assert!(log.contains("SIGHUP"), "{log}");
+}
+
+#[test]
+fn a_used_port_is_one_clear_sentence_and_exit_code_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("it is bound").to_string();
+    let output = command().args(["--listen", &address, "--cores", "1"]).output().expect("it starts");
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("mqttd: ") && said.contains(&address) && said.lines().count() == 1, "{said}");
+}
+
+#[test]
+fn a_second_mqttd_on_the_port_does_not_steal_its_clients() {
+    let first = Mqttd::start(&[]);
+    let address = first.address.to_string();
+    let output = command().args(["--listen", &address, "--cores", "2"]).output().expect("it starts");
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn an_open_listener_without_authentication_is_refused() {
+    let output = command().args(["--listen", "0.0.0.0:0"]).output().expect("it starts");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(said.contains("--allow-anonymous") && said.lines().count() == 1, "{said}");
+}
+
+#[test]
+fn a_wrong_command_line_is_exit_code_2() {
+    let output = command().arg("--no-such-flag").output().expect("it starts");
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn check_prints_settings_that_check_accepts() {
+    let printed = command().args(["check", "--receive-maximum", "9"]).output().expect("it starts");
+    assert_eq!(printed.status.code(), Some(0));
+    let file = std::env::temp_dir().join(format!("mqttd-check-{}.toml", std::process::id()));
+    std::fs::write(&file, &printed.stdout).expect("the temporary folder is writable");
+    let again = command().args(["check", "--config"]).arg(&file).output().expect("it starts");
+    std::fs::remove_file(&file).expect("it was written");
+    assert_eq!(String::from_utf8_lossy(&again.stdout), String::from_utf8_lossy(&printed.stdout));
+    assert!(String::from_utf8_lossy(&printed.stdout).contains("receive_maximum = 9\n"));
+}
+
+#[test]
+fn check_fails_with_file_and_line() {
+    let file = std::env::temp_dir().join(format!("mqttd-wrong-{}.toml", std::process::id()));
+    std::fs::write(&file, "\n[limits]\nreceive_maximun = 5\n").expect("the temporary folder is writable");
+    let output = command().args(["check", "--config"]).arg(&file).output().expect("it starts");
+    std::fs::remove_file(&file).expect("it was written");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains(".toml:3: unknown setting `receive_maximun`; did you mean `receive_maximum`?"),
+        "{said}"
+    );
+}
+
+#[test]
+fn nobody_reading_its_output_is_no_fault() {
+    let mut child =
+        command().arg("check").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    drop(child.stdout.take());
+    assert_eq!(wait(&mut child), Some(0));
+}

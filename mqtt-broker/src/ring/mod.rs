@@ -1,0 +1,402 @@
+//! Sockets on an io_uring of our own: the only unsafe code of the broker.
+//!
+//! A [`Ring`] belongs to one core and stays on its thread. It accepts, receives into buffers that all its sockets
+//! share, sends, hands sockets over and closes them so that the peer gets the last bytes. It never blocks but in
+//! [`Ring::enter`], knows nothing of MQTT, and reads no clock: deadlines are told by [`Ring::poll_timeout`] and
+//! kept by [`Ring::handle_timeout`].
+//!
+//! ```text
+//! loop {
+//!     ring.enter(wait)
+//!     while let Some(event) = ring.poll_event() { .. }
+//!     ring.handle_timeout(now)
+//! }
+//! ```
+//!
+//! Invariants: a slot is reused only after the last completion of all its operations; bytes being sent stay where
+//! they are until their completion; a socket leaves or closes only with nothing armed on it, because an armed
+//! operation keeps the socket open and no FIN would leave.
+
+mod accept;
+mod buffers;
+mod close;
+mod error;
+mod probe;
+mod queue;
+mod receive;
+mod send;
+mod slot;
+mod sys;
+#[cfg(test)]
+mod tests;
+
+use std::cell::UnsafeCell;
+use std::collections::VecDeque;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use io_uring::{opcode, types};
+use socket2::SockRef;
+
+use self::accept::Listener;
+use self::buffers::Buffers;
+use self::queue::{Completion, Queue};
+use self::slot::{Operation, Phase, Slot, Token};
+
+pub use self::error::RingError;
+pub(crate) use self::queue::Wait;
+pub(crate) use self::slot::SocketId;
+pub(crate) use self::sys::{
+    EventFd, allowed_cpus, monotonic_millis, raise_file_limit, raise_locked_memory_limit, random_words,
+};
+
+/// What has happened on a socket. Bytes are lent until the next call of [`Ring::poll_event`].
+#[derive(Debug)]
+pub(crate) enum Event<'a> {
+    /// A peer has connected through the listener with this index.
+    Accepted {
+        /// In the order of [`Ring::listen`].
+        listener: usize,
+        /// The new socket; nothing is armed on it.
+        socket: SocketId,
+    },
+    /// Bytes have arrived.
+    Received {
+        /// Where.
+        socket: SocketId,
+        /// What, at least one byte.
+        bytes: &'a [u8],
+    },
+    /// The peer has ended its side, or the connection is broken. Comes once; the socket is still to be closed.
+    Ended {
+        /// Which.
+        socket: SocketId,
+        /// `None`: the peer's orderly end.
+        error: Option<io::ErrorKind>,
+    },
+    /// A buffer given to [`Ring::send`] or [`Ring::close`] has left whole, or never will.
+    Sent {
+        /// Where; maybe closed meanwhile.
+        socket: SocketId,
+        /// The buffer, for its owner to use again.
+        buffer: Vec<u8>,
+    },
+    /// A socket given to [`Ring::release`] is free of the ring; `None` if it could not be freed in time.
+    Released {
+        /// Which.
+        socket: SocketId,
+        /// The socket.
+        descriptor: Option<OwnedFd>,
+    },
+}
+
+/// An event that lends nothing.
+#[derive(Debug)]
+enum Step {
+    Accepted { listener: usize, socket: SocketId },
+    Received { socket: SocketId, buffer: u16, len: usize },
+    Ended { socket: SocketId, error: Option<io::ErrorKind> },
+    Sent { socket: SocketId, buffer: Vec<u8> },
+    Released { socket: SocketId, descriptor: Option<OwnedFd> },
+}
+
+/// The sockets of one core.
+pub(crate) struct Ring {
+    /// First: dropped, and with it its file closed, before the memory that the kernel writes to.
+    queue: ManuallyDrop<Queue>,
+    buffers: ManuallyDrop<Buffers>,
+    /// Where the kernel puts the counter of the eventfd.
+    wake_word: ManuallyDrop<Box<UnsafeCell<u64>>>,
+    wake: Arc<EventFd>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    listeners: Vec<Listener>,
+    accepting: bool,
+    /// Sockets whose receive found no buffer.
+    starved: VecDeque<SocketId>,
+    /// When closing and releasing sockets are given up: all have the same time, so the front is the next one.
+    deadlines: VecDeque<(u64, SocketId)>,
+    /// Milliseconds that a closing or leaving socket has.
+    patience: u64,
+    /// Events found while doing something else.
+    steps: VecDeque<Step>,
+    /// The buffer whose bytes the last event lent.
+    lent: Option<u16>,
+    /// Operations whose last completion has not been reaped, of sockets and listeners.
+    in_flight: usize,
+    /// Why the ring cannot go on.
+    failed: Option<io::Error>,
+}
+
+impl Ring {
+    /// A ring that `wake` wakes from any thread, and whose closing sockets have `patience` milliseconds.
+    ///
+    /// # Errors
+    /// One sentence with the remedy: see [`RingError`].
+    pub(crate) fn new(wake: Arc<EventFd>, patience: u64) -> Result<Ring, RingError> {
+        let queue = Queue::new()?;
+        let buffers = Buffers::new(&queue)?;
+        let mut ring = Ring {
+            queue: ManuallyDrop::new(queue),
+            buffers: ManuallyDrop::new(buffers),
+            wake_word: ManuallyDrop::new(Box::new(UnsafeCell::new(0))),
+            wake,
+            slots: Vec::new(),
+            free: Vec::new(),
+            listeners: Vec::new(),
+            accepting: true,
+            starved: VecDeque::new(),
+            deadlines: VecDeque::new(),
+            patience,
+            steps: VecDeque::new(),
+            lent: None,
+            in_flight: 0,
+            failed: None,
+        };
+        ring.arm_wake();
+        Ok(ring)
+    }
+
+    /// Submits what was asked for, waits as told and collects completions.
+    ///
+    /// # Errors
+    /// The ring is broken and the core cannot go on.
+    pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        let wait = if self.has_events() { Wait::No } else { wait };
+        self.take_back();
+        self.serve_starved();
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        self.queue.enter(wait)
+    }
+
+    /// Whether [`Ring::poll_event`] may have something without another [`Ring::enter`].
+    pub(crate) fn has_events(&mut self) -> bool {
+        !self.steps.is_empty() || self.queue.has_completions()
+    }
+
+    /// The next event.
+    pub(crate) fn poll_event(&mut self) -> Option<Event<'_>> {
+        self.take_back();
+        let step = loop {
+            if let Some(step) = self.steps.pop_front() {
+                break step;
+            }
+            let completion = self.queue.pop()?;
+            if let Some(step) = self.handle_completion(completion) {
+                break step;
+            }
+        };
+        Some(match step {
+            Step::Accepted { listener, socket } => Event::Accepted { listener, socket },
+            Step::Received { socket, buffer, len } => {
+                self.lent = Some(buffer);
+                Event::Received { socket, bytes: self.buffers.bytes(buffer, len) }
+            }
+            Step::Ended { socket, error } => Event::Ended { socket, error },
+            Step::Sent { socket, buffer } => Event::Sent { socket, buffer },
+            Step::Released { socket, descriptor } => Event::Released { socket, descriptor },
+        })
+    }
+
+    /// When [`Ring::handle_timeout`] is due, in monotonic milliseconds.
+    pub(crate) fn poll_timeout(&mut self) -> Option<u64> {
+        while let Some(&(_, socket)) = self.deadlines.front() {
+            if self.slot(socket).is_some() {
+                break;
+            }
+            self.deadlines.pop_front();
+        }
+        let closing = self.deadlines.front().map(|&(at, _)| at);
+        self.accept_timeout().into_iter().chain(closing).min()
+    }
+
+    /// Gives up closing sockets that are due and accepts again after a pause.
+    pub(crate) fn handle_timeout(&mut self, now: u64) {
+        self.resume_accept(now);
+        while let Some(&(at, socket)) = self.deadlines.front() {
+            if at > now {
+                break;
+            }
+            self.deadlines.pop_front();
+            self.give_up(socket);
+        }
+    }
+
+    /// Takes a socket on. Nothing is armed on it.
+    pub(crate) fn adopt(&mut self, socket: OwnedFd) -> SocketId {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            (self.slots.len() - 1) as u32
+        });
+        let slot = &mut self.slots[index as usize];
+        debug_assert!(matches!(slot.phase, Phase::Free) && slot.in_flight == 0);
+        let generation = slot.generation.wrapping_add(1);
+        *slot = Slot { socket: Some(socket), generation, phase: Phase::Open, ..Slot::default() };
+        SocketId { index, generation }
+    }
+
+    /// Sockets that are not closed yet.
+    pub(crate) fn sockets(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// The address of the peer and our own.
+    pub(crate) fn addresses(&self, socket: SocketId) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        let Some(descriptor) = self.slot(socket).and_then(|slot| slot.socket.as_ref()) else {
+            return (None, None);
+        };
+        let socket = SockRef::from(descriptor);
+        let address = |found: io::Result<socket2::SockAddr>| found.ok().and_then(|found| found.as_socket());
+        (address(socket.peer_addr()), address(socket.local_addr()))
+    }
+
+    fn slot(&self, socket: SocketId) -> Option<&Slot> {
+        let slot = self.slots.get(socket.index as usize)?;
+        (slot.generation == socket.generation && !matches!(slot.phase, Phase::Free)).then_some(slot)
+    }
+
+    fn slot_mut(&mut self, socket: SocketId) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(socket.index as usize)?;
+        (slot.generation == socket.generation && !matches!(slot.phase, Phase::Free)).then_some(slot)
+    }
+
+    /// Makes a slot ready for the next socket. What its last use kept armed is over.
+    fn free(&mut self, index: u32) -> Option<OwnedFd> {
+        let slot = &mut self.slots[index as usize];
+        debug_assert_eq!(slot.in_flight, 0, "reused only after the last completion");
+        debug_assert!(!slot.sending && slot.armed == slot::Receive::None);
+        let socket = slot.socket.take();
+        *slot = Slot { generation: slot.generation, ..Slot::default() };
+        self.free.push(index);
+        socket
+    }
+
+    /// Gives the buffer of the last event back to the kernel.
+    fn take_back(&mut self) {
+        if let Some(buffer) = self.lent.take() {
+            self.buffers.give_back(buffer);
+        }
+    }
+
+    /// Arms the read of the eventfd that wakes this ring.
+    fn arm_wake(&mut self) {
+        let word = self.wake_word.get().cast::<u8>();
+        let read = opcode::Read::new(types::Fd(self.wake.as_raw_fd()), word, size_of::<u64>() as u32).build();
+        let token = Token::new(Operation::Wake, 0, 0);
+        // The word is ours until `Ring::drop` has cancelled the read, or is leaked; nobody else touches it.
+        self.submit(read, token);
+    }
+
+    /// Queues an operation. A ring that cannot take it is broken, which the next [`Ring::enter`] reports.
+    ///
+    /// Callers give only entries whose memory is a slot's `outgoing` (untouched while `sending`), the buffer ring, or
+    /// the wake word: all live until the last completion, see [`Ring::drop`].
+    fn submit(&mut self, entry: io_uring::squeue::Entry, token: Token) -> bool {
+        let entry = entry.user_data(token.encode());
+        // SAFETY: by the rule above, which the callers in this module keep; `drop` waits for what is in flight or
+        // leaks all three.
+        match unsafe { self.queue.push(&entry) } {
+            Ok(()) => {
+                self.in_flight += 1;
+                true
+            }
+            Err(error) => {
+                self.failed.get_or_insert(error);
+                false
+            }
+        }
+    }
+
+    fn handle_completion(&mut self, completion: Completion) -> Option<Step> {
+        let token = Token::decode(completion.user_data).expect("user data are made from tokens only");
+        if !io_uring::cqueue::more(completion.flags) {
+            self.in_flight -= 1;
+        }
+        match token.operation {
+            Operation::Wake => {
+                if completion.result < 0 && !retry(completion.result) {
+                    self.failed = Some(io::Error::from_raw_os_error(-completion.result));
+                } else {
+                    self.arm_wake();
+                }
+                None
+            }
+            Operation::Accept => self.handle_accept(token.index as usize, completion),
+            Operation::CancelAccept => {
+                self.handle_cancel_accept(token.index as usize, completion.result);
+                None
+            }
+            Operation::Receive => self.handle_receive(token, completion),
+            Operation::Send => self.handle_send(token, completion.result),
+            Operation::CancelReceive | Operation::CancelSend => {
+                self.handle_cancel(token, completion.result);
+                None
+            }
+        }
+    }
+
+    /// Does what the phase of a socket asks for now that something about it has changed.
+    fn proceed(&mut self, index: u32) {
+        match self.slots[index as usize].phase {
+            Phase::Free => {}
+            Phase::Open => self.rearm(index),
+            Phase::Releasing => self.proceed_release(index),
+            Phase::Closing { .. } => self.proceed_close(index),
+            Phase::Aborting => self.proceed_abort(index),
+        }
+    }
+}
+
+/// Whether an operation that ended so is simply done again.
+fn retry(result: i32) -> bool {
+    matches!(-result, libc::EINTR | libc::EAGAIN)
+}
+
+impl Drop for Ring {
+    /// Cuts every connection, so that nothing that was only queued leaves any more, and ends every operation before
+    /// the memory goes that the kernel may still use.
+    fn drop(&mut self) {
+        for descriptor in self.slots.iter().filter_map(|slot| slot.socket.as_ref()) {
+            let _ = SockRef::from(descriptor).shutdown(std::net::Shutdown::Both);
+        }
+        let mut wait = Wait::No;
+        for _ in 0..64 {
+            // What is queued has to be submitted before it can be cancelled.
+            if self.queue.enter(wait).is_err() {
+                break;
+            }
+            while let Some(completion) = self.queue.pop() {
+                if !io_uring::cqueue::more(completion.flags) {
+                    self.in_flight -= 1;
+                }
+            }
+            if self.in_flight == 0 {
+                break;
+            }
+            let timeout = types::Timespec::from(Duration::from_millis(100));
+            // What cannot be cancelled is about to complete: both end in a completion.
+            let _ =
+                self.queue.io().submitter().register_sync_cancel(Some(timeout), types::CancelBuilder::any());
+            wait = Wait::For(Duration::from_millis(10));
+        }
+        if self.in_flight > 0 {
+            // Better leaked than written to after it was freed.
+            tracing::error!(operations = self.in_flight, "the ring did not come to rest; its memory is kept");
+            std::mem::forget(std::mem::take(&mut self.slots));
+            return;
+        }
+        // SAFETY: dropped once, here, and not used afterwards; the queue first, so that the kernel forgets the
+        // buffers before they are unmapped.
+        unsafe {
+            ManuallyDrop::drop(&mut self.queue);
+            ManuallyDrop::drop(&mut self.buffers);
+            ManuallyDrop::drop(&mut self.wake_word);
+        }
+    }
+}

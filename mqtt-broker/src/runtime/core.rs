@@ -1,0 +1,271 @@
+//! The turn of one core: everything that a core does, again and again.
+//!
+//! 1. enter the ring: submit, sleep if there is nothing to do;
+//! 2. feed what the ring has to the shard;
+//! 3. take what other cores and other threads want;
+//! 4. fire timers;
+//! 5. do what the shard asks for: one send a connection, one batch a core.
+//!
+//! Under load turns grow by themselves; when idle a message leaves at once.
+//!
+//! Nothing here knows glommio: the task that runs the turn lives in [`super::start`].
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::debug;
+
+use super::clock;
+use super::connections::Connections;
+use super::shared::{Command, CorePort, LaneItem, Shared};
+use crate::config::{CoreId, Limits};
+use crate::ring::{Ring, Wait};
+use crate::shard::{Now, Shard};
+use crate::transport::LayerFactory;
+
+/// Items taken from one lane, and commands taken, in one turn: no source keeps the others waiting.
+const ITEMS_A_TURN: usize = 64;
+
+/// Whether the core goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// There is another turn.
+    Next,
+    /// The core has nothing left to do, or must stop at once.
+    Ended,
+}
+
+/// How far a graceful end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    /// Waiting for the accept queues to be empty.
+    Draining {
+        until: u64,
+    },
+    /// The clients have been told; waiting for their connections to close.
+    Flushing {
+        until: u64,
+    },
+}
+
+/// One core.
+pub(super) struct Core {
+    id: CoreId,
+    shared: Arc<Shared>,
+    ring: Ring,
+    connections: Connections,
+    /// Layers of the broker's listeners, by the number a command gives.
+    layers: Arc<[Option<LayerFactory>]>,
+    /// Connections that wait for room in the lane to each core.
+    backlog: Vec<VecDeque<LaneItem>>,
+    /// Lanes that were full when this core had, or may have had, something for them.
+    blocked: Vec<bool>,
+    stage: Stage,
+    shutdown_millis: u64,
+}
+
+impl Core {
+    pub(super) fn new(
+        id: CoreId,
+        shared: Arc<Shared>,
+        ring: Ring,
+        shard: Shard,
+        seed: u64,
+        layers: Arc<[Option<LayerFactory>]>,
+        limits: &Limits,
+    ) -> Core {
+        Core {
+            id,
+            backlog: shared.cores.iter().map(|_| VecDeque::new()).collect(),
+            blocked: vec![false; shared.cores.len()],
+            shared,
+            ring,
+            connections: Connections::new(shard, seed),
+            layers,
+            stage: Stage::Serving,
+            shutdown_millis: u64::from(limits.shutdown_timeout_seconds) * 1000,
+        }
+    }
+
+    /// One turn.
+    ///
+    /// # Errors
+    /// The ring is broken.
+    pub(super) fn turn(&mut self) -> io::Result<Turn> {
+        let wait = self.wait();
+        if self.shared.has_failed() {
+            return Ok(Turn::Ended);
+        }
+        let entered = self.ring.enter(wait);
+        self.port().bell.unpark();
+        entered?;
+        if self.shared.has_failed() {
+            return Ok(Turn::Ended);
+        }
+        let now = clock::now();
+        self.connections.handle_events(&mut self.ring, now);
+        self.handle_lanes(now);
+        self.handle_commands(now);
+        self.connections.handle_looks(now);
+        if self.connections.shard.poll_timeout().is_some_and(|at| at <= now.millis) {
+            self.connections.shard.handle_timeout(now);
+        }
+        self.ring.handle_timeout(now.millis);
+        let ended = self.handle_end(now);
+        self.connections.handle_actions(&mut self.ring, now);
+        self.send_to_cores();
+        Ok(if ended { Turn::Ended } else { Turn::Next })
+    }
+
+    fn port(&self) -> &CorePort {
+        self.shared.core(self.id)
+    }
+
+    /// How long this core may sleep. Says that it sleeps before it looks for the last time.
+    fn wait(&mut self) -> Wait {
+        if self.ring.has_events() || self.connections.has_looks() {
+            return Wait::No;
+        }
+        let stage = match self.stage {
+            Stage::Serving => None,
+            Stage::Draining { until } | Stage::Flushing { until } => Some(until),
+        };
+        let due = [self.connections.shard.poll_timeout(), self.ring.poll_timeout(), stage];
+        let wait = match due.into_iter().flatten().min() {
+            None => Wait::Forever,
+            Some(at) => match at.saturating_sub(clock::now().millis) {
+                0 => return Wait::No,
+                millis => Wait::For(Duration::from_millis(millis)),
+            },
+        };
+        let port = self.port();
+        let idle = || {
+            port.inbox.is_empty()
+                && port.lanes.iter().all(|lane| lane.is_empty())
+                && self
+                    .blocked
+                    .iter()
+                    .zip(&self.shared.cores)
+                    .all(|(&blocked, core)| !blocked || !core.lanes[self.id.index()].has_room())
+                && !self.shared.has_failed()
+        };
+        if port.bell.park(idle) { wait } else { Wait::No }
+    }
+
+    fn handle_lanes(&mut self, now: Now) {
+        for from in 0..self.shared.cores.len() {
+            let port = self.shared.core(self.id);
+            let lane = &port.lanes[from];
+            if lane.is_empty() {
+                continue;
+            }
+            for _ in 0..ITEMS_A_TURN {
+                match lane.pop() {
+                    Some(LaneItem::Envelopes(batch)) => {
+                        self.connections.shard.handle_envelopes(CoreId(from as u16), batch, now);
+                    }
+                    Some(LaneItem::Moved(moved)) => self.connections.arrive(&mut self.ring, *moved, now),
+                    None => break,
+                }
+            }
+            if lane.room_was_wanted() {
+                self.shared.cores[from].bell.ring();
+            }
+        }
+    }
+
+    fn handle_commands(&mut self, now: Now) {
+        for _ in 0..ITEMS_A_TURN {
+            let Some(command) = self.port().inbox.pop() else { return };
+            match command {
+                Command::Listen(sockets) => {
+                    for (socket, layer) in sockets {
+                        self.connections.add_listener(self.layers[layer].clone());
+                        self.ring.listen(socket);
+                    }
+                }
+                Command::Shutdown => {
+                    if self.stage == Stage::Serving {
+                        debug!(core = %self.id, "shutting down");
+                        self.ring.stop_accepting();
+                        self.stage = Stage::Draining { until: now.millis + self.shutdown_millis };
+                    }
+                }
+                // Whoever asked may have gone.
+                Command::Stats(asker) => {
+                    let _ = asker.send((self.id, self.connections.shard.stats().clone()));
+                }
+                Command::Answer(ticket, answer) => self.connections.shard.answer(ticket, answer, now),
+                Command::Open(pipe) => self.connections.open_local(&mut self.ring, pipe, now),
+                Command::Look(pipe) => {
+                    let owner = pipe.core();
+                    if owner == self.id {
+                        self.connections.look(&pipe);
+                    } else {
+                        self.shared.core(owner).command(Command::Look(pipe));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The end in stages: stop accepting, tell all clients, wait until they are gone, but not for ever.
+    fn handle_end(&mut self, now: Now) -> bool {
+        if let Stage::Draining { until } = self.stage
+            && !self.ring.is_listening()
+            && !self.ring.has_events()
+        {
+            self.connections.shard.shutdown(now);
+            self.connections.handle_actions(&mut self.ring, now);
+            self.stage = Stage::Flushing { until };
+        }
+        match self.stage {
+            Stage::Serving => false,
+            Stage::Draining { until } => now.millis >= until,
+            Stage::Flushing { until } => {
+                // Connections that were on their way between cores have arrived.
+                if self.connections.shard.connections() > 0 {
+                    self.connections.shard.shutdown(now);
+                    self.connections.handle_actions(&mut self.ring, now);
+                }
+                now.millis >= until || (self.ring.sockets() == 0 && self.connections.locals() == 0)
+            }
+        }
+    }
+
+    /// Hands over what other cores are to get: connections, then the shard's envelopes. A full lane keeps both here.
+    fn send_to_cores(&mut self) {
+        for (to, item) in self.connections.take_departures() {
+            self.backlog[to.index()].push_back(item);
+        }
+        for (to, core) in self.shared.cores.iter().enumerate() {
+            if to == self.id.index() {
+                continue;
+            }
+            let mut sent = false;
+            while core.lanes[self.id.index()].has_room() {
+                let item = self.backlog[to].pop_front().or_else(|| {
+                    self.connections.shard.poll_envelopes(CoreId(to as u16)).map(LaneItem::Envelopes)
+                });
+                let Some(item) = item else { break };
+                core.send(self.id, item);
+                sent = true;
+            }
+            self.blocked[to] = !core.lanes[self.id.index()].has_room();
+            if sent {
+                core.bell.ring();
+            }
+        }
+    }
+
+    /// Submits what the last turn queued, before the thread does something else.
+    ///
+    /// # Errors
+    /// The ring is broken.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        if self.shared.has_failed() { Ok(()) } else { self.ring.enter(Wait::No) }
+    }
+}

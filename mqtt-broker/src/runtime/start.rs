@@ -1,0 +1,246 @@
+//! Starting: one thread a core, each a glommio executor with one task that runs the turn.
+//!
+//! Nothing is bound before every core has said that it is ready, so a machine that cannot run the broker is told so
+//! first. Whatever goes wrong, all threads are gone when the error is returned.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+
+use glommio::{LocalExecutorBuilder, Placement};
+use tracing::{debug, info};
+
+use super::builder::StartError;
+use super::clock;
+use super::core::{Core, Turn};
+use super::handle::{Handle, Running};
+use super::listen::Wish;
+use super::shared::{BrokerError, Command, Shared};
+use crate::config::{CoreId, Limits};
+use crate::ports::{PortsFactory, Responder};
+use crate::ring::{self, Ring, monotonic_millis, random_words};
+use crate::shard::{Shard, ShardConfig};
+use crate::transport::LayerFactory;
+
+/// Memory that glommio sets aside for its own I/O on each core; the broker's sockets do not use it.
+const EXECUTOR_MEMORY: usize = 64 * 1024;
+
+/// Locked memory without which glommio does not start an executor.
+const LOCKED_MEMORY_MIN: u64 = 512 * 1024;
+
+/// Milliseconds after which a busy turn lets glommio look at its own work.
+const SLICE_MILLIS: u64 = 1;
+
+/// File descriptors of a core beside its connections: two rings of glommio and ours, eventfds, timers.
+const FILES_A_CORE: u64 = 16;
+
+/// File descriptors of the process beside the cores: standard streams, log, configuration, ports.
+const FILES_RESERVED: u64 = 64;
+
+/// What the builder decided.
+pub(super) struct Plan {
+    /// One a core: the CPU it is pinned to.
+    pub(super) cpus: Vec<Option<usize>>,
+    pub(super) limits: Limits,
+    pub(super) ports: PortsFactory,
+    pub(super) listeners: Vec<(Wish, Option<LayerFactory>)>,
+}
+
+/// Starts all cores, then listens.
+pub(super) fn start(mut plan: Plan) -> Result<Handle, StartError> {
+    plan.limits.check()?;
+    check_files(&mut plan)?;
+    let locked = ring::raise_locked_memory_limit();
+    if locked < LOCKED_MEMORY_MIN {
+        return Err(StartError::LockedMemory { limit_kib: locked / 1024 });
+    }
+    let cores = plan.cpus.len();
+    let limits = Arc::new(plan.limits);
+    let layers: Arc<[_]> = plan.listeners.iter().map(|(_, layer)| layer.clone()).collect();
+    let system = |error| StartError::System { error };
+    let hash_key = random_words().map_err(system)?;
+    let shared = Shared::new(cores).map_err(system)?;
+    let (ready, readiness) = channel();
+    // From here on the threads end when this is dropped.
+    let running = Running::new(Arc::clone(&shared));
+    for (index, cpu) in plan.cpus.iter().copied().enumerate() {
+        let core = CoreId(index as u16);
+        let [seed] = random_words().map_err(system)?;
+        let setup = Setup {
+            shard: ShardConfig { core, cores: cores as u16, limits: Arc::clone(&limits), hash_key, seed },
+            cpu,
+            ports: Arc::clone(&plan.ports),
+            layers: Arc::clone(&layers),
+            shared: Arc::clone(&shared),
+        };
+        match spawn(setup, ready.clone()) {
+            Ok(thread) => running.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread),
+            Err(error) => {
+                for missing in index..cores {
+                    shared.core_ended(CoreId(missing as u16));
+                }
+                shared.fail(None);
+                return Err(system(error));
+            }
+        }
+    }
+    drop(ready);
+    // Every core answers, or its sender is dropped.
+    let answers: Vec<Result<(), StartError>> = readiness.iter().collect();
+    let failure = answers.into_iter().find_map(Result::err);
+    let bound = match failure {
+        Some(error) => Err(error),
+        None => listen(&plan.listeners, &shared),
+    };
+    match bound {
+        Ok(addresses) => {
+            info!(cores, ?addresses, connections_max = limits.connections_max, "broker started");
+            Ok(Handle::new(running, addresses, limits))
+        }
+        Err(error) => {
+            shared.fail(None);
+            Err(error)
+        }
+    }
+}
+
+/// Raises the limit of open files and makes the number of connections agree with it.
+fn check_files(plan: &mut Plan) -> Result<(), StartError> {
+    let limit = ring::raise_file_limit();
+    let listeners = plan.listeners.len() as u64 * 2;
+    let reserved = FILES_RESERVED + plan.cpus.len() as u64 * (FILES_A_CORE + listeners);
+    let possible = limit.saturating_sub(reserved).min(u64::from(u32::MAX)) as u32;
+    let wanted = plan.limits.connections_max;
+    if possible == 0 || wanted > possible {
+        return Err(StartError::Files { wanted, limit, needed: u64::from(wanted.max(1)) + reserved });
+    }
+    if wanted == 0 {
+        plan.limits.connections_max = possible;
+    }
+    Ok(())
+}
+
+fn listen(
+    listeners: &[(Wish, Option<LayerFactory>)],
+    shared: &Shared,
+) -> Result<Vec<std::net::SocketAddr>, StartError> {
+    let mut addresses = Vec::new();
+    let mut sockets: Vec<Vec<_>> = shared.cores.iter().map(|_| Vec::new()).collect();
+    for (layer, (wish, _)) in listeners.iter().enumerate() {
+        for bound in wish.bind(shared.cores.len())? {
+            addresses.push(bound.address);
+            for (core, socket) in bound.sockets.into_iter().enumerate() {
+                sockets[core].push((socket, layer));
+            }
+        }
+    }
+    for (core, sockets) in shared.cores.iter().zip(sockets) {
+        core.command(Command::Listen(sockets));
+    }
+    Ok(addresses)
+}
+
+/// What a core's thread is made of.
+struct Setup {
+    shard: ShardConfig,
+    cpu: Option<usize>,
+    ports: PortsFactory,
+    layers: Arc<[Option<LayerFactory>]>,
+    shared: Arc<Shared>,
+}
+
+fn spawn(setup: Setup, ready: Sender<Result<(), StartError>>) -> std::io::Result<JoinHandle<()>> {
+    let name = format!("mqtt-core-{}", setup.shard.core);
+    std::thread::Builder::new().name(name).spawn(move || {
+        let (core, shared) = (setup.shard.core, Arc::clone(&setup.shared));
+        let mut ready = Some(ready);
+        let ended = catch_unwind(AssertUnwindSafe(|| run(setup, &mut ready)));
+        let ended = ended.unwrap_or_else(|panic| Err(panicked(core, &*panic)));
+        if let Err(error) = ended {
+            shared.fail(Some(error.clone()));
+            if let Some(ready) = ready.take() {
+                let _ = ready.send(Err(StartError::Core(error)));
+            }
+        }
+        debug!(%core, "core ended");
+        shared.core_ended(core);
+    })
+}
+
+/// The life of a core. An error before it is ready goes to `ready`.
+fn run(setup: Setup, ready: &mut Option<Sender<Result<(), StartError>>>) -> Result<(), BrokerError> {
+    let placement = setup.cpu.map_or(Placement::Unbound, Placement::Fixed);
+    let executor = LocalExecutorBuilder::new(placement).io_memory(EXECUTOR_MEMORY).make();
+    let mut answer = |answer| {
+        if let Some(ready) = ready.take() {
+            // Nobody listens any more when another core has failed to start.
+            let _ = ready.send(answer);
+        }
+    };
+    let id = setup.shard.core;
+    let executor = match executor {
+        Ok(executor) => executor,
+        Err(error) => {
+            answer(Err(StartError::Executor { core: id, message: error.to_string() }));
+            return Ok(());
+        }
+    };
+    executor.run(async move {
+        // The panic of a turn ends here and does not unwind through the executor.
+        let made = catch_unwind(AssertUnwindSafe(|| make(setup)));
+        let mut core = match made {
+            Ok(Ok(core)) => core,
+            Ok(Err(error)) => {
+                answer(Err(error));
+                return Ok(());
+            }
+            Err(panic) => {
+                let error = panicked(id, &*panic);
+                answer(Err(StartError::Core(error.clone())));
+                return Err(error);
+            }
+        };
+        answer(Ok(()));
+        let broken = |error: std::io::Error| BrokerError::Ring { core: id, message: error.to_string() };
+        let mut slice = monotonic_millis();
+        loop {
+            match catch_unwind(AssertUnwindSafe(|| core.turn())) {
+                Ok(Ok(Turn::Next)) => {}
+                Ok(Ok(Turn::Ended)) => return Ok(()),
+                Ok(Err(error)) => return Err(broken(error)),
+                Err(panic) => return Err(panicked(id, &*panic)),
+            }
+            let now = monotonic_millis();
+            if now >= slice + SLICE_MILLIS {
+                core.flush().map_err(broken)?;
+                glommio::executor().yield_task_queue_now().await;
+                slice = now;
+            }
+        }
+    })
+}
+
+fn make(setup: Setup) -> Result<Core, StartError> {
+    let Setup { shard: config, ports, layers, shared, .. } = setup;
+    let (id, seed, limits) = (config.core, config.seed, Arc::clone(&config.limits));
+    let wake = Arc::clone(shared.core(id).bell.wake());
+    let ring = Ring::new(wake, u64::from(limits.close_timeout_seconds) * 1000)
+        .map_err(|error| StartError::Ring { core: id, error })?;
+    let responder = Responder::new({
+        let shared = Arc::clone(&shared);
+        move |ticket, answer| shared.core(ticket.core).command(Command::Answer(ticket, answer))
+    });
+    let shard = Shard::new(config, ports(id, responder), clock::now());
+    Ok(Core::new(id, shared, ring, shard, seed, layers, &limits))
+}
+
+fn panicked(core: CoreId, panic: &(dyn Any + Send)) -> BrokerError {
+    let message = panic
+        .downcast_ref::<&str>()
+        .map(|message| (*message).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned());
+    BrokerError::Panicked { core, message }
+}
