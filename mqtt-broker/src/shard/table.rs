@@ -13,64 +13,76 @@ struct Slot<T> {
     value: Option<T>,
 }
 
-/// Entries by [`Key`].
+/// Entries by [`Key`], in chunks: growing moves no entry and doubles nothing.
 #[derive(Debug)]
 pub(super) struct Table<T> {
-    slots: Vec<Slot<T>>,
+    chunks: Vec<Vec<Slot<T>>>,
     free: Vec<u32>,
+    len: usize,
 }
+
+/// Slots a chunk.
+const CHUNK: usize = 128;
 
 impl<T> Table<T> {
     pub(super) fn new() -> Table<T> {
-        Table { slots: Vec::new(), free: Vec::new() }
+        Table { chunks: Vec::new(), free: Vec::new(), len: 0 }
+    }
+
+    fn slot(&self, index: u32) -> Option<&Slot<T>> {
+        self.chunks.get(index as usize / CHUNK)?.get(index as usize % CHUNK)
+    }
+
+    fn slot_mut(&mut self, index: u32) -> Option<&mut Slot<T>> {
+        self.chunks.get_mut(index as usize / CHUNK)?.get_mut(index as usize % CHUNK)
     }
 
     pub(super) fn insert(&mut self, value: T) -> Key {
-        match self.free.pop() {
-            Some(index) => {
-                let slot = &mut self.slots[index as usize];
-                slot.value = Some(value);
-                Key { index, generation: slot.generation }
-            }
-            None => {
-                self.slots.push(Slot { generation: 0, value: Some(value) });
-                Key { index: (self.slots.len() - 1) as u32, generation: 0 }
-            }
+        self.len += 1;
+        if let Some(index) = self.free.pop()
+            && let Some(slot) = self.slot_mut(index)
+        {
+            slot.value = Some(value);
+            return Key { index, generation: slot.generation };
         }
+        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+            self.chunks.push(Vec::with_capacity(CHUNK));
+        }
+        let number = self.chunks.len() - 1;
+        let chunk = &mut self.chunks[number];
+        chunk.push(Slot { generation: 0, value: Some(value) });
+        Key { index: (number * CHUNK + chunk.len() - 1) as u32, generation: 0 }
     }
 
     pub(super) fn remove(&mut self, key: Key) -> Option<T> {
-        let slot = self.slots.get_mut(key.index as usize).filter(|slot| slot.generation == key.generation)?;
+        let slot = self.slot_mut(key.index).filter(|slot| slot.generation == key.generation)?;
         let value = slot.value.take()?;
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(key.index);
+        self.len -= 1;
         Some(value)
     }
 
     pub(super) fn get(&self, key: Key) -> Option<&T> {
-        self.slots.get(key.index as usize).filter(|slot| slot.generation == key.generation)?.value.as_ref()
+        self.slot(key.index).filter(|slot| slot.generation == key.generation)?.value.as_ref()
     }
 
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        self.slots
-            .get_mut(key.index as usize)
-            .filter(|slot| slot.generation == key.generation)?
-            .value
-            .as_mut()
+        self.slot_mut(key.index).filter(|slot| slot.generation == key.generation)?.value.as_mut()
     }
 
     /// The live entry at `index`, with its key.
     pub(super) fn at(&self, index: u32) -> Option<Key> {
-        let slot = self.slots.get(index as usize)?;
+        let slot = self.slot(index)?;
         slot.value.as_ref().map(|_| Key { index, generation: slot.generation })
     }
 
     pub(super) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.len
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
-        self.slots.iter().enumerate().filter_map(|(index, slot)| {
+        self.chunks.iter().flatten().enumerate().filter_map(|(index, slot)| {
             let key = Key { index: index as u32, generation: slot.generation };
             slot.value.as_ref().map(|value| (key, value))
         })
@@ -96,5 +108,20 @@ mod tests {
         assert_eq!(table.remove(first), None);
         assert_eq!(table.get(second), Some(&"second"));
         assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn entries_keep_their_keys_while_the_table_grows() {
+        let mut table = Table::new();
+        let keys: Vec<Key> = (0..1000).map(|number| table.insert(number)).collect();
+        assert!(keys.iter().enumerate().all(|(number, key)| key.index as usize == number));
+        keys.iter().step_by(2).for_each(|&key| assert!(table.remove(key).is_some()));
+        assert_eq!(table.len(), 500);
+        assert!(
+            keys.iter()
+                .enumerate()
+                .all(|(number, &key)| (table.get(key) == Some(&number)) == (number % 2 == 1))
+        );
+        assert_eq!(table.keys().len(), 500);
     }
 }
