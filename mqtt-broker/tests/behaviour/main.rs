@@ -2,6 +2,7 @@
 
 mod basics;
 mod bounds;
+#[allow(dead_code, reason = "shared with the simulation: each uses its part of it")]
 mod cluster;
 mod shared;
 mod waiting;
