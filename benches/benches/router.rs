@@ -26,7 +26,7 @@ fn filter(number: u32) -> String {
 
 /// The topic that subscription `number` is meant for.
 fn topic(number: u32) -> String {
-    filter(number).replace("/+/", "/device/").replace('+', "command").replace('#', "command")
+    filter(number).replace("/+/", "/device/").replace(['+', '#'], "command")
 }
 
 /// Numbers all over the table, so that caches hold nothing by chance.

@@ -296,7 +296,7 @@ fn a_filter_with_many_subscribers_keeps_them_all_apart() {
     while left.len() > 3 {
         let key = left.swap_remove(number(left.len() as u64) as usize);
         let removed = subscriptions.remove_id(id, key).expect("it is subscribed");
-        assert_eq!(removed.subscriber, subscriber(key, if key % 2 == 0 { 2 } else { 1 }));
+        assert_eq!(removed.subscriber, subscriber(key, if key.is_multiple_of(2) { 2 } else { 1 }));
         assert!(subscriptions.remove_id(id, key).is_none() && subscriptions.get(id, key).is_none());
         assert!(subscriptions.get(id, left[0]).is_some());
     }

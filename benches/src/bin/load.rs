@@ -1,2 +1,263 @@
-//! mqtt-load.
-fn main() {}
+//! mqtt-load: load on any MQTT broker from one thread, and a check of everything that the broker delivers.
+//!
+//! `mqtt-load pairs --broker 127.0.0.1:1883 --pid $(pidof mqttd)` says how many messages a second pass between 50
+//! publishers and their subscribers and what each costs the broker; `mqtt-load help` lists the other scenarios. The
+//! exit code is 1 if the broker did what the standard forbids, 2 if the run could not be made.
+
+#[path = "../load/mod.rs"]
+mod load;
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use mqtt_proto::{Qos, Version};
+
+use load::clock::Clock;
+use load::fleet::Fleet;
+use load::report::Report;
+use load::{churn, flow, idle, observe, payload, soak};
+
+/// Loads an MQTT broker and checks what it delivers.
+#[derive(Parser)]
+#[command(name = "mqtt-load", version)]
+struct Cli {
+    #[command(subcommand)]
+    scenario: Scenario,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args)]
+struct Common {
+    /// The broker.
+    #[arg(long, global = true, value_name = "HOST:PORT", default_value = "127.0.0.1:1883")]
+    broker: String,
+    /// Process of the broker: its CPU time, memory and open files are shown.
+    #[arg(long, global = true)]
+    pid: Option<u32>,
+    /// Protocol version of the clients.
+    #[arg(long, global = true, value_enum, default_value = "3.1.1")]
+    mqtt: MqttVersion,
+    /// One line of JSON instead of the summary.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum MqttVersion {
+    #[value(name = "3.1.1")]
+    V3_1_1,
+    #[value(name = "5.0")]
+    V5,
+}
+
+#[derive(Subcommand)]
+enum Scenario {
+    /// Publishers with one subscriber each, as fast as the window allows.
+    Pairs {
+        /// Pairs.
+        #[arg(long, default_value_t = 50)]
+        pairs: usize,
+        #[command(flatten)]
+        window: Window,
+        #[command(flatten)]
+        messages: Messages,
+    },
+    /// Pairs at a fixed rate, whatever the broker does; latency counts from when a message was due.
+    Paced {
+        /// Pairs.
+        #[arg(long, default_value_t = 50)]
+        pairs: usize,
+        /// Messages a second of all pairs together.
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+        rate: u64,
+        #[command(flatten)]
+        messages: Messages,
+    },
+    /// One publisher, many subscribers to one topic.
+    FanOut {
+        /// Subscribers.
+        #[arg(long, default_value_t = 100)]
+        subscribers: usize,
+        #[command(flatten)]
+        window: Window,
+        #[command(flatten)]
+        messages: Messages,
+    },
+    /// Many publishers, one subscriber to all of them.
+    FanIn {
+        /// Publishers.
+        #[arg(long, default_value_t = 100)]
+        publishers: usize,
+        #[command(flatten)]
+        window: Window,
+        #[command(flatten)]
+        messages: Messages,
+    },
+    /// Connections with one subscription each that do nothing.
+    Idle {
+        /// Connections.
+        #[arg(long, default_value_t = 10_000)]
+        connections: usize,
+        /// Keep alive in seconds.
+        #[arg(long, default_value_t = 600)]
+        keep_alive: u16,
+        /// Connections that must receive a message at the end.
+        #[arg(long, default_value_t = 100)]
+        probes: usize,
+        /// Seconds that all of them stay before memory is looked at.
+        #[arg(long, default_value_t = 1.0)]
+        hold: f64,
+    },
+    /// Connect, subscribe, publish, receive, disconnect, over and over.
+    Churn {
+        /// Cycles that are measured.
+        #[arg(long, default_value_t = 20_000)]
+        cycles: u64,
+        /// Cycles before these.
+        #[arg(long, default_value_t = 5_000)]
+        warm_up: u64,
+        /// Clients at a time.
+        #[arg(long, default_value_t = 16)]
+        clients: usize,
+    },
+    /// Clients that come, go and publish at mixed QoS for minutes, with every promise of the standard checked.
+    Soak {
+        /// Clients.
+        #[arg(long, default_value_t = 2_000)]
+        clients: usize,
+        /// Minutes.
+        #[arg(long, default_value_t = 10.0)]
+        minutes: f64,
+        /// Messages a second of all publishers together.
+        #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        rate: u64,
+        /// Seed of everything that is left to chance.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+}
+
+#[derive(Args)]
+struct Window {
+    /// Messages of a publisher that are not delivered yet, at most.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
+    window: u64,
+}
+
+#[derive(Args)]
+struct Messages {
+    /// QoS of messages and subscriptions.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    qos: u8,
+    /// Bytes of a payload.
+    #[arg(long, default_value_t = 64, value_parser = payload_len)]
+    payload: usize,
+    /// Seconds that are not measured.
+    #[arg(long, default_value_t = 1.0)]
+    warm_up: f64,
+    /// Seconds that are measured.
+    #[arg(long, default_value_t = 5.0)]
+    duration: f64,
+    /// Deliveries after which the measurement ends early.
+    #[arg(long)]
+    count: Option<u64>,
+}
+
+/// A payload length that has room for what is checked.
+fn payload_len(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(len) if (payload::HEADER_LEN..=1 << 27).contains(&len) => Ok(len),
+        _ => Err(format!("a payload has {} to {} bytes", payload::HEADER_LEN, 1 << 27)),
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(report) => {
+            if cli.common.json {
+                println!("{}", report.to_json());
+            } else {
+                print!("{report}");
+            }
+            if report.violation_count() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("mqtt-load: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> io::Result<Report> {
+    observe::raise_file_limit()?;
+    let Common { broker, pid, mqtt, .. } = &cli.common;
+    let broker = resolve(broker)?;
+    let version = match mqtt {
+        MqttVersion::V3_1_1 => Version::V3_1_1,
+        MqttVersion::V5 => Version::V5,
+    };
+    let fleet = Fleet::new(broker, version, Clock::start())?;
+    let flow = |shape, messages: &Messages, window: u64, rate| flow::Plan {
+        shape,
+        qos: Qos::from_bits(messages.qos).unwrap_or_default(),
+        payload_len: messages.payload,
+        window,
+        rate,
+        warm_up: seconds(messages.warm_up),
+        duration: seconds(messages.duration),
+        count: messages.count,
+        pid: *pid,
+    };
+    match &cli.scenario {
+        Scenario::Pairs { pairs, window, messages } => {
+            flow::run(&flow(flow::Shape::Pairs(*pairs), messages, window.window, None), fleet)
+        }
+        Scenario::Paced { pairs, rate, messages } => {
+            flow::run(&flow(flow::Shape::Pairs(*pairs), messages, u64::MAX, Some(*rate)), fleet)
+        }
+        Scenario::FanOut { subscribers, window, messages } => {
+            flow::run(&flow(flow::Shape::FanOut(*subscribers), messages, window.window, None), fleet)
+        }
+        Scenario::FanIn { publishers, window, messages } => {
+            flow::run(&flow(flow::Shape::FanIn(*publishers), messages, window.window, None), fleet)
+        }
+        Scenario::Idle { connections, keep_alive, probes, hold } => {
+            let (connections, keep_alive, probes) = (*connections, *keep_alive, *probes);
+            let plan = idle::Plan { connections, keep_alive, probes, hold: seconds(*hold), pid: *pid };
+            idle::run(&plan, fleet)
+        }
+        Scenario::Churn { cycles, warm_up, clients } => {
+            let plan = churn::Plan { cycles: *cycles, warm_up: *warm_up, clients: *clients, pid: *pid };
+            churn::run(&plan, fleet)
+        }
+        Scenario::Soak { clients, minutes, rate, seed } => {
+            let plan = soak::Plan {
+                clients: *clients,
+                duration: seconds(minutes * 60.0),
+                rate: *rate,
+                seed: *seed,
+                pid: *pid,
+                shows_progress: !cli.common.json,
+            };
+            soak::run(&plan, fleet)
+        }
+    }
+}
+
+/// The first address of `HOST:PORT`.
+fn resolve(broker: &str) -> io::Result<SocketAddr> {
+    let mut addresses = broker
+        .to_socket_addrs()
+        .map_err(|error| io::Error::new(error.kind(), format!("{broker}: {error}")))?;
+    addresses.next().ok_or_else(|| io::Error::other(format!("{broker} has no address")))
+}
+
+/// Seconds as given on the command line; nonsense is 0.
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}

@@ -31,7 +31,8 @@ class Client:
         self.changed = asyncio.Condition()
         self.messages, self.acks, self.flags, self.connack_properties = [], [], None, {}
         self.client = gmqtt.Client(client_id or unique("gmqtt"), clean_session=clean, will_message=will, **connect)
-        self.client.set_config({"reconnect_retries": 0})
+        # Else it tries again, behind the back of the check that cut its connection.
+        self.client.set_config({"reconnect_retries": 0, "reconnect_delay": 0})
         self.client.on_message = self._on_message
         self.client.on_connect = self._on_connect
         self.client.on_subscribe = self.client.on_unsubscribe = self._on_ack

@@ -1,5 +1,6 @@
 //! The submission and completion queues: entering the kernel, and nothing about sockets.
 
+use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -42,6 +43,8 @@ pub(super) struct Completion {
 /// An io_uring of one thread.
 pub(super) struct Queue {
     io: IoUring,
+    /// Completions taken out of the queue before they were asked for; they come first.
+    aside: VecDeque<Completion>,
     /// A single-issuer ring stays on its thread.
     _not_send: PhantomData<*const ()>,
 }
@@ -59,7 +62,7 @@ impl Queue {
             .build(SUBMISSIONS)
             .map_err(|error| RingError::from_setup(error, &probe::surroundings()))?;
         probe::check_operations(&io)?;
-        Ok(Queue { io, _not_send: PhantomData })
+        Ok(Queue { io, aside: VecDeque::new(), _not_send: PhantomData })
     }
 
     pub(super) fn io(&self) -> &IoUring {
@@ -76,11 +79,23 @@ impl Queue {
         while unsafe { self.io.submission().push(entry) }.is_err() {
             match self.io.submit() {
                 Ok(_) => {}
-                Err(error) if retry(&error) => {}
+                Err(error) if retry(&error) => self.make_room(),
                 Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// Takes all completions aside: a full completion queue can keep the kernel from submitting.
+    fn make_room(&mut self) {
+        while let Some(completion) = self.next() {
+            self.aside.push_back(completion);
+        }
+    }
+
+    fn next(&mut self) -> Option<Completion> {
+        let entry = self.io.completion().next()?;
+        Some(Completion { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() })
     }
 
     /// Submits what is queued, waits as told, and runs the deferred work that makes completions.
@@ -88,7 +103,7 @@ impl Queue {
     /// # Errors
     /// The ring is broken: the caller's core cannot go on.
     pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
-        let idle = self.io.completion().is_empty();
+        let idle = !self.has_completions();
         let entered = match wait {
             Wait::For(time) if idle && !time.is_zero() => {
                 let time = types::Timespec::from(time);
@@ -112,13 +127,12 @@ impl Queue {
 
     /// The next completion that an enter brought.
     pub(super) fn pop(&mut self) -> Option<Completion> {
-        let entry = self.io.completion().next()?;
-        Some(Completion { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() })
+        self.aside.pop_front().or_else(|| self.next())
     }
 
     /// Whether completions wait to be popped.
     pub(super) fn has_completions(&mut self) -> bool {
-        !self.io.completion().is_empty()
+        !self.aside.is_empty() || !self.io.completion().is_empty()
     }
 }
 
@@ -133,4 +147,32 @@ fn settled(entered: io::Result<usize>) -> io::Result<()> {
 
 fn retry(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
+}
+
+#[cfg(test)]
+mod tests {
+    use io_uring::opcode;
+
+    use super::*;
+
+    #[test]
+    fn completions_taken_aside_come_first_and_none_is_lost() {
+        let mut queue = Queue::new().expect("a ring");
+        for user_data in 0..20_000u64 {
+            let entry = opcode::Nop::new().build().user_data(user_data);
+            // SAFETY: it names no memory.
+            unsafe { queue.push(&entry) }.expect("queued");
+            if user_data % 5_000 == 0 {
+                queue.make_room();
+            }
+        }
+        let mut expected = 0;
+        while expected < 20_000 {
+            queue.enter(Wait::For(Duration::from_secs(10))).expect("entered");
+            while let Some(completion) = queue.pop() {
+                assert_eq!(completion.user_data, expected);
+                expected += 1;
+            }
+        }
+    }
 }

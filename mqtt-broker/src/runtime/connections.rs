@@ -9,7 +9,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use tracing::debug;
 
-use super::local::Pipe;
+use super::local::{Pipe, PipeEnd};
 use super::shared::{LaneItem, Moved, MovedPeer};
 use crate::config::CoreId;
 use crate::ring::{Event, Ring, SocketId};
@@ -19,7 +19,7 @@ use crate::transport::{LayerFactory, Layered, Next, Progress, Transport};
 /// The far end of a connection.
 enum Peer {
     Socket(SocketId, Transport),
-    Local(Arc<Pipe>),
+    Local(PipeEnd),
 }
 
 /// A connection of this core's shard.
@@ -352,19 +352,21 @@ impl Connections {
                 pipe.attach(id);
                 self.link(id, Peer::Local(pipe));
             }
-            (MovedPeer::Local(pipe), None) => pipe.close(Vec::new()),
+            // Dropped, and so closed.
+            (MovedPeer::Local(pipe), None) => drop(pipe),
         }
     }
 
     /// A client inside the process wants a connection.
-    pub(super) fn open_local(&mut self, ring: &mut Ring, pipe: Arc<Pipe>, now: Now) {
+    pub(super) fn open_local(&mut self, ring: &mut Ring, pipe: PipeEnd, now: Now) {
         self.handle_actions(ring, now);
         match self.shard.connection_opened(ConnectionInfo::default(), now) {
             Some(id) => {
                 pipe.attach(id);
                 self.link(id, Peer::Local(pipe));
             }
-            None => pipe.close(Vec::new()),
+            // Dropped, and so closed.
+            None => drop(pipe),
         }
     }
 
@@ -408,7 +410,6 @@ impl Connections {
         if left {
             self.shard.connection_closed(id, now);
             self.unlink(id);
-            pipe.close(Vec::new());
         }
     }
 

@@ -1,8 +1,12 @@
 //! The turn of one core: everything that a core does, again and again.
 //!
-//! 1. enter the ring: submit, sleep if there is nothing to do; 2. feed what the ring has to the shard; 3. take what
-//! other cores and other threads want; 4. fire timers; 5. do what the shard asks for: one send a connection, one batch
-//! a core. Under load turns grow by themselves; when idle a message leaves at once.
+//! 1. enter the ring: submit, sleep if there is nothing to do;
+//! 2. feed what the ring has to the shard;
+//! 3. take what other cores and other threads want;
+//! 4. fire timers;
+//! 5. do what the shard asks for: one send a connection, one batch a core.
+//!
+//! Under load turns grow by themselves; when idle a message leaves at once.
 //!
 //! Nothing here knows glommio: the task that runs the turn lives in [`super::start`].
 

@@ -6,6 +6,9 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use mqtt_proto::packet::Connect;
+
+use super::client::{ClientError, LocalClient};
 use super::shared::{BrokerError, Command, Shared};
 use crate::config::Limits;
 use crate::shard::Stats;
@@ -106,6 +109,22 @@ impl Handle {
             stats.cores.push(core);
         }
         stats
+    }
+
+    /// A Client inside the process, connected as `client_id` with a clean session.
+    ///
+    /// # Errors
+    /// Why it is not connected.
+    pub fn client(&self, client_id: &str) -> Result<LocalClient, ClientError> {
+        LocalClient::with_client_id(self.shared(), client_id)
+    }
+
+    /// A Client inside the process, connected as `connect` says.
+    ///
+    /// # Errors
+    /// Why it is not connected.
+    pub fn connect(&self, connect: &Connect<'_>) -> Result<LocalClient, ClientError> {
+        LocalClient::connect(self.shared(), connect)
     }
 
     /// Begins a graceful end and returns at once: no more connections, 5.0 Clients are sent DISCONNECT 0x8B, what is

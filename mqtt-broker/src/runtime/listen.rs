@@ -227,7 +227,9 @@ mod tests {
             (0..64).map(|_| TcpStream::connect(bound.address).expect("connect")).collect();
         for socket in &bound.sockets {
             socket.set_nonblocking(true).expect("nonblocking");
-            let accepted = std::iter::from_fn(|| socket.accept().ok()).count();
+            let accepted = std::iter::from_fn(|| socket.accept().ok())
+                .inspect(|(stream, _)| assert!(stream.nodelay().expect("an option"), "inherited"))
+                .count();
             assert!((10..=54).contains(&accepted), "{accepted} of 64 on one of two cores");
         }
     }

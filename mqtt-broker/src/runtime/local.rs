@@ -4,6 +4,8 @@
 //! has taken it; the client's side stops when its queue is full. So both directions are bounded and nobody waits for
 //! a lock. Lives on: the thread of the client and the core of its connection, which may change once.
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
@@ -20,6 +22,30 @@ const OUTPUT_PIECES: usize = 2;
 
 /// No connection.
 const NONE: u64 = u64::MAX;
+
+/// The broker's end. Wherever it is dropped, the client learns that the connection has ended.
+#[derive(Debug)]
+pub(super) struct PipeEnd(Arc<Pipe>);
+
+impl PipeEnd {
+    pub(super) fn new(pipe: Arc<Pipe>) -> PipeEnd {
+        PipeEnd(pipe)
+    }
+}
+
+impl Deref for PipeEnd {
+    type Target = Arc<Pipe>;
+
+    fn deref(&self) -> &Arc<Pipe> {
+        &self.0
+    }
+}
+
+impl Drop for PipeEnd {
+    fn drop(&mut self) {
+        self.0.close(Vec::new());
+    }
+}
 
 /// Both ends hold it.
 #[derive(Debug)]

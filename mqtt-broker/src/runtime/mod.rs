@@ -1,9 +1,10 @@
 //! The shell around the shards: threads, sockets, lanes, clocks. Everything that does I/O.
 //!
-//! One thread a core, in it a glommio executor, in it one task that runs the [turn](core). Cores share nothing but
-//! [lanes](lane) and an inbox each; other threads reach a core only through its inbox.
+//! One thread a core, in it a glommio executor, in it one task that runs the turn. Cores share nothing but bounded
+//! lanes and an inbox each; other threads reach a core only through its inbox.
 
 mod builder;
+mod client;
 mod clock;
 mod connections;
 mod core;
@@ -16,6 +17,7 @@ mod start;
 
 pub use crate::ring::RingError;
 pub use builder::{Broker, BrokerBuilder, StartError};
+pub use client::{ClientError, LocalClient, Received};
 pub use handle::{BrokerStats, Handle};
 pub use listen::ListenError;
 pub use shared::BrokerError;

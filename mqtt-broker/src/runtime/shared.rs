@@ -2,14 +2,14 @@
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crossbeam::queue::SegQueue;
 
 use super::lane::{Doorbell, Lane, Wake};
-use super::local::Pipe;
+use super::local::{Pipe, PipeEnd};
 use crate::config::CoreId;
 use crate::ports::{Answer, Ticket};
 use crate::ring::EventFd;
@@ -36,7 +36,7 @@ pub(super) struct Moved {
 /// The far end of a moved connection.
 pub(super) enum MovedPeer {
     Socket(OwnedFd, Transport),
-    Local(Arc<Pipe>),
+    Local(PipeEnd),
 }
 
 /// What other threads ask of a core. Their number is bounded by those who ask: one question a ticket, one command at
@@ -51,7 +51,7 @@ pub(super) enum Command {
     /// A port's late answer.
     Answer(Ticket, Answer),
     /// A new client inside the process.
-    Open(Arc<Pipe>),
+    Open(PipeEnd),
     /// A client inside the process has written, taken or closed.
     Look(Arc<Pipe>),
 }
@@ -126,6 +126,8 @@ struct Life {
 /// The outside of all cores.
 pub(super) struct Shared {
     pub(super) cores: Vec<CorePort>,
+    /// Counts the clients inside the process.
+    pub(super) locals: AtomicUsize,
     /// A core has failed: all stop at once.
     failed: AtomicBool,
     life: Mutex<Life>,
@@ -144,7 +146,13 @@ impl Shared {
         };
         let cores = (0..cores).map(|_| port()).collect::<std::io::Result<Vec<_>>>()?;
         let life = Mutex::new(Life { running: cores.len(), failure: None });
-        Ok(Arc::new(Shared { cores, failed: AtomicBool::new(false), life, changed: Condvar::new() }))
+        Ok(Arc::new(Shared {
+            cores,
+            locals: AtomicUsize::new(0),
+            failed: AtomicBool::new(false),
+            life,
+            changed: Condvar::new(),
+        }))
     }
 
     pub(super) fn core(&self, core: CoreId) -> &CorePort {

@@ -215,6 +215,10 @@ impl Shard {
             // [MQTT-4.12.1-2]
             Authentication::Refuse(reason) => return self.fault(key, reason),
         };
+        // Another account's session is not reached by a detour: the connection stays with the one it has.
+        if identity.client_id.as_ref().is_some_and(|client_id| *client_id != live.client_id) {
+            return self.fault(key, ReasonCode::NOT_AUTHORIZED);
+        }
         live.re_authentication = None;
         live.identity = identity;
         self.send_auth(key, Version::V5, ReasonCode::SUCCESS, &method, &data);

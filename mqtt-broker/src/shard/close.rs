@@ -6,7 +6,7 @@ use mqtt_proto::types::{ReasonCode, Version};
 use tracing::debug;
 
 use super::Shard;
-use super::connection::{Connection, State};
+use super::connection::{Connection, PendingAnswer, State};
 use super::contract::Action;
 use super::input::Step;
 use super::table::Key;
@@ -62,6 +62,14 @@ impl Shard {
         let buffer = core::mem::take(&mut connection.output.buffer);
         self.recycle(buffer);
         if let State::Live(live) = connection.state {
+            if let Some(session) = self.sessions.get_mut(live.session) {
+                // A refusal that was not sent is none: sent again, the message is judged again.
+                for pending in &connection.pending {
+                    if let PendingAnswer::PubRec(packet_id, reason) = pending.answer {
+                        session.inbound.pubrec_sent(packet_id, reason);
+                    }
+                }
+            }
             self.stats.clients_connected -= 1;
             debug!(client_id = %live.client_id, %reason, "disconnected");
             self.ports.hooks.on_event(&Event::Disconnected { client_id: &live.client_id, reason });
@@ -81,17 +89,27 @@ impl Shard {
         Step::Gone
     }
 
-    /// Refuses a Protocol Version that nobody here speaks, in the dialect nearest to it: a version above 5 reads the
-    /// CONNACK of 5.0 [MQTT-3.1.2-2], anything else that of 3.1.1 [MQTT-3.1.2-2 v3.1.1].
+    /// Refuses a Protocol Version that nobody here speaks, in the dialect nearest to it: a version from 5 on reads the
+    /// CONNACK of 5.0 [MQTT-3.1.2-2], anything else that of 3.1.1 [MQTT-3.1.2-2 v3.1.1]. Some bridges set the top bit
+    /// of the version they speak to see whether the Server knows them; refused in their dialect, they try without.
     pub(super) fn refuse_level(&mut self, key: Key, level: u8) {
-        let version = if level > Version::V5.level() { Version::V5 } else { Version::V3_1_1 };
+        let version = if level & 0x7F >= Version::V5.level() { Version::V5 } else { Version::V3_1_1 };
         self.refuse(key, version, ReasonCode::UNSUPPORTED_PROTOCOL_VERSION);
     }
 }
 
 fn encode_refusal(version: Version, reason: ReasonCode, out: &mut Vec<u8>) {
+    // A CONNACK has no code for a Server that shuts down.
+    let reason = match reason {
+        ReasonCode::SERVER_SHUTTING_DOWN => ReasonCode::SERVER_UNAVAILABLE,
+        reason => reason,
+    };
     // Session Present is 0 with an error [MQTT-3.2.2-6].
-    let connack = ConnAck { session_present: false, reason, properties: Properties::EMPTY };
-    codec::encode(&Packet::ConnAck(connack), version, out)
-        .expect("a CONNACK without properties can be encoded");
+    let connack =
+        |reason| Packet::ConnAck(ConnAck { session_present: false, reason, properties: Properties::EMPTY });
+    if codec::encode(&connack(reason), version, out).is_err() {
+        // Nor has it for what only other packets can do wrong.
+        codec::encode(&connack(ReasonCode::UNSPECIFIED_ERROR), version, out)
+            .expect("a CONNACK without properties can be encoded");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mqtt_proto::connection::{PeerLimits, Sender};
+use mqtt_proto::connection::{PeerLimits, Sender, TooLarge};
 use mqtt_proto::packet::{ConnAck, Connect, Packet, Properties, Property};
 use mqtt_proto::types::{Qos, ReasonCode, Version};
 use tracing::debug;
@@ -14,7 +14,7 @@ use super::input::Step;
 use super::session::{Session, Will};
 use super::table::Key;
 use crate::message::{MessageRef, forwarded_properties};
-use crate::ports::{Commit, Event, Record, SessionRef};
+use crate::ports::{Commit, Event};
 
 impl Shard {
     /// A CONNECT that can be decoded.
@@ -117,10 +117,10 @@ impl Shard {
         let window = peer.receive_maximum.min(self.limits.in_flight_max);
         let will = self.will_of(connect);
         let now = self.now.millis;
+        self.cancel_deadlines(session);
         let state = self.sessions.get_mut(session).expect("found or inserted above");
         state.connection = Some(key);
         state.expiry_seconds = expiry_seconds;
-        state.ends_at = u64::MAX;
         // A Will that waits for its delay is not sent: its Client is back [MQTT-3.1.3-9].
         state.will = will;
         state.window = window;
@@ -143,14 +143,11 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(key) else { return Step::Gone };
         connection.state = State::Live(Box::new(live));
         connection.last_received = now;
-        connection.timer_at = u64::MAX;
+        connection.deadline = u64::MAX;
         let info = connection.info;
         self.stats.clients_connected += 1;
 
-        let reference = SessionRef { client_id: &client_id };
-        let record = Record::SessionOpened { session: reference, expiry_seconds };
-        if expiry_seconds > 0
-            && let Commit::At(position) = self.ports.store.append(&record)
+        if let Commit::At(position) = self.record_expiry(session)
             && let Some(connection) = self.connections.get_mut(key)
         {
             connection.output.gate = position;
@@ -159,7 +156,8 @@ impl Shard {
         self.actions.push_back(Action::Established { id: key.into() });
         let cut = (expiry_seconds != asked).then_some(expiry_seconds);
         let client_id_told = assigned.then_some(&*client_id);
-        self.send_connack(key, present.is_some(), cut, client_id_told, told, method.zip(Some(data)));
+        let sent =
+            self.send_connack(key, present.is_some(), cut, client_id_told, told, method.zip(Some(data)));
         if keep_alive != 0 {
             self.arm_connection(key, now + u64::from(keep_alive) * 1500);
         }
@@ -170,6 +168,14 @@ impl Shard {
             version: connect.version,
             session_present: present.is_some(),
         });
+        if sent.is_err() {
+            debug!(
+                connection = key.index,
+                "closing: the Client does not accept a packet as large as its CONNACK"
+            );
+            self.close(key, None, false);
+            return Step::Gone;
+        }
         self.attach(session);
         Step::Next
     }
@@ -222,7 +228,7 @@ impl Shard {
         client_id: Option<&str>,
         keep_alive: Option<u16>,
         authentication: Option<(&str, Option<Vec<u8>>)>,
-    ) {
+    ) -> Result<(), TooLarge> {
         let limits = self.limits.clone();
         let authentication = authentication.as_ref().map(|(method, data)| (*method, data.as_deref()));
         let unless = |available: bool, property| (!available).then_some(property);
@@ -246,10 +252,10 @@ impl Shard {
             _ => Vec::new(),
         };
         let properties = Properties::new(&list);
-        self.send(
+        self.try_send(
             key,
             &Packet::ConnAck(ConnAck { session_present, reason: ReasonCode::SUCCESS, properties }),
-        );
+        )
     }
 
     /// Whether input of this connection waits for room in a lane.

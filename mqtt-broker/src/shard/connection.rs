@@ -20,7 +20,9 @@ pub(super) struct Connection {
     pub(super) output: Output,
     /// Input that waits, while it waits.
     pub(super) held: Option<Box<Held>>,
-    /// Deadline of the timer in force; a timer that fires with another one is stale.
+    /// When something is to be done about its silence or its waiting; `u64::MAX` for never.
+    pub(super) deadline: u64,
+    /// When its timer fires, not after `deadline`; one that fires at another time is stale. `u64::MAX` for none.
     pub(super) timer_at: u64,
     /// When bytes came last, or when reading began again after a pause of ours.
     pub(super) last_received: u64,
@@ -136,6 +138,7 @@ impl Connection {
             state: State::Opening,
             output: Output::default(),
             held: None,
+            deadline: u64::MAX,
             timer_at: u64::MAX,
             last_received: now,
             pending: VecDeque::new(),

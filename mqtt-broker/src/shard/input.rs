@@ -1,8 +1,8 @@
 //! From bytes to packets to what they do; and input that has to wait.
 
 use mqtt_proto::codec::{self, DecodeError};
-use mqtt_proto::connection::ProtocolError;
-use mqtt_proto::packet::{Ack, Disconnect, Packet};
+use mqtt_proto::connection::{ProtocolError, TooLarge};
+use mqtt_proto::packet::{Ack, Disconnect, Packet, Publish};
 use mqtt_proto::types::{ReasonCode, Version};
 use tracing::{debug, trace};
 
@@ -53,17 +53,17 @@ impl Shard {
                 Err(error) => return self.protocol_error(key, error),
             };
             trace!(connection = key.index, packet = ?packet.packet_type(), "received");
-            self.stats.packets_received += 1;
             let step = self.handle_packet(key, &packet);
             if !matches!(step, Step::Again(_)) {
+                self.stats.packets_received += 1;
                 self.answers.clear();
             }
             match step {
                 Step::Next => {}
                 Step::Again(why) => {
-                    let version = packet_version(&packet, self.version(key));
                     let mut held = Vec::with_capacity(input.len() + 64);
-                    codec::encode(&packet, version, &mut held).expect("a decoded packet can be encoded");
+                    codec::encode(&as_received(packet), self.version(key), &mut held)
+                        .expect("a decoded packet can be encoded");
                     held.extend_from_slice(input);
                     self.hold(key, held, why);
                     break;
@@ -254,6 +254,10 @@ impl Shard {
             if let Some(session) = self.sessions.get_mut(session) {
                 session.expiry_seconds = expiry;
             }
+            // The end that 0 brings about is recorded as such.
+            if expiry != 0 {
+                self.record_expiry(session);
+            }
         }
         // [MQTT-3.14.4-3]: only a normal disconnection takes the Will away.
         let normal = disconnect.reason == ReasonCode::NORMAL_DISCONNECTION;
@@ -264,16 +268,22 @@ impl Shard {
     /// Appends a packet to the connection's output. One that is larger than the peer accepts is left out
     /// [MQTT-3.1.2-24].
     pub(super) fn send(&mut self, key: Key, packet: &Packet<'_>) {
+        if self.try_send(key, packet).is_err() {
+            debug!(connection = key.index, packet = ?packet.packet_type(), "larger than the peer accepts");
+        }
+    }
+
+    /// As [`Shard::send`], saying whether the peer accepts the packet.
+    pub(super) fn try_send(&mut self, key: Key, packet: &Packet<'_>) -> Result<(), TooLarge> {
         let spare = self.spare_output(key);
-        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
         if let Some(spare) = spare {
             connection.output.buffer = spare;
         }
-        let State::Live(live) = &mut connection.state else { return };
-        if live.sender.encode(packet, &mut connection.output.buffer).is_err() {
-            debug!(connection = key.index, packet = ?packet.packet_type(), "larger than the peer accepts");
-        }
+        let State::Live(live) = &mut connection.state else { return Ok(()) };
+        live.sender.encode(packet, &mut connection.output.buffer)?;
         self.mark_dirty(key);
+        Ok(())
     }
 
     /// A buffer from the pool for a connection whose output has none.
@@ -350,9 +360,12 @@ impl Shard {
     }
 }
 
-fn packet_version(packet: &Packet<'_>, version: Version) -> Version {
+/// A packet that waits, not larger than it was: the receiver has noted its Topic Alias, which stands for the topic.
+fn as_received(packet: Packet<'_>) -> Packet<'_> {
     match packet {
-        Packet::Connect(connect) => connect.version,
-        _ => version,
+        Packet::Publish(publish) if publish.properties.topic_alias().is_some() => {
+            Packet::Publish(Publish { topic: None, ..publish })
+        }
+        packet => packet,
     }
 }

@@ -2,12 +2,22 @@
 
 use mqtt_proto::types::Qos;
 
+use super::Shard;
 use super::deliver::Outgoing;
 use super::session::Delivery;
 use super::stats::DropReason;
 use super::table::Key;
-use super::{Shard, Timer};
-use crate::ports::{Event, Record, SessionRef};
+use crate::ports::{Commit, Event, Record, SessionRef};
+
+/// What a session waits for while its Client is away. Unlike the timers of connections these are removed when they
+/// no longer count: they may lie years ahead, and a Client that comes and goes would leave one behind each time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Due {
+    /// The Session Expiry Interval.
+    SessionEnd(Key),
+    /// The Will Delay Interval.
+    Will(Key),
+}
 
 impl Shard {
     /// The session's Client is back: what waited for it goes on.
@@ -15,6 +25,18 @@ impl Shard {
         self.groups_online(session);
         self.pump(session);
         self.advance_gathers(session);
+    }
+
+    /// Tells the store how long the session is to be kept, unless the store never had to know of it.
+    pub(super) fn record_expiry(&mut self, key: Key) -> Commit {
+        let Some(session) = self.sessions.get_mut(key) else { return Commit::Now };
+        if !session.is_persistent() && !session.recorded {
+            return Commit::Now;
+        }
+        session.recorded = true;
+        let (reference, expiry_seconds) =
+            (SessionRef { client_id: &session.client_id }, session.expiry_seconds);
+        self.ports.store.append(&Record::SessionOpened { session: reference, expiry_seconds })
     }
 
     /// The session's connection has ended. `will`: whether its Will is to be published.
@@ -34,12 +56,12 @@ impl Shard {
         let expiry_millis = u64::from(session.expiry_seconds) * 1000;
         if session.expiry_seconds != u32::MAX {
             session.ends_at = now + expiry_millis;
-            self.wheel.set(now + expiry_millis, Timer::SessionEnd(key));
+            self.away.insert((session.ends_at, Due::SessionEnd(key)));
         }
         match &mut session.will {
             Some(will) if will.delay_seconds > 0 => {
                 will.due_at = now + u64::from(will.delay_seconds) * 1000;
-                self.wheel.set(will.due_at, Timer::Will(key));
+                self.away.insert((will.due_at, Due::Will(key)));
             }
             Some(_) => self.publish_will(key),
             None => {}
@@ -54,9 +76,12 @@ impl Shard {
         if self.sessions.get(key).is_none() {
             return;
         }
+        self.cancel_deadlines(key);
         self.publish_will(key);
         self.unsubscribe_all(key);
         let Some(session) = self.sessions.remove(key) else { return };
+        // Exact at once: the CONNECT that ended it may be about to open its successor.
+        self.budget.own.sessions = self.sessions.len() as u64;
         for gather in &session.gathers {
             self.gathers.remove(&gather.token);
         }
@@ -66,7 +91,7 @@ impl Shard {
         self.stats.messages_kept -= kept;
         self.stats.queue_bytes -= session.queue_bytes as u64;
         self.stats.dropped(DropReason::SessionEnded, kept);
-        if session.is_persistent() {
+        if session.recorded {
             self.ports
                 .store
                 .append(&Record::SessionEnded { session: SessionRef { client_id: &session.client_id } });
@@ -74,18 +99,31 @@ impl Shard {
         self.ports.hooks.on_event(&Event::SessionEnded { client_id: &session.client_id });
     }
 
-    /// The Session Expiry Interval is over, unless the Client came back.
-    pub(super) fn session_due(&mut self, key: Key, deadline: u64) {
-        if self.sessions.get(key).is_some_and(|session| session.ends_at == deadline) {
-            self.end_session(key);
+    /// What is due of the sessions whose Clients are away.
+    pub(super) fn away_due(&mut self) {
+        while let Some(&(deadline, due)) = self.away.first()
+            && deadline <= self.now.millis
+        {
+            self.away.pop_first();
+            match due {
+                // The session's end publishes its Will, so the order of the two is of no account.
+                Due::SessionEnd(key) => self.end_session(key),
+                Due::Will(key) => self.publish_will(key),
+            }
         }
     }
 
-    /// The Will Delay Interval is over, unless the Client came back.
-    pub(super) fn will_due(&mut self, key: Key, deadline: u64) {
-        let will = self.sessions.get(key).and_then(|session| session.will.as_ref());
-        if will.is_some_and(|will| will.due_at == deadline) {
-            self.publish_will(key);
+    /// The session's Client is back, or the session ends: nothing is due any more.
+    pub(super) fn cancel_deadlines(&mut self, key: Key) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let ends_at = core::mem::replace(&mut session.ends_at, u64::MAX);
+        let will_at =
+            session.will.as_mut().map_or(u64::MAX, |will| core::mem::replace(&mut will.due_at, u64::MAX));
+        if ends_at != u64::MAX {
+            self.away.remove(&(ends_at, Due::SessionEnd(key)));
+        }
+        if will_at != u64::MAX {
+            self.away.remove(&(will_at, Due::Will(key)));
         }
     }
 
@@ -95,7 +133,8 @@ impl Shard {
         let mut message = will.message.as_ref();
         message.expires_at = will.expiry_seconds.map(|seconds| self.now.millis + u64::from(seconds) * 1000);
         let mut outgoing = Outgoing::new(message);
-        self.route(&mut outgoing, None);
+        // [MQTT-3.8.3-3] holds for a Will as for what its Client published itself.
+        self.route(&mut outgoing, Some(key));
     }
 
     /// Drops queued messages for which `which` is true.

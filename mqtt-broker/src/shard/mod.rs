@@ -34,7 +34,7 @@ mod sys;
 mod table;
 mod wheel;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -53,6 +53,7 @@ use connection::{Connection, Why};
 use gather::WaitingGather;
 use homes::Homes;
 use lanes::{Lanes, Waiter};
+use lifecycle::Due;
 use session::{Delivery, Sessions};
 use shared::{Join, OwnedGroups};
 use table::{Key, Table};
@@ -78,6 +79,8 @@ pub struct Shard {
     retained: Retained<Message>,
     lanes: Lanes,
     wheel: Wheel<Timer>,
+    /// Deadlines of the sessions whose Clients are away.
+    away: BTreeSet<(u64, Due)>,
     barriers: HashMap<u64, Barrier, RandomState>,
     /// Which session a gathering of retained messages, or a join of a shared group, belongs to.
     gathers: HashMap<u64, Key, RandomState>,
@@ -119,13 +122,12 @@ pub struct Shard {
 enum Timer {
     /// Connect timeout, Keep Alive or the patience for a decision.
     Connection(Key),
-    /// Session Expiry Interval.
-    SessionEnd(Key),
-    /// Will Delay Interval.
-    Will(Key),
     /// The next publication of the `$SYS` tree.
     Sys,
 }
+
+/// Longest time ahead that a connection's timer is set: it stays in the wheel if the connection ends before.
+const TIMER_MILLIS_MAX: u64 = 120_000;
 
 /// Send buffers kept for re-use a core, and the largest worth keeping.
 const BUFFERS_MAX: usize = 256;
@@ -171,6 +173,7 @@ impl Shard {
             retained: Retained::new(),
             lanes: Lanes::new(core, cores, limits.lane_bytes_max),
             wheel: Wheel::new(now.millis),
+            away: BTreeSet::new(),
             barriers: HashMap::with_hasher(state(4)),
             gathers: HashMap::with_hasher(state(5)),
             waiting_gathers: Vec::new(),
@@ -300,12 +303,11 @@ impl Shard {
         for (deadline, timer) in due.drain(..) {
             match timer {
                 Timer::Connection(key) => self.connection_due(key, deadline),
-                Timer::SessionEnd(key) => self.session_due(key, deadline),
-                Timer::Will(key) => self.will_due(key, deadline),
                 Timer::Sys => self.sys_due(),
             }
         }
         self.due = due;
+        self.away_due();
         self.go_on_gathering();
         self.settle();
     }
@@ -352,7 +354,11 @@ impl Shard {
 
     /// Monotonic milliseconds of the next deadline.
     pub fn poll_timeout(&self) -> Option<u64> {
-        if self.gathering.is_empty() { self.wheel.next() } else { Some(self.now.millis) }
+        if !self.gathering.is_empty() {
+            return Some(self.now.millis);
+        }
+        let away = self.away.first().map(|&(deadline, _)| deadline);
+        self.wheel.next().into_iter().chain(away).min()
     }
 
     /// The counters of this core.
@@ -430,19 +436,31 @@ impl Shard {
         }
     }
 
-    /// Sets the connection's timer; an earlier one becomes stale.
+    /// Sets the connection's deadline. Its timer stays if it fires before, and is set again then.
     fn arm_connection(&mut self, key: Key, deadline: u64) {
-        if let Some(connection) = self.connections.get_mut(key) {
-            connection.timer_at = deadline;
-            self.wheel.set(deadline, Timer::Connection(key));
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.deadline = deadline;
+        let at = deadline.min(self.now.millis + TIMER_MILLIS_MAX);
+        if at < connection.timer_at {
+            connection.timer_at = at;
+            self.wheel.set(at, Timer::Connection(key));
         }
     }
 
-    fn connection_due(&mut self, key: Key, deadline: u64) {
-        let Some(connection) = self.connections.get(key).filter(|connection| connection.timer_at == deadline)
+    fn connection_due(&mut self, key: Key, fired: u64) {
+        let Some(connection) =
+            self.connections.get_mut(key).filter(|connection| connection.timer_at == fired)
         else {
             return;
         };
+        connection.timer_at = u64::MAX;
+        let deadline = connection.deadline;
+        if deadline > self.now.millis {
+            if deadline != u64::MAX {
+                self.arm_connection(key, deadline);
+            }
+            return;
+        }
         if connection.live().is_none() {
             // Connect timeout: whoever is silent, or never decided on, is not told anything.
             return self.close(key, None, false);

@@ -27,6 +27,8 @@ pub(super) struct Session {
     pub(super) shared: Vec<SharedSubscription>,
     /// Seconds it outlives its connection; `u32::MAX`: for ever.
     pub(super) expiry_seconds: u32,
+    /// Whether the store knows of it.
+    pub(super) recorded: bool,
     /// Monotonic milliseconds at which it ends; `u64::MAX` while connected or for ever.
     pub(super) ends_at: u64,
     /// QoS 1 and 2 messages that its Client takes at once.
@@ -114,6 +116,7 @@ impl Session {
             subscriptions: Vec::new(),
             shared: Vec::new(),
             expiry_seconds,
+            recorded: false,
             ends_at: u64::MAX,
             window: 0,
             will: None,

@@ -212,6 +212,12 @@ impl Cluster {
                 }
             }
         }
+        for shard in &mut self.shards {
+            if shard.poll_timeout().is_some_and(|at| at <= self.now.millis) {
+                any = true;
+                shard.handle_timeout(self.now);
+            }
+        }
         if self.lanes_stalled || self.lanes.is_empty() {
             // What a core has put off to its next turn is due already.
             for shard in &mut self.shards {
@@ -279,6 +285,8 @@ impl Cluster {
                 let client = self.find(core, id).expect("a connection that is there");
                 let arrived = self.shards[to.index()].connection_arrived(handed, self.now);
                 self.clients[client].place = arrived.map(|id| (to.index(), id));
+                // Reading begins anew where it arrives.
+                self.clients[client].paused = false;
             }
             Action::PauseRead { id } => {
                 let client = self.find(core, id).expect("a connection that is there");
@@ -332,6 +340,12 @@ impl Cluster {
         let version = self.clients[client.0].version;
         let frame = self.clients[client.0].packets.pop_front().expect("the Client got a packet");
         check(&codec::decode(version, &frame).expect("the broker sends packets"))
+    }
+
+    /// The bytes of the next packet that the Client got.
+    #[track_caller]
+    pub(crate) fn take_frame(&mut self, client: ClientId) -> Vec<u8> {
+        self.clients[client.0].packets.pop_front().expect("the Client got a packet")
     }
 
     /// Fails if the Client got anything more.
@@ -492,6 +506,13 @@ impl Cluster {
     pub(crate) fn total(&self, counter: impl Fn(&mqtt_broker::shard::Stats) -> u64) -> u64 {
         self.shards.iter().map(|shard| counter(shard.stats())).sum()
     }
+}
+
+/// The default limits with this change.
+pub(crate) fn limits<T>(change: impl FnOnce(&mut Limits) -> T) -> Limits {
+    let mut limits = Limits::default();
+    change(&mut limits);
+    limits
 }
 
 /// A CONNECT with Clean Start and nothing else.

@@ -5,36 +5,36 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// Longest wait for anything; only a failing test takes so long.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Packet types, as the upper four bits of the first byte.
-pub const CONNACK: u8 = 0x20;
-pub const PUBLISH: u8 = 0x30;
-pub const PUBACK: u8 = 0x40;
-pub const SUBACK: u8 = 0x90;
-pub const DISCONNECT: u8 = 0xe0;
+pub(crate) const CONNACK: u8 = 0x20;
+pub(crate) const PUBLISH: u8 = 0x30;
+pub(crate) const PUBACK: u8 = 0x40;
+pub(crate) const SUBACK: u8 = 0x90;
+pub(crate) const DISCONNECT: u8 = 0xe0;
 
-pub struct Client {
-    pub stream: TcpStream,
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
     input: Vec<u8>,
 }
 
 /// A Control Packet: its first byte and what follows the Remaining Length.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Packet {
-    pub first: u8,
-    pub body: Vec<u8>,
+pub(crate) struct Packet {
+    pub(crate) first: u8,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Packet {
-    pub fn kind(&self) -> u8 {
+    pub(crate) fn kind(&self) -> u8 {
         self.first & 0xf0
     }
 }
 
 impl Client {
     /// A TCP connection on which nothing was sent.
-    pub fn open(address: SocketAddr) -> Client {
+    pub(crate) fn open(address: SocketAddr) -> Client {
         let stream = TcpStream::connect(address).expect("the broker listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
@@ -43,7 +43,7 @@ impl Client {
     }
 
     /// A 5.0 Client, connected.
-    pub fn connect(address: SocketAddr, client_id: &str) -> Client {
+    pub(crate) fn connect(address: SocketAddr, client_id: &str) -> Client {
         let mut client = Client::open(address);
         client.send(&connect(client_id));
         let connack = client.expect(CONNACK);
@@ -51,18 +51,18 @@ impl Client {
         client
     }
 
-    pub fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("sent");
     }
 
-    pub fn subscribe(&mut self, filter: &str) {
+    pub(crate) fn subscribe(&mut self, filter: &str) {
         self.send(&subscribe(filter));
         let suback = self.expect(SUBACK);
         assert_eq!(suback.body.last(), Some(&0), "granted");
     }
 
     /// The next packet; `None` at the end of the connection.
-    pub fn packet(&mut self) -> Option<Packet> {
+    pub(crate) fn packet(&mut self) -> Option<Packet> {
         loop {
             if let Some((packet, len)) = cut(&self.input) {
                 self.input.drain(..len);
@@ -81,14 +81,14 @@ impl Client {
         }
     }
 
-    pub fn expect(&mut self, kind: u8) -> Packet {
+    pub(crate) fn expect(&mut self, kind: u8) -> Packet {
         let packet = self.packet().expect("a packet before the end");
         assert_eq!(packet.kind(), kind, "{packet:02x?}");
         packet
     }
 
     /// Topic and payload of the next packet, a QoS 0 PUBLISH of 5.0 without properties.
-    pub fn message(&mut self) -> (String, Vec<u8>) {
+    pub(crate) fn message(&mut self) -> (String, Vec<u8>) {
         let body = self.expect(PUBLISH).body;
         let (topic, rest) = body[2..].split_at(usize::from(u16::from_be_bytes([body[0], body[1]])));
         assert_eq!(rest[0], 0, "no properties");
@@ -96,7 +96,7 @@ impl Client {
     }
 }
 
-fn cut(input: &[u8]) -> Option<(Packet, usize)> {
+pub(crate) fn cut(input: &[u8]) -> Option<(Packet, usize)> {
     let (mut len, mut at) = (0, 1);
     loop {
         let byte = *input.get(at)?;
@@ -132,21 +132,26 @@ fn string(text: &str) -> Vec<u8> {
 }
 
 /// CONNECT of 5.0, Clean Start, no Keep Alive.
-pub fn connect(client_id: &str) -> Vec<u8> {
+pub(crate) fn connect(client_id: &str) -> Vec<u8> {
     packet(0x10, &[&string("MQTT")[..], &[5, 2, 0, 0, 0], &string(client_id)].concat())
 }
 
 /// SUBSCRIBE of 5.0 with QoS 0.
-pub fn subscribe(filter: &str) -> Vec<u8> {
+pub(crate) fn subscribe(filter: &str) -> Vec<u8> {
     packet(0x82, &[&[0, 1, 0][..], &string(filter), &[0]].concat())
 }
 
+/// SUBSCRIBE of 5.0 with QoS 1.
+pub(crate) fn subscribe_qos1(filter: &str) -> Vec<u8> {
+    packet(0x82, &[&[0, 1, 0][..], &string(filter), &[1]].concat())
+}
+
 /// PUBLISH of 5.0 with QoS 0.
-pub fn publish(topic: &str, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn publish(topic: &str, payload: &[u8]) -> Vec<u8> {
     packet(0x30, &[&string(topic)[..], &[0], payload].concat())
 }
 
 /// PUBLISH of 5.0 with QoS 1.
-pub fn publish_qos1(topic: &str, id: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn publish_qos1(topic: &str, id: u16, payload: &[u8]) -> Vec<u8> {
     packet(0x32, &[&string(topic)[..], &id.to_be_bytes(), &[0], payload].concat())
 }

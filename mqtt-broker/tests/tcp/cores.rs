@@ -2,10 +2,11 @@
 
 use mqtt_broker::Limits;
 
-use crate::broker;
 use crate::client::{
     CONNACK, Client, PUBACK, PUBLISH, Packet, SUBACK, connect, publish, publish_qos1, subscribe,
+    subscribe_qos1,
 };
+use crate::{broker, limits};
 
 #[test]
 fn a_message_reaches_every_subscriber_on_every_core() {
@@ -82,5 +83,53 @@ fn a_connect_split_anywhere_is_one_connect() {
         let mut kinds = [client.packet(), client.packet()].map(|packet| packet.expect("two packets").kind());
         kinds.sort_unstable();
         assert_eq!(kinds, [PUBLISH, SUBACK]);
+    }
+}
+
+/// The lane between the cores holds far less than is under way: reading pauses and resumes, and nothing is lost.
+#[test]
+fn back_pressure_between_cores_keeps_every_message_and_their_order() {
+    let limits = limits(|limits| limits.lane_bytes_max = 65_536);
+    let broker = broker(2, limits);
+    let address = broker.addresses()[0];
+    // Of several subscribers and publishers some are at home on different cores.
+    let mut subscribers: Vec<Client> = (0..4)
+        .map(|i| {
+            let mut client = Client::connect(address, &format!("subscriber {i}"));
+            client.send(&subscribe_qos1("flood/+"));
+            assert_eq!(client.expect(SUBACK).body.last(), Some(&1));
+            client
+        })
+        .collect();
+    const MESSAGES: u16 = 500;
+    let publishers: Vec<_> = (0..4u8)
+        .map(|i| {
+            std::thread::spawn(move || {
+                let mut client = Client::connect(address, &format!("publisher {i}"));
+                for id in 1..=MESSAGES {
+                    let payload = [&[i][..], &id.to_be_bytes(), &[0; 8000]].concat();
+                    client.send(&publish_qos1(&format!("flood/{i}"), id, &payload));
+                }
+                for id in 1..=MESSAGES {
+                    assert_eq!(client.expect(PUBACK).body[..2], id.to_be_bytes());
+                }
+            })
+        })
+        .collect();
+    for subscriber in &mut subscribers {
+        let mut next = [1u16; 4];
+        for _ in 0..4 * MESSAGES {
+            let body = subscriber.expect(PUBLISH).body;
+            // Topic, Packet Identifier, no properties.
+            let topic = 2 + usize::from(u16::from_be_bytes([body[0], body[1]]));
+            let (id, payload) = (&body[topic..topic + 2], &body[topic + 3..]);
+            let from = usize::from(payload[0]);
+            assert_eq!(u16::from_be_bytes([payload[1], payload[2]]), next[from], "from publisher {from}");
+            next[from] += 1;
+            subscriber.send(&[PUBACK, 2, id[0], id[1]]);
+        }
+    }
+    for publisher in publishers {
+        publisher.join().expect("every message acknowledged");
     }
 }

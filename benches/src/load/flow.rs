@@ -1,0 +1,406 @@
+//! Messages from publishers to subscribers: pairs, fan-out and fan-in, as fast as a window allows or at a rate.
+//!
+//! Invariant: a stream (all messages of one publisher) has at most `window` messages that a subscriber still waits
+//! for, unless a rate is given: then messages leave when they are due, and latency counts from that moment, so that
+//! a broker that stalls pays for every message it kept waiting.
+
+use std::io;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use mqtt_proto::{
+    Ack, Packet, PacketId, Properties, Publish, Qos, ReasonCode, TopicName, Version, decode, encode,
+    encode_publish,
+};
+
+use crate::load::fleet::{Fleet, PACKET_MAX};
+use crate::load::payload::{self, Header};
+use crate::load::report::{Report, Usage};
+
+/// Who sends to whom.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Shape {
+    /// So many publishers, each with a subscriber of its own.
+    Pairs(usize),
+    /// One publisher, so many subscribers to the same topic.
+    FanOut(usize),
+    /// So many publishers, one subscriber to all of them.
+    FanIn(usize),
+}
+
+/// What is to be sent, and for how long.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Who sends to whom.
+    pub(crate) shape: Shape,
+    /// QoS of messages and subscriptions.
+    pub(crate) qos: Qos,
+    /// Bytes of a payload.
+    pub(crate) payload_len: usize,
+    /// Messages of a publisher that are not delivered yet, at most.
+    pub(crate) window: u64,
+    /// Messages a second of all publishers together, instead of the window.
+    pub(crate) rate: Option<u64>,
+    /// What is not measured.
+    pub(crate) warm_up: Duration,
+    /// What is measured.
+    pub(crate) duration: Duration,
+    /// Deliveries after which the measurement ends early.
+    pub(crate) count: Option<u64>,
+    /// The broker's process.
+    pub(crate) pid: Option<u32>,
+}
+
+/// How long deliveries may take after the last message was sent.
+const DRAIN: Duration = Duration::from_secs(5);
+/// QoS 1 and 2 messages that one publisher has under way, whatever the window: far fewer than Packet Identifiers.
+const UNACKNOWLEDGED_MAX: u64 = 1_000;
+
+struct Stream {
+    topic: String,
+    sent: u64,
+    /// Sum over all its subscribers, lost ones included.
+    delivered: u64,
+    unacknowledged: u64,
+    packet_id: PacketId,
+    is_dirty: bool,
+}
+
+/// What one subscriber expects of the streams `first..first + next.len()`.
+struct Subscriber {
+    first: u32,
+    next: Vec<u64>,
+}
+
+struct Flow<'p> {
+    plan: &'p Plan,
+    fleet: Fleet,
+    streams: Vec<Stream>,
+    subscribers: Vec<Subscriber>,
+    /// Subscribers of each stream.
+    receivers: u64,
+    /// Streams with room in the window, or with bytes to be written.
+    dirty: Vec<u32>,
+    payload: Vec<u8>,
+    tally: Tally,
+}
+
+struct Tally {
+    deliveries: u64,
+    lost: u64,
+    latency: Histogram<u64>,
+    report: Report,
+}
+
+/// Runs `plan` over connections of `fleet`, which has none yet.
+pub(crate) fn run(plan: &Plan, fleet: Fleet) -> io::Result<Report> {
+    let mut flow = Flow::open(plan, fleet)?;
+    let clock = flow.fleet.clock;
+    let begin = clock.elapsed();
+    flow.send_until(begin, begin + plan.warm_up, None)?;
+    let before = Usage::now(plan.pid)?;
+    flow.tally.deliveries = 0;
+    flow.tally.latency.reset();
+    let from = clock.elapsed();
+    flow.send_until(begin, from + plan.duration, plan.count)?;
+    let took = clock.elapsed() - from;
+    let after = Usage::now(plan.pid)?;
+    let deliveries = flow.tally.deliveries;
+    flow.drain()?;
+
+    let Flow { tally, streams, receivers, .. } = flow;
+    let Tally { lost, latency, mut report, .. } = tally;
+    let undelivered: u64 = streams.iter().map(|stream| stream.sent * receivers - stream.delivered).sum();
+    if undelivered > 0 && plan.qos != Qos::AtMostOnce {
+        report.violation(format!("{undelivered} deliveries did not come within {DRAIN:?}"));
+    }
+    report.add("shape", format!("{:?}", plan.shape));
+    report.add("qos", plan.qos.bits());
+    report.add("payload_bytes", plan.payload_len);
+    match plan.rate {
+        Some(rate) => report.add("rate_per_s", rate),
+        None => report.add("window", plan.window),
+    }
+    report.add_rounded("seconds", took.as_secs_f64());
+    report.add("deliveries", deliveries);
+    report.add("deliveries_per_s", (deliveries as f64 / took.as_secs_f64()).round() as u64);
+    report.add_cpu(&before, &after, deliveries, ["broker_cpu_us_per_delivery", "own_cpu_us_per_delivery"]);
+    report.add_latency(&latency);
+    report.add("lost", lost + undelivered);
+    if let Some(broker) = after.broker {
+        report.add("broker_rss_bytes", broker.rss);
+    }
+    Ok(report)
+}
+
+impl<'p> Flow<'p> {
+    /// Connects and subscribes everybody: publishers first, then subscribers.
+    fn open(plan: &'p Plan, mut fleet: Fleet) -> io::Result<Flow<'p>> {
+        let (publishers, subscribers, receivers) = match plan.shape {
+            Shape::Pairs(count) => (count, count, 1),
+            Shape::FanOut(count) => (1, count, count as u64),
+            Shape::FanIn(count) => (count, 1, 1),
+        };
+        fleet.connect_all(publishers + subscribers, 0)?;
+        let run = fleet.run.clone();
+        let topic = |stream: usize| format!("load/{run}/{stream}");
+        fleet.subscribe_all(publishers..publishers + subscribers, plan.qos, |at| match plan.shape {
+            Shape::Pairs(_) => topic(at - publishers),
+            Shape::FanOut(_) => topic(0),
+            Shape::FanIn(_) => format!("load/{run}/+"),
+        })?;
+        let streams = (0..publishers)
+            .map(|stream| Stream {
+                topic: topic(stream),
+                sent: 0,
+                delivered: 0,
+                unacknowledged: 0,
+                packet_id: PacketId::FIRST,
+                is_dirty: true,
+            })
+            .collect();
+        let subscribers = (0..subscribers)
+            .map(|at| match plan.shape {
+                Shape::Pairs(_) => Subscriber { first: at as u32, next: vec![0] },
+                Shape::FanOut(_) => Subscriber { first: 0, next: vec![0] },
+                Shape::FanIn(_) => Subscriber { first: 0, next: vec![0; publishers] },
+            })
+            .collect();
+        let latency = Histogram::new_with_bounds(1, 60_000_000_000, 3).map_err(io::Error::other)?;
+        Ok(Flow {
+            plan,
+            fleet,
+            streams,
+            subscribers,
+            receivers,
+            dirty: (0..publishers as u32).collect(),
+            payload: Vec::new(),
+            tally: Tally { deliveries: 0, lost: 0, latency, report: Report::new() },
+        })
+    }
+
+    /// Sends and receives until the clock says `end`, or until there were `count` deliveries. A rate counts from
+    /// `begin`.
+    fn send_until(&mut self, begin: Duration, end: Duration, count: Option<u64>) -> io::Result<()> {
+        loop {
+            let now = self.fleet.clock.elapsed();
+            if now >= end || count.is_some_and(|count| self.tally.deliveries >= count) {
+                return Ok(());
+            }
+            let wake = match self.plan.rate {
+                Some(rate) => self.send_due(begin, now, rate)?.min(end),
+                None => {
+                    self.fill_windows()?;
+                    end
+                }
+            };
+            self.turn(wake.saturating_sub(self.fleet.clock.elapsed()))?;
+        }
+    }
+
+    /// Lets every stream with room in its window send.
+    fn fill_windows(&mut self) -> io::Result<()> {
+        let now = self.fleet.clock.ns();
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for &at in &dirty {
+            let in_flight_max = self.plan.window * self.receivers;
+            loop {
+                let stream = &self.streams[at as usize];
+                let in_flight = stream.sent * self.receivers - stream.delivered;
+                // A message is in flight as long as one of its receivers waits.
+                if in_flight + self.receivers > in_flight_max || stream.unacknowledged >= UNACKNOWLEDGED_MAX {
+                    break;
+                }
+                self.publish(at, now)?;
+            }
+            self.streams[at as usize].is_dirty = false;
+            self.fleet.links[at as usize].flush(&self.fleet.net)?;
+        }
+        dirty.clear();
+        self.dirty = dirty;
+        Ok(())
+    }
+
+    /// Sends what is due at `now`; returns when the next message is.
+    fn send_due(&mut self, begin: Duration, now: Duration, rate: u64) -> io::Result<Duration> {
+        let interval = Duration::from_nanos(1_000_000_000 / rate);
+        let count = self.streams.len() as u64;
+        let mut nth: u64 = self.streams.iter().map(|stream| stream.sent).sum();
+        let mut due = begin + interval.mul_f64(nth as f64);
+        while due <= now {
+            // Streams take turns, so the least advanced one is next.
+            let at = (nth % count) as u32;
+            if self.streams[at as usize].unacknowledged >= UNACKNOWLEDGED_MAX {
+                due = now + Duration::from_millis(1);
+                break;
+            }
+            self.publish(at, due.as_nanos() as u64)?;
+            mark(&mut self.streams, &mut self.dirty, at);
+            nth += 1;
+            due = begin + interval.mul_f64(nth as f64);
+        }
+        while let Some(at) = self.dirty.pop() {
+            self.streams[at as usize].is_dirty = false;
+            self.fleet.links[at as usize].flush(&self.fleet.net)?;
+        }
+        Ok(due)
+    }
+
+    /// Queues the next message of the stream `at`.
+    fn publish(&mut self, at: u32, sent_ns: u64) -> io::Result<()> {
+        let stream = &mut self.streams[at as usize];
+        payload::write(
+            Header { stream: at, sequence: stream.sent, sent_ns },
+            self.plan.payload_len,
+            &mut self.payload,
+        );
+        let packet_id = if self.plan.qos == Qos::AtMostOnce {
+            None
+        } else {
+            stream.unacknowledged += 1;
+            stream.packet_id = stream.packet_id.next();
+            Some(stream.packet_id)
+        };
+        stream.sent += 1;
+        let publish = Publish {
+            dup: false,
+            qos: self.plan.qos,
+            retain: false,
+            topic: TopicName::new(&stream.topic).ok(),
+            packet_id,
+            properties: Properties::EMPTY,
+            payload: &self.payload,
+        };
+        encode_publish(&publish, self.fleet.version, &mut self.fleet.links[at as usize].out)
+            .map_err(io::Error::other)
+    }
+
+    /// Waits for events and handles them.
+    fn turn(&mut self, timeout: Duration) -> io::Result<()> {
+        self.fleet.net.wait(timeout, &mut self.fleet.ready)?;
+        for at in 0..self.fleet.ready.len() {
+            let ready = self.fleet.ready[at];
+            if ready.writable {
+                self.fleet.links[ready.key as usize].flush(&self.fleet.net)?;
+            }
+            if ready.readable {
+                self.receive(ready.key as usize)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads from the connection `at` and answers.
+    fn receive(&mut self, at: usize) -> io::Result<()> {
+        let Flow { plan, fleet, streams, subscribers, dirty, tally, .. } = self;
+        let link = &mut fleet.links[at];
+        let Some(len) = link.read(&mut fleet.buffer)? else { return Ok(()) };
+        let now = fleet.clock.ns();
+        let mut input = &fleet.buffer[..len];
+        while let Some(frame) = link.framer.next_frame(&mut input, PACKET_MAX).map_err(io::Error::other)? {
+            let packet = decode(fleet.version, frame).map_err(io::Error::other)?;
+            match packet {
+                Packet::Publish(publish) => {
+                    if let Some(subscriber) = at.checked_sub(streams.len())
+                        && let Some(stream) =
+                            tally.deliver(plan, streams, &mut subscribers[subscriber], &publish, now)
+                    {
+                        mark(streams, dirty, stream);
+                    }
+                    acknowledge(&publish, fleet.version, &mut link.out)?;
+                }
+                Packet::PubAck(_) | Packet::PubComp(_) if at < streams.len() => {
+                    streams[at].unacknowledged -= 1;
+                    mark(streams, dirty, at as u32);
+                }
+                Packet::PubRec(ack) => {
+                    let pubrel = Packet::PubRel(Ack::new(ack.packet_id, ReasonCode::SUCCESS));
+                    encode(&pubrel, fleet.version, &mut link.out).map_err(io::Error::other)?;
+                }
+                Packet::PubRel(ack) => {
+                    let pubcomp = Packet::PubComp(Ack::new(ack.packet_id, ReasonCode::SUCCESS));
+                    encode(&pubcomp, fleet.version, &mut link.out).map_err(io::Error::other)?;
+                }
+                other => return Err(io::Error::other(format!("unexpected {:?}", other.packet_type()))),
+            }
+        }
+        link.flush(&fleet.net)
+    }
+
+    /// Waits for what was sent to be delivered.
+    fn drain(&mut self) -> io::Result<()> {
+        let end = self.fleet.clock.elapsed() + DRAIN;
+        while self.fleet.clock.elapsed() < end
+            && self
+                .streams
+                .iter()
+                .any(|stream| stream.delivered < stream.sent * self.receivers || stream.unacknowledged > 0)
+        {
+            self.turn(Duration::from_millis(100))?;
+        }
+        Ok(())
+    }
+}
+
+/// Notes that the stream `at` may send, or has bytes to be written.
+fn mark(streams: &mut [Stream], dirty: &mut Vec<u32>, at: u32) {
+    if !std::mem::replace(&mut streams[at as usize].is_dirty, true) {
+        dirty.push(at);
+    }
+}
+
+/// Queues the first answer to `publish`.
+fn acknowledge(publish: &Publish<'_>, version: Version, out: &mut Vec<u8>) -> io::Result<()> {
+    let Some(packet_id) = publish.packet_id else { return Ok(()) };
+    let ack = Ack::new(packet_id, ReasonCode::SUCCESS);
+    let packet = if publish.qos == Qos::AtLeastOnce { Packet::PubAck(ack) } else { Packet::PubRec(ack) };
+    encode(&packet, version, out).map_err(io::Error::other)
+}
+
+impl Tally {
+    /// Checks and counts a delivery; returns its stream if it is one.
+    fn deliver(
+        &mut self,
+        plan: &Plan,
+        streams: &mut [Stream],
+        subscriber: &mut Subscriber,
+        publish: &Publish<'_>,
+        now: u64,
+    ) -> Option<u32> {
+        let Some(header) = payload::read(publish.payload, plan.payload_len) else {
+            self.report.violation("a payload arrived altered");
+            return None;
+        };
+        let place = header.stream.checked_sub(subscriber.first).map(|place| place as usize);
+        let Some(next) = place.and_then(|place| subscriber.next.get_mut(place)) else {
+            self.report.violation(format!("stream {} came to a stranger", header.stream));
+            return None;
+        };
+        let stream = &mut streams[header.stream as usize];
+        if publish.topic.is_none_or(|topic| topic.as_str() != stream.topic)
+            || publish.qos != plan.qos
+            || header.sequence >= stream.sent
+        {
+            self.report
+                .violation(format!("{:?} at {:?}, sent to {}", publish.topic, publish.qos, stream.topic));
+        }
+        if header.sequence < *next {
+            self.report.violation(format!(
+                "stream {}: {} after {}, twice or out of order",
+                header.stream, header.sequence, *next
+            ));
+            return None;
+        }
+        let lost = header.sequence - *next;
+        if lost > 0 && plan.qos != Qos::AtMostOnce {
+            self.report
+                .violation(format!("stream {}: {lost} lost before {}", header.stream, header.sequence));
+        }
+        *next = header.sequence + 1;
+        stream.delivered += lost + 1;
+        self.lost += lost;
+        self.deliveries += 1;
+        self.latency.saturating_record(now.saturating_sub(header.sent_ns).max(1));
+        Some(header.stream)
+    }
+}

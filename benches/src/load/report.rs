@@ -1,0 +1,114 @@
+//! What a run found out: readable lines, or one JSON object with the same names.
+
+use std::fmt;
+
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value};
+
+use crate::load::observe::Sample;
+
+/// Named figures in the order in which they are shown.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    lines: Vec<(&'static str, Value)>,
+    violations: Vec<String>,
+    violation_count: u64,
+}
+
+/// Violations that are kept word for word; the others are counted.
+const VIOLATIONS_KEPT: usize = 20;
+
+impl Report {
+    /// An empty report.
+    pub(crate) fn new() -> Report {
+        Report::default()
+    }
+
+    /// Adds a figure.
+    pub(crate) fn add(&mut self, name: &'static str, value: impl Into<Value>) {
+        self.lines.push((name, value.into()));
+    }
+
+    /// Adds a figure with as many digits as mean something.
+    pub(crate) fn add_rounded(&mut self, name: &'static str, value: f64) {
+        self.add(name, (value * 1_000.0).round() / 1_000.0);
+    }
+
+    /// Adds the quantiles of latencies in nanoseconds, as microseconds.
+    pub(crate) fn add_latency(&mut self, latency: &Histogram<u64>) {
+        for (name, quantile) in [
+            ("latency_p50_us", 0.5),
+            ("latency_p99_us", 0.99),
+            ("latency_p99.9_us", 0.999),
+            ("latency_max_us", 1.0),
+        ] {
+            self.add_rounded(name, latency.value_at_quantile(quantile) as f64 / 1_000.0);
+        }
+    }
+
+    /// Adds what the broker's CPU and this tool's CPU cost, over `count` of something.
+    pub(crate) fn add_cpu(&mut self, before: &Usage, after: &Usage, count: u64, names: [&'static str; 2]) {
+        let per = |before: &Sample, after: &Sample| {
+            after.cpu_ns.saturating_sub(before.cpu_ns) as f64 / 1_000.0 / count.max(1) as f64
+        };
+        if let (Some(before), Some(after)) = (&before.broker, &after.broker) {
+            self.add_rounded(names[0], per(before, after));
+        }
+        self.add_rounded(names[1], per(&before.own, &after.own));
+    }
+
+    /// Notes that the broker did what it must not.
+    pub(crate) fn violation(&mut self, text: impl Into<String>) {
+        self.violation_count += 1;
+        if self.violations.len() < VIOLATIONS_KEPT {
+            self.violations.push(text.into());
+        }
+    }
+
+    /// How often [`Report::violation`] was called.
+    pub(crate) const fn violation_count(&self) -> u64 {
+        self.violation_count
+    }
+
+    /// The report as one line of JSON.
+    pub(crate) fn to_json(&self) -> String {
+        let mut object: Map<String, Value> =
+            self.lines.iter().map(|(name, value)| ((*name).into(), value.clone())).collect();
+        object.insert("violations".into(), self.violation_count.into());
+        object.insert("violation_texts".into(), self.violations.clone().into());
+        Value::Object(object).to_string()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        for (name, value) in &self.lines {
+            match value {
+                Value::String(text) => writeln!(f, "{name:width$}  {text}")?,
+                value => writeln!(f, "{name:width$}  {value}")?,
+            }
+        }
+        for text in &self.violations {
+            writeln!(f, "VIOLATION: {text}")?;
+        }
+        writeln!(f, "{:width$}  {}", "violations", self.violation_count)
+    }
+}
+
+/// The broker, if we know its process, and this tool.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    /// The broker.
+    pub(crate) broker: Option<Sample>,
+    /// This tool.
+    pub(crate) own: Sample,
+}
+
+impl Usage {
+    /// Looks at the process `pid` and at this one.
+    pub(crate) fn now(pid: Option<u32>) -> std::io::Result<Usage> {
+        let broker = pid.map(crate::load::observe::sample).transpose()?;
+        Ok(Usage { broker, own: crate::load::observe::sample(std::process::id())? })
+    }
+}
