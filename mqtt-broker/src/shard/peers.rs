@@ -31,6 +31,7 @@ impl Shard {
         }
         debug_assert!(slice.is_none(), "a slice travels in one batch");
         self.lanes.handled(from, batch);
+        self.drain_due();
         self.answer_waiting_gathers();
         if freed {
             for key in core::mem::take(&mut self.lane_blocked) {

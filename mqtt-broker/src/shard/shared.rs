@@ -83,6 +83,13 @@ impl OwnedGroups {
         &mut self.queues[index]
     }
 
+    /// Notes that the group's queue may have something for a member.
+    fn is_due(&mut self, id: GroupId) {
+        if !self.due.contains(&id) {
+            self.due.push(id);
+        }
+    }
+
     /// The group that `reference` names, unless it is gone.
     fn find(&mut self, reference: GroupRef) -> Option<GroupId> {
         let id = GroupId::from_index(reference.index);
@@ -249,6 +256,7 @@ impl Shard {
             let Some(group) = delivery.group else { continue };
             self.return_to_group(group, &delivery.message);
         }
+        self.drain_due();
     }
 
     fn return_to_group(&mut self, group: GroupRef, message: &Message) {
@@ -295,6 +303,7 @@ impl Shard {
         self.tell_owner(group, &Envelope::GroupOnline { group, member, credit: 0 });
         let message = outgoing.keep();
         self.return_to_group(group, &message);
+        self.drain_due();
     }
 
     // The owner's side.
@@ -396,24 +405,27 @@ impl Shard {
         let publisher = publisher.map_or(u64::from(self.core.0), |key| u64::from(key.index) << 8 | 1);
         for &id in &matches {
             self.stats.messages_matched += 1;
-            self.give_to_group(id, outgoing, publisher, false);
+            self.give_to_group(id, outgoing, publisher);
         }
         self.group_matches = matches;
         any
     }
 
-    /// Binds a message to a member, or queues it: at the front if it was bound before.
-    fn give_to_group(&mut self, id: GroupId, outgoing: &mut Outgoing<'_>, publisher: u64, front: bool) {
+    /// Binds a message to a member, or queues it behind those that wait longer.
+    fn give_to_group(&mut self, id: GroupId, outgoing: &mut Outgoing<'_>, publisher: u64) {
         let topic = self.homes.hash_of(outgoing.message.topic.as_str());
         let waiting = !self.groups.queue(id).messages.is_empty();
         let Some(group) = self.groups.groups.get_mut(id) else { return };
-        // What waits longer goes first.
-        if (front || !waiting)
-            && let Some(chosen) = group.choose(publisher, topic)
-        {
+        if !waiting && let Some(chosen) = group.choose(publisher, topic) {
             return self.bind(id, chosen, outgoing);
         }
-        if outgoing.message.qos == Qos::AtMostOnce && group.online() == 0 {
+        self.queue_for_group(id, outgoing, false);
+    }
+
+    /// Queues a message that no member can take now: at the front if it was bound before.
+    fn queue_for_group(&mut self, id: GroupId, outgoing: &mut Outgoing<'_>, front: bool) {
+        let online = self.groups.groups.get(id).map_or(0, |group| group.online());
+        if outgoing.message.qos == Qos::AtMostOnce && online == 0 {
             return self.stats.dropped(DropReason::Offline, 1);
         }
         let message = outgoing.keep();
@@ -465,10 +477,13 @@ impl Shard {
         self.lanes.send(member.core, &envelope, &mut outgoing.owned);
     }
 
-    /// A member's core gives a message back.
+    /// A member's core gives a message back. It waits in front until [`Shard::drain_due`], since those before it follow.
     pub(super) fn taken_back(&mut self, group: GroupRef, mut outgoing: Outgoing<'_>) {
         match self.groups.find(group) {
-            Some(id) => self.give_to_group(id, &mut outgoing, 0, true),
+            Some(id) => {
+                self.queue_for_group(id, &mut outgoing, true);
+                self.groups.is_due(id);
+            }
             None => self.stats.dropped(DropReason::GroupQueueFull, 1),
         }
     }
@@ -476,9 +491,12 @@ impl Shard {
     /// Binds queued messages as long as a member can take one. A member of this core may be done with a message at
     /// once and ask for the next: that is noted and done here, so that the depth of calls does not grow with the queue.
     fn drain_group(&mut self, id: GroupId) {
-        if !self.groups.due.contains(&id) {
-            self.groups.due.push(id);
-        }
+        self.groups.is_due(id);
+        self.drain_due();
+    }
+
+    /// Drains the groups that have something for their members.
+    pub(super) fn drain_due(&mut self) {
         if core::mem::replace(&mut self.groups.draining, true) {
             return;
         }
@@ -504,8 +522,10 @@ impl Shard {
                 self.stats.dropped(DropReason::Expired, 1);
                 continue;
             }
+            let topic = self.homes.hash_of(message.as_ref().topic.as_str());
+            let chosen = self.groups.groups.get_mut(id).and_then(|group| group.choose(0, topic));
             let mut outgoing = Outgoing::with_owned(message.as_ref(), Some(&message));
-            self.give_to_group(id, &mut outgoing, 0, true);
+            self.bind(id, chosen.expect("a member was ready"), &mut outgoing);
         }
     }
 }

@@ -2,11 +2,15 @@
 
 mod answers;
 mod basics;
+mod bounds;
+#[allow(dead_code, reason = "shared with the simulation: each uses its part of it")]
 mod cluster;
 mod connecting;
 mod deciding;
 mod exactly_once;
 mod faults;
 mod forwarding;
+mod shared;
 mod takeover;
+mod waiting;
 mod wills;

@@ -1,0 +1,141 @@
+//! Shared Subscriptions: members that come and go, queues, credit.
+
+use mqtt_broker::config::Limits;
+use mqtt_proto::packet::{Ack, Connect, Filters, Packet, Properties, Property, Subscribe, Subscription};
+use mqtt_proto::packet::{SubscriptionOptions, Subscriptions, Unsubscribe};
+use mqtt_proto::types::{PacketId, Qos, ReasonCode, Version};
+
+use crate::cluster::{Cluster, connect};
+
+#[test]
+fn a_long_queue_of_qos_0_messages_drains_at_one_acknowledgement() {
+    let mut limits = Limits::default();
+    limits.output_bytes_max = 1 << 30;
+    let mut cluster = Cluster::with_limits(1, limits);
+    let one = [Property::ReceiveMaximum(1)];
+    let properties = Properties::new(&one);
+    let (member, _) = cluster.connect_with(0, Connect { properties, ..connect(Version::V5, "member") });
+    cluster.subscribe(member, "$share/g/a", Qos::AtLeastOnce);
+    let publisher = cluster.connect(0, Version::V5, "publisher");
+    cluster.publish_1(publisher, "a", b"first");
+    for _ in 0..50_000 {
+        cluster.publish(publisher, "a", b"x");
+    }
+    assert_eq!(cluster.pending(member), 1, "its credit is spent");
+    cluster.expect_message(member, "a", b"first");
+    assert_eq!(cluster.pending(member), 50_000);
+}
+
+#[test]
+fn unsubscribe_behind_subscribe_gets_both_answers() {
+    for cores in [1, 2, 8] {
+        let mut cluster = Cluster::new(cores);
+        let member = cluster.connect(0, Version::V5, "member");
+        for n in 0..8u16 {
+            let filter = format!("$share/g/{n}");
+            let list =
+                [Subscription { filter: &filter, options: SubscriptionOptions::new(Qos::AtLeastOnce) }];
+            let packet_id = PacketId::new(n + 1).expect("not 0");
+            let (properties, subscriptions) = (Properties::EMPTY, Subscriptions::new(&list));
+            let subscribe = Packet::Subscribe(Subscribe { packet_id, properties, subscriptions });
+            let filters = [&*filter];
+            let filters = Filters::new(&filters);
+            let unsubscribe = Packet::Unsubscribe(Unsubscribe { packet_id, properties, filters });
+            let mut bytes = cluster.encoded(member, &subscribe);
+            bytes.extend(cluster.encoded(member, &unsubscribe));
+            cluster.send_bytes(member, &bytes);
+            cluster.expect(member, |packet| assert!(matches!(packet, Packet::SubAck(_)), "{packet:?}"));
+            cluster.expect(member, |packet| assert!(matches!(packet, Packet::UnsubAck(_)), "{packet:?}"));
+            assert_eq!(cluster.publish_1(member, &n.to_string(), b""), ReasonCode::NO_MATCHING_SUBSCRIBERS);
+        }
+        assert_eq!(cluster.total(|stats| stats.shared_subscriptions), 0);
+    }
+}
+
+#[test]
+fn what_a_leaving_member_did_not_acknowledge_goes_to_another() {
+    for cores in [1, 2, 8] {
+        let mut cluster = Cluster::new(cores);
+        let first = cluster.connect(0, Version::V5, "first");
+        cluster.subscribe(first, "$share/g/a", Qos::AtLeastOnce);
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        for n in 0..10u8 {
+            cluster.publish_1(publisher, "a", &[n]);
+        }
+        let second = cluster.connect(0, Version::V5, "second");
+        cluster.subscribe(second, "$share/g/a", Qos::AtLeastOnce);
+        cluster.expect_nothing(second);
+        cluster.cut(first);
+        for n in 0..10u8 {
+            cluster.expect_message(second, "a", &[n]);
+        }
+        cluster.expect_nothing(second);
+    }
+}
+
+#[test]
+fn qos_2_in_flight_stays_with_its_session() {
+    for cores in [1, 2, 8] {
+        let mut cluster = Cluster::new(cores);
+        let (first, _) = cluster.resume(0, Version::V5, "first");
+        cluster.subscribe(first, "$share/g/a", Qos::ExactlyOnce);
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        cluster.publish_2(publisher, "a", b"x");
+        let (second, _) = cluster.resume(0, Version::V5, "second");
+        cluster.subscribe(second, "$share/g/a", Qos::ExactlyOnce);
+        cluster.cut(first);
+        cluster.expect_nothing(second);
+        let (first, present) = cluster.resume(0, Version::V5, "first");
+        assert!(present);
+        cluster.expect_message(first, "a", b"x");
+    }
+}
+
+#[test]
+fn a_refusing_puback_is_final_and_gives_the_credit_back() {
+    for cores in [1, 2, 8] {
+        let mut cluster = Cluster::new(cores);
+        let one = [Property::ReceiveMaximum(1)];
+        let properties = Properties::new(&one);
+        let (member, _) = cluster.connect_with(0, Connect { properties, ..connect(Version::V5, "member") });
+        cluster.subscribe(member, "$share/g/a", Qos::AtLeastOnce);
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        for n in 0..20u8 {
+            cluster.publish_1(publisher, "a", &[n]);
+        }
+        for n in 0..20u8 {
+            let id = cluster.expect(member, |packet| {
+                let Packet::Publish(publish) = packet else { panic!("{packet:?}") };
+                assert_eq!(publish.payload, [n]);
+                publish.packet_id.expect("QoS 1")
+            });
+            cluster.send(member, &Packet::PubAck(Ack::new(id, ReasonCode::UNSPECIFIED_ERROR)));
+        }
+        cluster.expect_nothing(member);
+        assert_eq!(cluster.total(|stats| stats.dropped_refused), 20);
+    }
+}
+
+#[test]
+fn with_all_members_away_messages_wait_and_qos_0_is_dropped() {
+    for cores in [1, 2, 8] {
+        let mut limits = Limits::default();
+        limits.group_queue_messages_max = 5;
+        let mut cluster = Cluster::with_limits(cores, limits);
+        let (member, _) = cluster.resume(0, Version::V5, "member");
+        cluster.subscribe(member, "$share/g/a", Qos::AtLeastOnce);
+        cluster.cut(member);
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        for n in 0..8u8 {
+            cluster.publish_1(publisher, "a", &[n]);
+            cluster.publish(publisher, "a", b"lost");
+        }
+        assert_eq!(cluster.total(|stats| stats.dropped_offline), 8);
+        assert_eq!(cluster.total(|stats| stats.dropped_group_queue_full), 3);
+        let (member, _) = cluster.resume(0, Version::V5, "member");
+        for n in 3..8u8 {
+            cluster.expect_message(member, "a", &[n]);
+        }
+        cluster.expect_nothing(member);
+    }
+}

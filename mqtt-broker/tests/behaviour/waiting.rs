@@ -1,0 +1,123 @@
+//! Answers that wait: for other cores, for the store.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mqtt_broker::config::Limits;
+use mqtt_broker::ports::{Commit, Ports, Record, Store};
+use mqtt_proto::packet::{
+    Connect, Packet, Properties, Publish, Subscribe, Subscription, SubscriptionOptions, Subscriptions,
+};
+use mqtt_proto::types::{PacketId, Qos, Version};
+
+use crate::cluster::{ClientId, Cluster, connect, publish};
+
+/// A store that commits when it is told to.
+struct Late(Arc<AtomicU64>);
+
+impl Store for Late {
+    fn append(&mut self, _: &Record<'_>) -> Commit {
+        Commit::At(self.0.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+fn late(cores: u16) -> (Cluster, Vec<Arc<AtomicU64>>) {
+    let appended: Vec<Arc<AtomicU64>> = (0..cores).map(|_| Arc::default()).collect();
+    let cluster = Cluster::with(cores, Limits::default(), |core| Ports {
+        store: Box::new(Late(appended[core.index()].clone())),
+        ..Ports::allow_all()
+    });
+    (cluster, appended)
+}
+
+/// Commits all that was appended so far, on all cores.
+fn commit(cluster: &mut Cluster, appended: &[Arc<AtomicU64>]) {
+    for (shard, appended) in cluster.shards.iter_mut().zip(appended) {
+        shard.store_committed(appended.load(Ordering::Relaxed), cluster.now);
+    }
+    cluster.run();
+}
+
+fn subscribe(cluster: &mut Cluster, client: ClientId, filter: &str) {
+    let list = [Subscription { filter, options: SubscriptionOptions::new(Qos::AtLeastOnce) }];
+    let packet_id = PacketId::new(1).expect("not 0");
+    let (properties, subscriptions) = (Properties::EMPTY, Subscriptions::new(&list));
+    cluster.send(client, &Packet::Subscribe(Subscribe { packet_id, properties, subscriptions }));
+}
+
+#[test]
+fn suback_waits_until_every_core_knows_the_subscription() {
+    for cores in [2, 8] {
+        let mut cluster = Cluster::new(cores);
+        let subscriber = cluster.connect(0, Version::V5, "subscriber");
+        cluster.lanes_stalled = true;
+        subscribe(&mut cluster, subscriber, "a");
+        cluster.expect_nothing(subscriber);
+        cluster.lanes_stalled = false;
+        cluster.run();
+        cluster.expect(subscriber, |packet| assert!(matches!(packet, Packet::SubAck(_)), "{packet:?}"));
+    }
+}
+
+#[test]
+fn puback_waits_until_the_subscribers_core_has_the_message() {
+    let mut cluster = Cluster::new(8);
+    let publisher = cluster.connect(0, Version::V5, "publisher");
+    let clients: Vec<_> =
+        (0..32).map(|n| cluster.connect(0, Version::V5, &format!("subscriber-{n}"))).collect();
+    let elsewhere = |client: &ClientId| cluster.core_of(*client) != cluster.core_of(publisher);
+    let subscriber = clients.into_iter().find(elsewhere).expect("some Client has another home");
+    cluster.subscribe(subscriber, "a", Qos::AtLeastOnce);
+    cluster.lanes_stalled = true;
+    cluster.send(publisher, &Packet::Publish(publish("a", b"x", Qos::AtLeastOnce, 5)));
+    // Nobody wants it, so nobody is waited for; but its PUBACK is the second [MQTT-4.6.0-2].
+    cluster.send(publisher, &Packet::Publish(publish("b", b"x", Qos::AtLeastOnce, 6)));
+    cluster.expect_nothing(publisher);
+    cluster.lanes_stalled = false;
+    cluster.run();
+    for id in [5, 6] {
+        cluster.expect(publisher, |packet| {
+            let Packet::PubAck(ack) = packet else { panic!("{packet:?}") };
+            assert_eq!(ack.packet_id.get(), id);
+        });
+    }
+}
+
+#[test]
+fn a_repeated_qos_2_publish_is_answered_though_nothing_else_is_under_way() {
+    for cores in [1, 2, 8] {
+        let mut cluster = Cluster::new(cores);
+        let (publisher, _) = cluster.resume(0, Version::V5, "publisher");
+        // Leaves envelopes on every lane that nobody asked an acknowledgement for.
+        cluster.subscribe(publisher, "x", Qos::AtMostOnce);
+        cluster.unsubscribe(publisher, "x");
+        let first = publish("a", b"x", Qos::ExactlyOnce, 5);
+        for dup in [false, true] {
+            cluster.send(publisher, &Packet::Publish(Publish { dup, ..first }));
+            cluster.expect(publisher, |packet| assert!(matches!(packet, Packet::PubRec(_)), "{packet:?}"));
+        }
+    }
+}
+
+#[test]
+fn acknowledgements_wait_for_the_store_on_every_core() {
+    for cores in [1, 2, 8] {
+        let (mut cluster, appended) = late(cores);
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        let client = cluster.open(0, Version::V3_1_1);
+        let kept = Connect { clean_start: false, ..connect(Version::V3_1_1, "subscriber") };
+        cluster.send(client, &Packet::Connect(kept));
+        cluster.expect_nothing(client);
+        commit(&mut cluster, &appended);
+        cluster.expect(client, |packet| assert!(matches!(packet, Packet::ConnAck(_)), "{packet:?}"));
+        subscribe(&mut cluster, client, "a");
+        cluster.expect_nothing(client);
+        commit(&mut cluster, &appended);
+        cluster.expect(client, |packet| assert!(matches!(packet, Packet::SubAck(_)), "{packet:?}"));
+        cluster.send(publisher, &Packet::Publish(publish("a", b"x", Qos::AtLeastOnce, 5)));
+        cluster.expect_message(client, "a", b"x");
+        cluster.expect_nothing(publisher);
+        commit(&mut cluster, &appended);
+        cluster.expect(publisher, |packet| assert!(matches!(packet, Packet::PubAck(_)), "{packet:?}"));
+    }
+}
