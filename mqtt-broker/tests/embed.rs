@@ -67,6 +67,18 @@ fn a_client_that_is_slow_to_receive_holds_up_nobody_and_loses_no_acknowledged_me
     assert_eq!(slow.recv(Duration::ZERO), Ok(None));
 }
 
+/// The client runs ahead of the broker until its queue is full, over and over: a lost wake-up would hang this test.
+#[test]
+fn a_client_that_is_ahead_of_the_broker_waits_and_goes_on() {
+    let broker = broker(2);
+    let mut publisher = broker.client("publisher").expect("connected");
+    for _ in 0..100_000 {
+        publisher.publish(message("nobody", Qos::AtMostOnce, b"listens")).expect("published");
+    }
+    publisher.publish(message("nobody", Qos::AtLeastOnce, b"listens")).expect("published");
+    assert_eq!(broker.stats().total.messages_received, 100_001);
+}
+
 #[test]
 fn a_large_message_passes_through_a_client_inside_the_process() {
     let broker = broker(2);

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use crossbeam::queue::ArrayQueue;
 use crossbeam::sync::Unparker;
 
+use super::lane::Lane;
 use crate::config::CoreId;
 use crate::shard::ConnectionId;
 
@@ -50,7 +51,7 @@ impl Drop for PipeEnd {
 /// Both ends hold it.
 #[derive(Debug)]
 pub(super) struct Pipe {
-    input: ArrayQueue<Vec<u8>>,
+    input: Lane<Vec<u8>>,
     output: ArrayQueue<Vec<u8>>,
     taken: ArrayQueue<Vec<u8>>,
     /// The core that has the connection, or is about to get it.
@@ -70,7 +71,7 @@ impl Pipe {
     /// A pipe from the client that `client` wakes to core `core`.
     pub(super) fn new(core: CoreId, client: Unparker) -> Pipe {
         Pipe {
-            input: ArrayQueue::new(INPUT_PIECES),
+            input: Lane::new(INPUT_PIECES),
             output: ArrayQueue::new(OUTPUT_PIECES),
             taken: ArrayQueue::new(OUTPUT_PIECES),
             core: AtomicU16::new(core.0),
@@ -89,9 +90,10 @@ impl Pipe {
 
     // The client's end.
 
-    /// Gives the broker a piece of input, or gives it back when the broker is too far behind.
+    /// Gives the broker a piece of input, or gives it back when the broker is too far behind: then the client is woken
+    /// once there is room.
     pub(super) fn write(&self, piece: Vec<u8>) -> Result<(), Vec<u8>> {
-        self.input.push(piece)
+        if self.input.has_room() { self.input.push(piece) } else { Err(piece) }
     }
 
     /// Takes a piece of output; give it back with [`Pipe::give_back`].
@@ -147,9 +149,8 @@ impl Pipe {
 
     /// The next piece of input. The client may write again.
     pub(super) fn take_input(&self) -> Option<Vec<u8>> {
-        let was_full = self.input.is_full();
         let piece = self.input.pop();
-        if was_full && piece.is_some() {
+        if self.input.room_was_wanted() {
             self.client.unpark();
         }
         piece
