@@ -33,3 +33,8 @@ pub mod transport;
 pub use config::{CoreId, Limits};
 #[cfg(feature = "runtime")]
 pub use runtime::{Broker, BrokerBuilder, BrokerError, Handle, StartError};
+
+/// Compiles and runs the examples of the README.
+#[cfg(all(doctest, feature = "runtime"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -1,5 +1,6 @@
 //! mqttd as a process: what its user and its clients see.
 
+mod documents;
 mod process;
 mod program;
 mod rumqttc_v4_v5;

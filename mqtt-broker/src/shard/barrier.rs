@@ -11,14 +11,22 @@ use super::shared::Joined;
 use super::table::Key;
 use super::{ConnectionId, Shard};
 use crate::config::CoreId;
+use crate::router::CoreSet;
 
 /// A barrier under way.
 #[derive(Debug)]
 pub(super) struct Barrier {
     /// Cores that have not answered.
-    waiting: u16,
+    waiting: CoreSet,
     marks: Marks,
     then: Then,
+}
+
+impl Barrier {
+    /// Whether what `core` sends now, it sends behind its answer.
+    pub(super) fn has_answered(&self, core: CoreId) -> bool {
+        !self.waiting.contains(core.0)
+    }
 }
 
 /// What follows a barrier.
@@ -50,15 +58,23 @@ impl Shard {
         for core in self.lanes.peers() {
             self.lanes.send(core, &Envelope::Barrier { token }, &mut None);
         }
-        self.barriers.insert(token, Barrier { waiting: self.homes.cores() - 1, marks, then });
+        match &then {
+            Then::Subscribed { gathers, .. } => {
+                gathers.iter().for_each(|&gather| self.gather_behind(gather, token))
+            }
+            Then::Gather { token: gather, .. } => self.gather_behind(*gather, token),
+            Then::Joined(_) => {}
+        }
+        let waiting = self.lanes.peers().collect();
+        self.barriers.insert(token, Barrier { waiting, marks, then });
     }
 
     /// Another core has got to a barrier of ours.
     pub(super) fn barrier_done(&mut self, from: CoreId, token: u64, sent: Numbers<'_>) {
         let Some(barrier) = self.barriers.get_mut(&token) else { return };
         barrier.marks.set(from.index(), sent.iter());
-        barrier.waiting -= 1;
-        if barrier.waiting == 0
+        barrier.waiting.remove(from.0);
+        if barrier.waiting.is_empty()
             && let Some(barrier) = self.barriers.remove(&token)
         {
             self.barrier_passed(barrier.marks, barrier.then);

@@ -33,7 +33,11 @@ pub(super) struct Gather {
     after: String,
     marks: Marks,
     phase: Phase,
-    /// Topics delivered live since the barrier began, by hash.
+    /// The barrier before it, passed or not.
+    barrier: u64,
+    /// Topics delivered live, by hash, out of messages that their core sent behind its answer to the barrier. What it
+    /// sent before that, a home core has handled before it answers: an older interest's message must not hide a newer
+    /// retained one.
     live: HashSet<u64, RandomState>,
 }
 
@@ -104,6 +108,7 @@ impl Shard {
             after: String::new(),
             marks: Marks::default(),
             phase: Phase::Barrier,
+            barrier: 0,
             live: HashSet::with_hasher(RandomState::with_seeds(a, b, a, b)),
         };
         if let Some(state) = self.sessions.get_mut(session) {
@@ -140,8 +145,15 @@ impl Shard {
         self.sessions.get_mut(session)?.gathers.iter_mut().find(|gather| gather.token == token)
     }
 
-    /// A message of `topic` is delivered live: a slice on its way may hold an older one.
-    pub(super) fn note_live(&mut self, session: Key, topic: TopicName<'_>) {
+    /// The gathering begins when `barrier` is passed.
+    pub(super) fn gather_behind(&mut self, token: u64, barrier: u64) {
+        if let Some(gather) = self.gather_mut(token) {
+            gather.barrier = barrier;
+        }
+    }
+
+    /// A message of `topic` from core `from` is delivered live: a slice on its way may hold an older one.
+    pub(super) fn note_live(&mut self, session: Key, topic: TopicName<'_>, from: CoreId) {
         let Some(state) = self.sessions.get_mut(session).filter(|state| !state.gathers.is_empty()) else {
             return;
         };
@@ -149,6 +161,10 @@ impl Shard {
         let max = self.limits.gather_live_topics_max as usize;
         let mut again = Vec::new();
         for gather in &mut state.gathers {
+            let waiting = self.barriers.get(&gather.barrier);
+            if from != self.core && waiting.is_some_and(|barrier| !barrier.has_answered(from)) {
+                continue;
+            }
             gather.live.insert(hash);
             if gather.live.len() > max {
                 again.push(gather.token);

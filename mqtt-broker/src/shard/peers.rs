@@ -53,7 +53,7 @@ impl Shard {
             Envelope::Publish { message, deliver, retain } => {
                 let mut outgoing = Outgoing::with_owned(message, owned);
                 if deliver {
-                    self.route_here(&mut outgoing, None);
+                    self.route_here(&mut outgoing, None, from);
                 }
                 if retain {
                     self.retain(&mut outgoing);

@@ -14,6 +14,7 @@ use super::envelope::Envelope;
 use super::input::Step;
 use super::lanes::Waiter;
 use super::table::Key;
+use crate::config::CoreId;
 use crate::message::{MessageRef, forwarded_properties};
 use crate::ports::{AuthorizeRequest, Commit, Decision, Permission, Record};
 use crate::router::{CoreSet, Subscriber};
@@ -203,7 +204,7 @@ impl Shard {
     /// to the home of its retained message.
     pub(super) fn route(&mut self, outgoing: &mut Outgoing<'_>, publisher: Option<Key>) -> Routed {
         let topic = outgoing.message.topic;
-        let here = self.route_here(outgoing, publisher);
+        let here = self.route_here(outgoing, publisher, self.core);
         let mut interested = self.interest.cores(topic);
         interested.remove(self.core.0);
         let mut cores = interested;
@@ -225,8 +226,13 @@ impl Shard {
         Routed { matched, cores, commit: outgoing.commit }
     }
 
-    /// Delivers to the subscribers of this core; whether there are any.
-    pub(super) fn route_here(&mut self, outgoing: &mut Outgoing<'_>, publisher: Option<Key>) -> bool {
+    /// Delivers a message that entered the broker on core `from` to the subscribers of this core; whether there are any.
+    pub(super) fn route_here(
+        &mut self,
+        outgoing: &mut Outgoing<'_>,
+        publisher: Option<Key>,
+        from: CoreId,
+    ) -> bool {
         let mut matches = core::mem::take(&mut self.matches);
         matches.clear();
         self.subscriptions.matches(outgoing.message.topic, &mut matches);
@@ -236,7 +242,7 @@ impl Shard {
         }
         // Filters of one session that overlap give one delivery (section 3.3.4).
         for same in matches.subscribers.chunk_by(|a, b| matches.filters > 1 && a.key == b.key) {
-            self.deliver_to(same, outgoing, publisher);
+            self.deliver_to(same, outgoing, publisher, from);
         }
         self.matches = matches;
         let groups = self.route_to_groups(outgoing, publisher);
@@ -249,6 +255,7 @@ impl Shard {
         subscriptions: &[Subscriber],
         outgoing: &mut Outgoing<'_>,
         publisher: Option<Key>,
+        from: CoreId,
     ) {
         let Some(key) = self.sessions.at(subscriptions[0].key) else { return };
         // [MQTT-3.8.3-3]
@@ -275,7 +282,7 @@ impl Shard {
             many = found.by_ref().collect();
             &many
         };
-        self.note_live(key, outgoing.message.topic);
+        self.note_live(key, outgoing.message.topic, from);
         let how = How {
             qos: granted.min(outgoing.message.qos),
             // [MQTT-3.3.1-12], [MQTT-3.3.1-13]

@@ -163,8 +163,11 @@ impl Shard {
         let window = state.as_ref().map_or(0, |state| state.window);
         match state.and_then(|state| state.shared.iter_mut().find(|known| known.text == join.text)) {
             Some(known) => known.group = Some(group),
-            // Unsubscribed, or ended, meanwhile.
-            None => return self.tell_owner(group, &Envelope::GroupLeave { group, member }),
+            // Unsubscribed, or ended, meanwhile; a Client that waits for its SUBACK gets it nevertheless [MQTT-3.8.4-1].
+            None => {
+                self.tell_owner(group, &Envelope::GroupLeave { group, member });
+                return self.pending_done(join.connection, join.serial);
+            }
         }
         if connection == Some(join.connection.into()) {
             return self.pending_done(join.connection, join.serial);

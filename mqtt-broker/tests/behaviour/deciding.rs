@@ -466,6 +466,16 @@ fn a_decision_that_does_not_come_ends_the_connection_and_its_answer_is_ignored()
         cluster.advance(1);
         cluster.expect_disconnect(client, ReasonCode::SERVER_BUSY);
         let ticket = question(&asked, "publish later");
+        // Nor does an answer given to an earlier question of the same connection count.
+        let again = cluster.connect(0, Version::V5, "again");
+        cluster.publish(again, "later/1", b"x");
+        let first = question(&asked, "publish later/1");
+        permit(&mut cluster, first);
+        cluster.publish(again, "later/2", b"x");
+        permit(&mut cluster, first);
+        assert!(cluster.is_paused(again));
+        permit(&mut cluster, question(&asked, "publish later/2"));
+        assert!(!cluster.is_paused(again));
         let next = cluster.connect(0, Version::V5, "c");
         cluster.publish(next, "later", b"x");
         permit(&mut cluster, ticket);
@@ -486,6 +496,28 @@ fn while_a_decision_is_out_silence_is_not_the_clients() {
     cluster.advance(2_999);
     assert!(!cluster.is_closed(client));
     cluster.advance(1);
+    cluster.expect_disconnect(client, ReasonCode::KEEP_ALIVE_TIMEOUT);
+}
+
+#[test]
+fn while_a_lane_is_full_silence_is_not_the_clients() {
+    let mut cluster = Cluster::with_limits(2, limits(|limits| limits.lane_bytes_max = 65_536));
+    for n in 0..8 {
+        let subscriber = cluster.connect(0, Version::V5, &format!("s{n}"));
+        cluster.subscribe(subscriber, "a", Qos::AtMostOnce);
+    }
+    let (client, _) = cluster.connect_with(0, Connect { keep_alive: 2, ..connect(Version::V5, "c") });
+    cluster.lanes_stalled = true;
+    for _ in 0..200 {
+        cluster.publish(client, "a", &[0; 1000]);
+    }
+    assert!(cluster.is_paused(client));
+    cluster.advance(30_000);
+    assert!(!cluster.is_closed(client));
+    cluster.lanes_stalled = false;
+    cluster.run();
+    assert!(!cluster.is_paused(client));
+    cluster.advance(3_000);
     cluster.expect_disconnect(client, ReasonCode::KEEP_ALIVE_TIMEOUT);
 }
 

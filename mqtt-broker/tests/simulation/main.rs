@@ -24,20 +24,20 @@ fn run(plan: Plan, seeds: u64) {
 
 #[test]
 fn nothing_is_lost_doubled_or_reordered() {
-    run(Plan { steps: 300, shared: false, retained: false }, 150);
+    run(Plan { steps: 300, shared: false, retained: false }, 60);
 }
 
 #[test]
 fn shared_groups_neither_lose_nor_double() {
-    run(Plan { steps: 300, shared: true, retained: false }, 150);
+    run(Plan { steps: 300, shared: true, retained: false }, 60);
 }
 
 #[test]
 fn the_last_retained_value_seen_is_the_last_published() {
-    run(Plan { steps: 200, shared: false, retained: true }, 150);
+    run(Plan { steps: 200, shared: false, retained: true }, 60);
 }
 
 #[test]
 fn everything_at_once_adds_up() {
-    run(Plan { steps: 600, shared: true, retained: true }, 100);
+    run(Plan { steps: 600, shared: true, retained: true }, 60);
 }

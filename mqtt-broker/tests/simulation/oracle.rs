@@ -78,7 +78,8 @@ impl Oracle {
         self.expected_of_any.values_mut().for_each(|sessions| {
             sessions.remove(&session);
         });
-        self.value_last.retain(|(owed, topic), _| *owed != session || filter.is_empty() || !matches(filter, topic));
+        self.value_last
+            .retain(|(owed, topic), _| *owed != session || filter.is_empty() || !matches(filter, topic));
     }
 
     pub(crate) fn received(&mut self, got: &Received<'_>) {
@@ -114,7 +115,8 @@ impl Oracle {
             assert!(times, "{session:?} never got {key:?}");
         }
         for (key, members) in &self.expected_of_any {
-            let lost = !self.received_shared.contains_key(key) && members.iter().any(|member| living.contains(member));
+            let lost = !self.received_shared.contains_key(key)
+                && members.iter().any(|member| living.contains(member));
             assert!(!lost, "no member got {key:?}");
         }
         for session in retained {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mqtt_broker::config::Limits;
 use mqtt_proto::packet::{
-    Ack, Connect, Filters, Packet, Properties, Property, Publish, Subscribe, Subscription, SubscriptionOptions,
-    Subscriptions, Unsubscribe, Will,
+    Ack, Connect, Filters, Packet, Properties, Property, Publish, Subscribe, Subscription,
+    SubscriptionOptions, Subscriptions, Unsubscribe, Will,
 };
 use mqtt_proto::types::{PacketId, Qos, ReasonCode, TopicName, Version};
 
@@ -117,20 +117,31 @@ impl Workload {
         }
         loop {
             self.cluster.run();
-            let busy = |party: &Party| party.connection.is_some_and(|connection| self.cluster.pending(connection) > 0);
+            let busy = |party: &Party| {
+                party.connection.is_some_and(|connection| self.cluster.pending(connection) > 0)
+            };
             let Some(who) = self.parties.iter().position(busy) else { break };
             self.serve(who, usize::MAX);
         }
         let alive = |(who, party): (usize, &Party)| party.alive.then_some((who, party.session));
         let living = self.parties.iter().enumerate().filter_map(alive).collect();
         let watches = |(who, party): (usize, &Party)| {
-            (party.alive && party.granted.get("r/#").is_some_and(|qos| *qos > Qos::AtMostOnce)).then_some((who, party.session))
+            (party.alive && party.granted.get("r/#").is_some_and(|qos| *qos > Qos::AtMostOnce))
+                .then_some((who, party.session))
         };
         let retained = self.parties.iter().enumerate().filter_map(watches).collect();
         self.oracle.check(&living, &retained);
         for party in &self.parties {
-            assert!(party.sent.is_empty() || party.connection.is_none(), "{} waits for an acknowledgement", party.name);
-            assert!(party.subscribing.is_empty() || party.connection.is_none(), "{} waits for SUBACK", party.name);
+            assert!(
+                party.sent.is_empty() || party.connection.is_none(),
+                "{} waits for an acknowledgement",
+                party.name
+            );
+            assert!(
+                party.subscribing.is_empty() || party.connection.is_none(),
+                "{} waits for SUBACK",
+                party.name
+            );
         }
         let total = |counter: fn(&mqtt_broker::shard::Stats) -> u64| self.cluster.total(counter);
         let ended = total(|stats| stats.messages_delivered) + total(|stats| stats.dropped_total());
@@ -167,7 +178,8 @@ impl Workload {
         let name = party.name.clone();
         // A session without persistence ends with its connection, also with one that is taken over.
         let expected = !clean_start && party.alive && party.persistent;
-        let packet = Packet::Connect(Connect { clean_start, properties, will, ..connect(Version::V5, &name) });
+        let packet =
+            Packet::Connect(Connect { clean_start, properties, will, ..connect(Version::V5, &name) });
         self.cluster.submit(client, &packet);
         let present = loop {
             let connack = self.cluster.look(client, |packet| match packet {
@@ -200,7 +212,8 @@ impl Workload {
                 self.cluster.submit(client, &Packet::PubRel(ack));
             } else {
                 let first = publish(&sent.key.1, &sent.payload, sent.qos, sent.packet_id.get());
-                self.cluster.submit(client, &Packet::Publish(Publish { dup: true, retain: sent.retain, ..first }));
+                self.cluster
+                    .submit(client, &Packet::Publish(Publish { dup: true, retain: sent.retain, ..first }));
                 self.oracle.resent(&sent.key);
             }
         }
@@ -254,7 +267,8 @@ impl Workload {
         }
         let list = [Subscription { filter, options: SubscriptionOptions::new(qos) }];
         let (properties, subscriptions) = (Properties::EMPTY, Subscriptions::new(&list));
-        self.cluster.submit(connection, &Packet::Subscribe(Subscribe { packet_id, properties, subscriptions }));
+        self.cluster
+            .submit(connection, &Packet::Subscribe(Subscribe { packet_id, properties, subscriptions }));
     }
 
     fn unsubscribe(&mut self, who: usize) {
@@ -300,7 +314,10 @@ impl Workload {
         let padding = if self.random.once_in(8) { self.random.below(5000) } else { 0 };
         let payload = payload(&key, qos, padding);
         let owed = |(who, party): (usize, &Party)| {
-            let owed = party.granted.iter().any(|(filter, granted)| *granted > Qos::AtMostOnce && matches(filter, &key.1));
+            let owed = party
+                .granted
+                .iter()
+                .any(|(filter, granted)| *granted > Qos::AtMostOnce && matches(filter, &key.1));
             (owed && party.alive).then_some((who, party.session))
         };
         let subscribers: Vec<_> = self.parties.iter().enumerate().filter_map(owed).collect();
@@ -320,7 +337,9 @@ impl Workload {
             let session = self.session(who);
             let Workload { cluster, parties, oracle, .. } = self;
             let party = &mut parties[who];
-            let Some(answer) = cluster.look(connection, |packet| party.take(session, packet, oracle)) else { return };
+            let Some(answer) = cluster.look(connection, |packet| party.take(session, packet, oracle)) else {
+                return;
+            };
             if let Some(packet) = answer {
                 cluster.submit(connection, &packet);
             }
@@ -333,7 +352,12 @@ impl Workload {
 
 impl Party {
     /// Takes a packet; the answer to it.
-    fn take(&mut self, session: SessionId, packet: &Packet<'_>, oracle: &mut Oracle) -> Option<Packet<'static>> {
+    fn take(
+        &mut self,
+        session: SessionId,
+        packet: &Packet<'_>,
+        oracle: &mut Oracle,
+    ) -> Option<Packet<'static>> {
         let success = |packet_id| Ack::new(packet_id, ReasonCode::SUCCESS);
         match packet {
             Packet::Publish(publish) => {
@@ -358,7 +382,8 @@ impl Party {
             }
             // [MQTT-4.6.0-2]: acknowledged in the order of the PUBLISHes.
             Packet::PubAck(ack) => {
-                let first = self.sent.iter().position(|sent| sent.qos == Qos::AtLeastOnce).expect("one was sent");
+                let first =
+                    self.sent.iter().position(|sent| sent.qos == Qos::AtLeastOnce).expect("one was sent");
                 let sent = self.sent.remove(first).expect("just found");
                 assert_eq!(sent.packet_id, ack.packet_id);
                 None

@@ -234,27 +234,20 @@ impl Actor {
     }
 
     /// Handles what happened on its socket.
-    pub(super) fn handle_ready(
-        &mut self,
-        world: &mut World,
-        ready: Ready,
-        buffer: &mut [u8],
-    ) -> io::Result<()> {
-        let result = self.move_bytes(world, ready, buffer);
-        if self.client.is_closed() && matches!(self.state, State::Opening | State::Here) {
-            world.report.violation(format!("client {}: the broker ended the connection", self.index));
-            self.lost(world);
-        }
-        match result {
-            Err(_) if self.state == State::Leaving => self.gone(world),
-            Err(_) if self.state == State::Away => {}
-            Err(error) => {
-                world.report.violation(format!("client {}: the connection broke: {error}", self.index));
+    pub(super) fn handle_ready(&mut self, world: &mut World, ready: Ready, buffer: &mut [u8]) {
+        let ended = match self.move_bytes(world, ready, buffer) {
+            Err(error) => Some(error.to_string()),
+            Ok(()) => None,
+        };
+        match (ended, self.state) {
+            (Some(_), State::Leaving) => self.gone(world),
+            (Some(how), State::Opening | State::Here) => {
+                let client = self.index;
+                world.report.violation(format!("client {client}: the connection ended: {how}"));
                 self.lost(world);
             }
-            Ok(()) => {}
+            _ => {}
         }
-        Ok(())
     }
 
     fn move_bytes(&mut self, world: &mut World, ready: Ready, buffer: &mut [u8]) -> io::Result<()> {
@@ -295,6 +288,9 @@ impl Actor {
             }
             Event::Refused(connack) => {
                 return Err(io::Error::other(format!("refused: {}", connack.reason)));
+            }
+            Event::Disconnected(disconnect) => {
+                return Err(io::Error::other(format!("DISCONNECT: {}", disconnect.reason)));
             }
             Event::Subscribed(suback) => {
                 if let Some(reason) = suback.reasons.iter().find(|reason| reason.is_error()) {

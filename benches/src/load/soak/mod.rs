@@ -169,7 +169,7 @@ impl<'p> Soak<'p> {
         let wake = wake.min(self.next_tick);
         self.world.net.wait(wake.saturating_sub(now), &mut self.ready)?;
         for ready in &self.ready {
-            self.actors[ready.key as usize].handle_ready(&mut self.world, *ready, &mut self.buffer)?;
+            self.actors[ready.key as usize].handle_ready(&mut self.world, *ready, &mut self.buffer);
         }
         let now = self.world.clock.elapsed();
         if now >= self.next_tick {
