@@ -125,6 +125,9 @@ pub struct Limits {
     /// Bytes of messages on their way to one other core and not yet handled there; beyond, publishers that need
     /// that core are not read from.
     pub lane_bytes_max: u32,
+    /// Answers (PUBACK, PUBREC, SUBACK, UNSUBACK) that a connection is owed while other cores or the store are waited
+    /// for; with more, it is not read from until half of them have left. 1 to 65,535.
+    pub pending_answers_max: u32,
     /// Bytes received from a connection that wait for a decision or a lane; beyond, the connection is closed with
     /// 0x97. Reading pauses long before.
     pub held_input_bytes_max: u32,
@@ -191,6 +194,7 @@ impl Default for Limits {
             will_delay_max_seconds: u32::MAX,
             message_expiry_max_seconds: 0,
             lane_bytes_max: 4 * MIB as u32,
+            pending_answers_max: 4096,
             held_input_bytes_max: 16 * MIB as u32,
             decision_timeout_seconds: 10,
             close_timeout_seconds: 5,

@@ -114,6 +114,8 @@ pub(super) enum Why {
     Permission(u32, u16),
     /// Room in a lane.
     Lane,
+    /// Answers that are owed and wait for other cores or the store.
+    Answers,
 }
 
 /// An answer that waits for other cores or the store.

@@ -346,6 +346,7 @@ impl Shard {
             && let Some(state) = self.sessions.get_mut(session)
         {
             state.gathers.retain(|gather| gather.token != token);
+            state.gathers.shrink_to_fit();
         }
     }
 }

@@ -1,5 +1,7 @@
 //! From bytes to packets to what they do; and input that has to wait.
 
+use std::collections::VecDeque;
+
 use mqtt_proto::codec::{self, DecodeError};
 use mqtt_proto::connection::{ProtocolError, TooLarge};
 use mqtt_proto::packet::{Ack, Disconnect, Packet, Publish};
@@ -47,6 +49,10 @@ impl Shard {
         // Taken out, so that packets can be borrowed from it while other connections are written to.
         let mut receiver = core::mem::take(&mut connection.receiver);
         loop {
+            if !input.is_empty() && self.owes_too_much(key) {
+                self.hold(key, input.to_vec(), Why::Answers);
+                break;
+            }
             let packet = match receiver.poll_packet(&mut input) {
                 Ok(Some(packet)) => packet,
                 Ok(None) => break,
@@ -92,6 +98,12 @@ impl Shard {
         }
     }
 
+    /// Whether so many answers wait for other cores or the store that no more packets are taken.
+    fn owes_too_much(&self, key: Key) -> bool {
+        let owed = self.connections.get(key).map_or(0, |connection| connection.pending.len());
+        owed >= self.limits.pending_answers_max as usize
+    }
+
     fn hold(&mut self, key: Key, input: Vec<u8>, why: Why) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         // A packet that waits once more keeps the answers it has.
@@ -100,6 +112,8 @@ impl Shard {
         self.actions.push_back(Action::PauseRead { id: key.into() });
         match why {
             Why::Lane => self.lane_blocked.push(key),
+            // The answers themselves go on with it.
+            Why::Answers => {}
             Why::Authentication(_) | Why::Permission(..) => {
                 let live = self.connections.get(key).is_some_and(|connection| connection.live().is_some());
                 if live {
@@ -318,11 +332,24 @@ impl Shard {
             return;
         };
         pending.remaining -= 1;
+        let mut subscribed = false;
         while let Some(connection) = self.connections.get_mut(key)
             && let Some(done) = connection.pending.pop_front_if(|pending| pending.remaining == 0)
         {
             connection.pending_first = connection.pending_first.wrapping_add(1);
+            subscribed |= matches!(done.answer, PendingAnswer::SubAck(..));
             self.send_answer(key, &done.answer);
+        }
+        let half = self.limits.pending_answers_max as usize / 2;
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.pending.len() <= half
+            && connection.held.as_ref().is_some_and(|held| held.why == Why::Answers)
+        {
+            return self.go_on(key, Step::Next);
+        }
+        // Who subscribes once and then listens keeps no memory for answers.
+        if connection.pending.is_empty() && subscribed {
+            connection.pending = VecDeque::new();
         }
     }
 

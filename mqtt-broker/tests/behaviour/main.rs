@@ -1,5 +1,6 @@
 //! What the broker promises its Clients, on one core and on several: shards without sockets, in virtual time.
 
+mod answers;
 mod basics;
 mod cluster;
 mod connecting;
