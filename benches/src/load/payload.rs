@@ -28,7 +28,7 @@ pub(crate) fn write(header: Header, len: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&filler[..rest]);
 }
 
-/// Reads a payload; `None` if its length is not `len` or any byte of it is not what [`write`] made.
+/// Reads a payload; `None` if its length is not `len` or any byte of it is not what [`write()`] made.
 pub(crate) fn read(payload: &[u8], len: usize) -> Option<Header> {
     if payload.len() != len {
         return None;

@@ -33,15 +33,21 @@ impl Mqttd {
 
     /// The address in the line that says that it is ready.
     fn ready(&mut self) -> SocketAddr {
+        let line = self.says("mqttd is ready");
+        let (_, rest) = line.split_once("\"listen\":\"").expect("the line names the addresses");
+        let (address, _) = rest.split_once('"').expect("the text ends");
+        address.parse().expect("one address was asked for")
+    }
+
+    /// The next line of its log that contains `text`.
+    pub(crate) fn says(&mut self, text: &str) -> String {
         let mut said = String::new();
         loop {
             let mut line = String::new();
             let length = self.stderr.read_line(&mut line).expect("the log is UTF-8");
-            assert!(length > 0, "mqttd did not start: {said}");
-            if line.contains("mqttd is ready") {
-                let (_, rest) = line.split_once("\"listen\":\"").expect("the line names the addresses");
-                let (address, _) = rest.split_once('"').expect("the text ends");
-                return address.parse().expect("one address was asked for");
+            assert!(length > 0, "mqttd ended and had not said {text:?}: {said}");
+            if line.contains(text) {
+                return line;
             }
             said.push_str(&line);
         }

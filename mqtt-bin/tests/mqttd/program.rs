@@ -55,6 +55,26 @@ fn clients_of_5_0_are_told_of_the_shutdown() {
 }
 
 #[test]
+fn a_second_signal_does_not_wait_for_a_client_that_reads_nothing() {
+    /// More than the kernel keeps for both ends of a connection.
+    const UNREAD: usize = 32;
+    let mut mqttd = Mqttd::start(&["--shutdown-timeout-seconds", "600"]);
+    let mut stream = connect(&mqttd);
+    stream.write_all(CONNECT).expect("it reads");
+    stream.write_all(b"\x82\x06\x00\x01\x00\x01x\x00").expect("it reads");
+    // A PUBLISH of 1 MiB, at QoS 0, to the topic `x`, which is what it has subscribed to.
+    let mut publish = b"\x30\x83\x80\x40\x00\x01x".to_vec();
+    publish.resize(publish.len() + 1024 * 1024, 0);
+    for _ in 0..UNREAD {
+        stream.write_all(&publish).expect("it reads");
+    }
+    mqttd.signal(Signal::SIGTERM);
+    mqttd.says("shutting down");
+    mqttd.signal(Signal::SIGTERM);
+    assert_eq!(mqttd.wait().0, Some(128 + Signal::SIGTERM as i32));
+}
+
+#[test]
 fn sighup_ends_nothing() {
     let mqttd = Mqttd::start(&[]);
     mqttd.signal(Signal::SIGHUP);

@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 
 use glommio::{LocalExecutorBuilder, Placement};
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::builder::StartError;
 use super::clock;
@@ -96,7 +96,7 @@ pub(super) fn start(mut plan: Plan) -> Result<Handle, StartError> {
     };
     match bound {
         Ok(addresses) => {
-            info!(cores, ?addresses, connections_max = limits.connections_max, "broker started");
+            debug!(cores, ?addresses, connections_max = limits.connections_max, "broker started");
             Ok(Handle::new(running, addresses, limits))
         }
         Err(error) => {
