@@ -343,6 +343,15 @@ impl<'p> Soak<'p> {
         while self.actors.iter().any(|actor| actor.state != State::Away) && self.world.clock.elapsed() < end {
             self.turn(end, false)?;
         }
-        self.plan.pid.map(observe::sample).transpose()
+        let Some(pid) = self.plan.pid else { return Ok(None) };
+        // A broker may keep a connection for a while after it has ended its side of it.
+        loop {
+            let sample = observe::sample(pid)?;
+            let now = self.world.clock.elapsed();
+            if !self.watch.has_leaked_fds(&sample) || now >= end {
+                return Ok(Some(sample));
+            }
+            self.world.net.wait(TICK, &mut self.ready)?;
+        }
     }
 }
