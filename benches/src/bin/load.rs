@@ -135,6 +135,9 @@ enum Scenario {
         /// Messages a second of all publishers together.
         #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
         rate: u64,
+        /// Receive Maximum of the 5.0 clients that resume sessions.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+        receive_maximum: u16,
         /// Seed of everything that is left to chance.
         #[arg(long, default_value_t = 1)]
         seed: u64,
@@ -235,11 +238,12 @@ fn run(cli: &Cli) -> io::Result<Report> {
             let plan = churn::Plan { cycles: *cycles, warm_up: *warm_up, clients: *clients, pid: *pid };
             churn::run(&plan, fleet)
         }
-        Scenario::Soak { clients, minutes, rate, seed } => {
+        Scenario::Soak { clients, minutes, rate, receive_maximum, seed } => {
             let plan = soak::Plan {
                 clients: *clients,
                 duration: seconds(minutes * 60.0),
                 rate: *rate,
+                receive_maximum: *receive_maximum,
                 seed: *seed,
                 pid: *pid,
                 shows_progress: !cli.common.json,

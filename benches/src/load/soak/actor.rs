@@ -203,7 +203,10 @@ impl Actor {
             PAYLOAD_LEN,
             &mut will,
         );
-        let persistent = [Property::SessionExpiryInterval(SESSION_EXPIRY), Property::ReceiveMaximum(10)];
+        let persistent = [
+            Property::SessionExpiryInterval(SESSION_EXPIRY),
+            Property::ReceiveMaximum(world.receive_maximum),
+        ];
         let guest = [Property::ReceiveMaximum(100)];
         let is_v5 = self.version() == Version::V5;
         let properties = match (is_v5, self.role.is_persistent()) {

@@ -31,6 +31,8 @@ pub(crate) struct Plan {
     pub(crate) duration: Duration,
     /// Messages a second of all publishers together.
     pub(crate) rate: u64,
+    /// Receive Maximum of the 5.0 clients that resume sessions.
+    pub(crate) receive_maximum: u16,
     /// Seed of all that is left to chance.
     pub(crate) seed: u64,
     /// The broker's process.
@@ -49,6 +51,7 @@ const QUIET: Duration = Duration::from_secs(3);
 /// What all clients share.
 struct World {
     net: Net,
+    receive_maximum: u16,
     clock: Clock,
     run: String,
     random: Random,
@@ -137,6 +140,7 @@ impl<'p> Soak<'p> {
         actors.push(Actor::new(clients + 1, Role::Reader, begin));
         let world = World {
             net,
+            receive_maximum: plan.receive_maximum,
             clock,
             run,
             random,
@@ -339,6 +343,15 @@ impl<'p> Soak<'p> {
         while self.actors.iter().any(|actor| actor.state != State::Away) && self.world.clock.elapsed() < end {
             self.turn(end, false)?;
         }
-        self.plan.pid.map(observe::sample).transpose()
+        let Some(pid) = self.plan.pid else { return Ok(None) };
+        // A broker may keep a connection for a while after it has ended its side of it.
+        loop {
+            let sample = observe::sample(pid)?;
+            let now = self.world.clock.elapsed();
+            if !self.watch.has_leaked_fds(&sample) || now >= end {
+                return Ok(Some(sample));
+            }
+            self.world.net.wait(TICK, &mut self.ready)?;
+        }
     }
 }

@@ -32,6 +32,11 @@ impl Watch {
         self.rss.push(sample.rss);
     }
 
+    /// Whether more files are open than before the run.
+    pub(super) fn has_leaked_fds(&self, now: &Sample) -> bool {
+        self.before.is_some_and(|before| now.fds > before.fds + FDS_NOISE)
+    }
+
     /// Says whether memory was flat: the first third of the run is warm-up, the others are compared. `after` is the
     /// broker once all clients are gone.
     pub(super) fn report(&self, after: Option<Sample>, report: &mut Report) {
@@ -41,7 +46,7 @@ impl Watch {
         report.add("rss_after_bytes", after.rss);
         report.add("fds_before", before.fds);
         report.add("fds_after", after.fds);
-        if after.fds > before.fds + FDS_NOISE {
+        if self.has_leaked_fds(&after) {
             report.violation(format!("{} fds before the run, {} after it", before.fds, after.fds));
         }
         let third = self.rss.len() / 3;
