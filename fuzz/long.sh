@@ -8,7 +8,9 @@ for target in "${targets[@]}"; do
     run "$target" $((minutes * 60)) "$work/found/$target"
     mkdir "$work/minimised"
     "$binaries/$target" -set_cover_merge=1 -use_counters=0 "$work/minimised" "corpus/$target" "$work/found/$target" >"$work/merge.log" 2>&1
-    rm -rf "corpus/$target"
-    mv "$work/minimised" "corpus/$target"
+    # Inputs with names were made by hand and stay.
+    find "corpus/$target" -type f -regex '.*/[0-9a-f]*' -delete
+    mv "$work/minimised"/* "corpus/$target"
+    rmdir "$work/minimised"
     echo "fuzz: corpus/$target has $(find "corpus/$target" -type f | wc -l) inputs"
 done
