@@ -289,6 +289,7 @@ impl Limits {
                 "1 to 1,048,576 topics",
             ),
             ("lane_bytes_max", self.lane_bytes_max.into(), 65_536, 1 << 30, "65,536 to 1,073,741,824 bytes"),
+            ("pending_answers_max", self.pending_answers_max.into(), 1, 65_535, "1 to 65,535 answers"),
             (
                 "held_input_bytes_max",
                 self.held_input_bytes_max.into(),

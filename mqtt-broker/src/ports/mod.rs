@@ -51,19 +51,34 @@ pub enum Answer {
     Permission(Permission),
 }
 
-/// Takes late answers to the core that asked; cheap to clone, usable from any thread.
+/// What a port says after it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The late answer to a question.
+    Answer(Ticket, Answer),
+    /// The store of this core has committed every record up to this position.
+    Committed(CoreId, u64),
+}
+
+/// Takes late replies to the core that waits for them; cheap to clone, usable from any thread.
 #[derive(Clone)]
-pub struct Responder(Arc<dyn Fn(Ticket, Answer) + Send + Sync>);
+pub struct Responder(Arc<dyn Fn(Reply) + Send + Sync>);
 
 impl Responder {
     /// A responder that calls `deliver`.
-    pub fn new(deliver: impl Fn(Ticket, Answer) + Send + Sync + 'static) -> Responder {
+    pub fn new(deliver: impl Fn(Reply) + Send + Sync + 'static) -> Responder {
         Responder(Arc::new(deliver))
     }
 
     /// Answers the question `ticket`. An answer for a connection that is gone is dropped.
     pub fn answer(&self, ticket: Ticket, answer: Answer) {
-        (self.0)(ticket, answer);
+        (self.0)(Reply::Answer(ticket, answer));
+    }
+
+    /// Says that the [`Store`] of `core` has committed every record up to `position`: the acknowledgements behind them
+    /// may leave.
+    pub fn committed(&self, core: CoreId, position: u64) {
+        (self.0)(Reply::Committed(core, position));
     }
 }
 

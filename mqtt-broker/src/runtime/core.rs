@@ -21,6 +21,7 @@ use super::clock;
 use super::connections::Connections;
 use super::shared::{Command, CorePort, LaneItem, Shared};
 use crate::config::{CoreId, Limits};
+use crate::ports::Reply;
 use crate::ring::{Ring, Wait};
 use crate::shard::{Now, Shard};
 use crate::transport::LayerFactory;
@@ -198,7 +199,12 @@ impl Core {
                 Command::Stats(asker) => {
                     let _ = asker.send((self.id, self.connections.shard.stats().clone()));
                 }
-                Command::Answer(ticket, answer) => self.connections.shard.answer(ticket, answer, now),
+                Command::Reply(Reply::Answer(ticket, answer)) => {
+                    self.connections.shard.answer(ticket, answer, now);
+                }
+                Command::Reply(Reply::Committed(_, position)) => {
+                    self.connections.shard.store_committed(position, now);
+                }
                 Command::Open(pipe) => self.connections.open_local(&mut self.ring, pipe, now),
                 Command::Look(pipe) => {
                     let owner = pipe.core();

@@ -11,7 +11,7 @@ use crossbeam::queue::SegQueue;
 use super::lane::{Doorbell, Lane, Wake};
 use super::local::{Pipe, PipeEnd};
 use crate::config::CoreId;
-use crate::ports::{Answer, Ticket};
+use crate::ports::Reply;
 use crate::ring::EventFd;
 use crate::shard::{EnvelopeBatch, Handed, Stats};
 use crate::transport::Transport;
@@ -48,8 +48,8 @@ pub(super) enum Command {
     Shutdown,
     /// Tell the counters.
     Stats(Sender<(CoreId, Stats)>),
-    /// A port's late answer.
-    Answer(Ticket, Answer),
+    /// What a port says after it was asked.
+    Reply(Reply),
     /// A new client inside the process.
     Open(PipeEnd),
     /// A client inside the process has written, taken or closed.

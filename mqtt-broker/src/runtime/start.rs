@@ -19,7 +19,7 @@ use super::handle::{Handle, Running};
 use super::listen::Wish;
 use super::shared::{BrokerError, Command, Shared};
 use crate::config::{CoreId, Limits};
-use crate::ports::{PortsFactory, Responder};
+use crate::ports::{PortsFactory, Reply, Responder};
 use crate::ring::{self, Ring, monotonic_millis, random_words};
 use crate::shard::{Shard, ShardConfig};
 use crate::transport::LayerFactory;
@@ -230,7 +230,13 @@ fn make(setup: Setup) -> Result<Core, StartError> {
         .map_err(|error| StartError::Ring { core: id, error })?;
     let responder = Responder::new({
         let shared = Arc::clone(&shared);
-        move |ticket, answer| shared.core(ticket.core).command(Command::Answer(ticket, answer))
+        move |reply| {
+            let core = match &reply {
+                Reply::Answer(ticket, _) => ticket.core,
+                Reply::Committed(core, _) => *core,
+            };
+            shared.core(core).command(Command::Reply(reply));
+        }
     });
     let shard = Shard::new(config, ports(id, responder), clock::now());
     Ok(Core::new(id, shared, ring, shard, seed, layers, &limits))

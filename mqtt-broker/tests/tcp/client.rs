@@ -12,6 +12,7 @@ pub(crate) const CONNACK: u8 = 0x20;
 pub(crate) const PUBLISH: u8 = 0x30;
 pub(crate) const PUBACK: u8 = 0x40;
 pub(crate) const SUBACK: u8 = 0x90;
+pub(crate) const PINGRESP: u8 = 0xd0;
 pub(crate) const DISCONNECT: u8 = 0xe0;
 
 pub(crate) struct Client {

@@ -4,12 +4,14 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 
 use mqtt_broker::Broker;
+use mqtt_broker::config::CoreId;
 use mqtt_broker::ports::{
-    Answer, Authenticate, AuthenticateRequest, Authentication, Decision, Identity, Ports, Responder, Ticket,
+    Answer, Authenticate, AuthenticateRequest, Authentication, Commit, Decision, Identity, Ports, Record,
+    Responder, Store, Ticket,
 };
 use mqtt_proto::types::ReasonCode;
 
-use crate::client::{CONNACK, Client, PUBLISH, SUBACK, connect, publish, subscribe};
+use crate::client::{CONNACK, Client, PINGRESP, PUBACK, PUBLISH, SUBACK, connect, publish, subscribe};
 
 /// Passes every question on.
 struct Asks(Responder, Sender<(Responder, Ticket, String)>);
@@ -108,4 +110,53 @@ fn a_client_still_being_judged_is_refused_when_the_broker_ends() {
     assert_eq!(broker.wait(), Ok(()));
     // Too late for anybody.
     responder.answer(ticket, Answer::Authentication(Authentication::Accept(Identity::default())));
+}
+
+/// A store whose disk is another thread: it is told each position and says when that is committed.
+struct SlowStore {
+    position: u64,
+    disk: Sender<(CoreId, u64, Responder)>,
+    core: CoreId,
+    responder: Responder,
+}
+
+impl Store for SlowStore {
+    fn append(&mut self, record: &Record<'_>) -> Commit {
+        if !matches!(record, Record::Retained { .. }) {
+            return Commit::Now;
+        }
+        self.position += 1;
+        let _ = self.disk.send((self.core, self.position, self.responder.clone()));
+        Commit::At(self.position)
+    }
+}
+
+#[test]
+fn puback_leaves_when_the_store_has_committed() {
+    let (disk, writes) = channel();
+    let disk = Mutex::new(disk);
+    let broker = Broker::builder()
+        .listen("127.0.0.1:0")
+        .cores(2)
+        .ports(move |core, responder| {
+            let disk = disk.lock().expect("not poisoned").clone();
+            Ports { store: Box::new(SlowStore { position: 0, disk, core, responder }), ..Ports::allow_all() }
+        })
+        .start()
+        .expect("the broker starts");
+    let mut client = Client::open(broker.addresses()[0]);
+    client.send(&connect("publisher"));
+    client.expect(CONNACK);
+    for id in 1..=32u8 {
+        // QoS 1, RETAIN, topic "t" and the identifier: at home on either core.
+        client.send(&[0x33, 8, 0, 2, b't', b'0' + id % 8, 0, id, 0, b'x']);
+        let (core, position, responder) = writes.recv().expect("the broker writes");
+        // What is not committed is not acknowledged: a PINGRESP overtakes.
+        client.send(&[0xC0, 0]);
+        client.expect(PINGRESP);
+        responder.committed(core, position);
+        client.expect(PUBACK);
+    }
+    broker.shutdown();
+    broker.wait().expect("a graceful end");
 }
