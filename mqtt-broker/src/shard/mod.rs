@@ -26,6 +26,7 @@ mod lanes;
 mod lifecycle;
 mod peers;
 mod publish;
+mod retained;
 mod session;
 mod shared;
 mod stats;
@@ -54,6 +55,7 @@ use gather::WaitingGather;
 use homes::Homes;
 use lanes::{Lanes, Waiter};
 use lifecycle::Due;
+use retained::Expiries;
 use session::{Delivery, Sessions};
 use shared::{Join, OwnedGroups};
 use table::{Key, Table};
@@ -77,6 +79,8 @@ pub struct Shard {
     interest: Interest,
     groups: OwnedGroups,
     retained: Retained<Message>,
+    /// Those of them that expire.
+    expiries: Expiries,
     lanes: Lanes,
     wheel: Wheel<Timer>,
     /// Deadlines of the sessions whose Clients are away.
@@ -171,6 +175,7 @@ impl Shard {
             interest: Interest::new(hash_key),
             groups: OwnedGroups::new(seeds(3)),
             retained: Retained::new(),
+            expiries: Expiries::default(),
             lanes: Lanes::new(core, cores, limits.lane_bytes_max),
             wheel: Wheel::new(now.millis),
             away: BTreeSet::new(),
@@ -308,6 +313,7 @@ impl Shard {
         }
         self.due = due;
         self.away_due();
+        self.expire_retained();
         self.go_on_gathering();
         self.settle();
     }
@@ -358,7 +364,7 @@ impl Shard {
             return Some(self.now.millis);
         }
         let away = self.away.first().map(|&(deadline, _)| deadline);
-        self.wheel.next().into_iter().chain(away).min()
+        self.wheel.next().into_iter().chain(away).chain(self.expiries.next()).min()
     }
 
     /// The counters of this core.
@@ -387,6 +393,7 @@ impl Shard {
         self.lanes.check_invariants();
         debug_assert_eq!(self.stats.connections, self.connections.len() as u64);
         debug_assert!(self.stats.clients_connected <= self.stats.connections);
+        debug_assert!(self.expiries.len() <= self.retained.len());
         // The rest walks over everything: only while that is little.
         if self.sessions.len() > 64 {
             return;

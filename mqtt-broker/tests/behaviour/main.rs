@@ -10,6 +10,7 @@ mod deciding;
 mod exactly_once;
 mod faults;
 mod forwarding;
+mod retained;
 mod shared;
 mod takeover;
 mod waiting;
