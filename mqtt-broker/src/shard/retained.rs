@@ -82,15 +82,11 @@ impl Shard {
             let commit = self.remove_retained(topic);
             return outgoing.wait_for(commit);
         }
-        let is_new = self.retained.get(topic).is_none();
-        let cost = outgoing.message.len() as u64;
-        if is_new
-            && (self.budget.retained_messages() >= u64::from(self.limits.retained_messages_max)
-                || self.budget.retained_bytes() + cost > self.limits.retained_bytes_max
-                || self.memory_is_full(outgoing.message.len()))
-        {
+        if !self.has_room_to_retain(topic, outgoing.message.len() + Message::OVERHEAD) {
             self.stats.dropped_retained_full += 1;
-            return;
+            // Better none than one that is no longer true: a new subscription would take it for the last.
+            let commit = self.remove_retained(topic);
+            return outgoing.wait_for(commit);
         }
         let record = Record::Retained { message: outgoing.message };
         match self.ports.store.append(&record) {
@@ -106,6 +102,18 @@ impl Shard {
         }
         self.expiries.insert(&due);
         self.count_retained();
+    }
+
+    /// Whether a message of `cost` bytes may be retained for `topic`. One that is not larger than what it replaces
+    /// always may.
+    fn has_room_to_retain(&self, topic: &str, cost: usize) -> bool {
+        let replaced = self.retained.get(topic).map(Message::cost);
+        let more = cost.saturating_sub(replaced.unwrap_or(0));
+        let one_more = replaced.is_none();
+        !(one_more && self.budget.retained_messages() >= u64::from(self.limits.retained_messages_max)
+            || more > 0
+                && (self.budget.retained_bytes() + more as u64 > self.limits.retained_bytes_max
+                    || self.memory_is_full(more)))
     }
 
     /// Removes the retained message of `topic`, if there is one.

@@ -83,3 +83,27 @@ fn an_expired_retained_message_makes_room_for_another() {
         assert_eq!(kept(&cluster).0, 1);
     }
 }
+
+#[test]
+fn a_replacement_that_does_not_fit_leaves_nothing_stale_behind() {
+    for cores in [1, 2, 8] {
+        let bound = |limits: &mut Limits| limits.retained_bytes_max = 5_000;
+        let mut cluster = Cluster::with_limits(cores, limits(bound));
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        retain(&mut cluster, publisher, "a", &[1; 2_000], 0);
+        retain(&mut cluster, publisher, "b", &[1; 2_000], 0);
+        // Not larger: fits whatever else there is.
+        retain(&mut cluster, publisher, "a", &[2; 2_000], 0);
+        assert_eq!(cluster.total(|stats| stats.dropped_retained_full), 0);
+        retain(&mut cluster, publisher, "a", &[3; 3_500], 0);
+        assert_eq!(cluster.total(|stats| stats.dropped_retained_full), 1);
+        assert!(kept(&cluster).1 <= 5_000);
+        let subscriber = cluster.connect(0, Version::V5, "subscriber");
+        cluster.subscribe(subscriber, "+", Qos::AtLeastOnce);
+        cluster.expect_message(subscriber, "b", &[1; 2_000]);
+        cluster.expect_nothing(subscriber);
+        // Room was made.
+        retain(&mut cluster, publisher, "a", &[4; 2_500], 0);
+        assert_eq!(kept(&cluster).0, 2);
+    }
+}
