@@ -130,8 +130,8 @@ pub struct Limits {
     /// Answers (PUBACK, PUBREC, SUBACK, UNSUBACK) that a connection is owed while other cores or the store are waited
     /// for; with more, it is not read from until half of them have left. 1 to 65,535.
     pub pending_answers_max: u32,
-    /// Bytes received from a connection that wait for a decision or a lane; beyond, the connection is closed with
-    /// 0x97. Reading pauses long before.
+    /// Bytes received from a connection that wait behind a packet which waits for a decision or a lane; beyond, the
+    /// connection is closed with 0x97. Reading pauses long before.
     pub held_input_bytes_max: u32,
     /// Seconds a port may take to decide about a PUBLISH, SUBSCRIBE or AUTH; then the connection is closed with 0x89.
     /// 1 to 3,600. For CONNECT `connect_timeout_seconds` holds.
