@@ -20,6 +20,7 @@ mod contract;
 mod deliver;
 mod envelope;
 mod gather;
+mod gathers;
 mod homes;
 mod input;
 mod lanes;
@@ -86,6 +87,8 @@ pub struct Shard {
     /// Deadlines of the sessions whose Clients are away.
     away: BTreeSet<(u64, Due)>,
     barriers: HashMap<u64, Barrier, RandomState>,
+    /// The last barrier of ours that each core has answered.
+    answered: Vec<u64>,
     /// Which session a gathering of retained messages, or a join of a shared group, belongs to.
     gathers: HashMap<u64, Key, RandomState>,
     /// Requests for retained messages that wait until this core has handled enough.
@@ -180,6 +183,7 @@ impl Shard {
             wheel: Wheel::new(now.millis),
             away: BTreeSet::new(),
             barriers: HashMap::with_hasher(state(4)),
+            answered: vec![0; usize::from(cores)],
             gathers: HashMap::with_hasher(state(5)),
             waiting_gathers: Vec::new(),
             gathering: Vec::new(),
@@ -395,7 +399,7 @@ impl Shard {
         debug_assert!(self.stats.clients_connected <= self.stats.connections);
         debug_assert!(self.expiries.len() <= self.retained.len());
         // The rest walks over everything: only while that is little.
-        if self.sessions.len() > 64 {
+        if self.sessions.len() > 64 || self.gathers.len() > 256 {
             return;
         }
         let (mut kept, mut bytes) = self.groups.kept();
@@ -409,7 +413,10 @@ impl Shard {
                 .and_then(|connection| self.connections.get(connection))
                 .and_then(|c| c.live());
             debug_assert!(session.connection.is_none() || live.is_some_and(|live| live.session == key));
-            debug_assert!(session.gathers.iter().all(|gather| self.gathers.get(&gather.token) == Some(&key)));
+            if let Some(gathers) = &session.gathers {
+                gathers.check_invariants();
+                debug_assert!(gathers.tokens().all(|token| self.gathers.get(&token) == Some(&key)));
+            }
         }
         debug_assert_eq!(self.stats.messages_kept, kept as u64);
         debug_assert_eq!(self.stats.queue_bytes, bytes as u64);

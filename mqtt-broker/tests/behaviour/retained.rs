@@ -1,10 +1,15 @@
 //! Retained messages: their expiry, their bounds, and new subscriptions that want many of them.
 
-use mqtt_broker::config::Limits;
-use mqtt_proto::packet::{Packet, Properties, Property, Publish};
-use mqtt_proto::types::{Qos, Version};
+use std::collections::BTreeMap;
 
-use crate::cluster::{ClientId, Cluster, limits, publish};
+use mqtt_broker::config::Limits;
+use mqtt_proto::packet::{
+    Filters, Packet, Properties, Property, Publish, Subscribe, Subscription, SubscriptionOptions,
+    Subscriptions, Unsubscribe,
+};
+use mqtt_proto::types::{PacketId, Qos, Version};
+
+use crate::cluster::{ClientId, Cluster, Random, limits, publish};
 
 /// Retains a message; `expiry` in seconds, 0 for none.
 fn retain(cluster: &mut Cluster, publisher: ClientId, topic: &str, payload: &[u8], expiry: u32) {
@@ -105,5 +110,130 @@ fn a_replacement_that_does_not_fit_leaves_nothing_stale_behind() {
         // Room was made.
         retain(&mut cluster, publisher, "a", &[4; 2_500], 0);
         assert_eq!(kept(&cluster).0, 2);
+    }
+}
+
+/// Subscribes to all of `filters` with one packet, which is not answered while lanes are stalled.
+fn subscribe_all(cluster: &mut Cluster, client: ClientId, filters: &[String]) {
+    let options = SubscriptionOptions::new(Qos::AtMostOnce);
+    let list: Vec<_> = filters.iter().map(|filter| Subscription { filter, options }).collect();
+    let (packet_id, properties) = (PacketId::new(5).expect("not 0"), Properties::EMPTY);
+    let subscriptions = Subscriptions::new(&list);
+    cluster.send(client, &Packet::Subscribe(Subscribe { packet_id, properties, subscriptions }));
+}
+
+/// What the Client was sent: topics and payloads, sorted.
+fn messages(cluster: &mut Cluster, client: ClientId) -> Vec<(String, Vec<u8>)> {
+    let mut got = Vec::new();
+    while let Some(message) = cluster.look(client, |packet| match packet {
+        Packet::Publish(publish) => {
+            publish.topic.map(|topic| (topic.as_str().to_owned(), publish.payload.to_vec()))
+        }
+        _ => None,
+    }) {
+        got.extend(message);
+    }
+    got.sort();
+    got
+}
+
+#[test]
+fn tens_of_thousands_of_subscriptions_get_their_retained_messages_one_after_another() {
+    const SUBSCRIPTIONS: usize = 20_000;
+    for cores in [1, 2] {
+        let mut cluster = Cluster::new(cores);
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        for n in (0..SUBSCRIPTIONS).step_by(100) {
+            retain(&mut cluster, publisher, &format!("a/{n}"), n.to_string().as_bytes(), 0);
+        }
+        let subscriber = cluster.connect(0, Version::V5, "subscriber");
+        cluster.lanes_stalled = true;
+        let filters: Vec<String> = (0..SUBSCRIPTIONS).map(|n| format!("a/{n}")).collect();
+        for some in filters.chunks(1000) {
+            subscribe_all(&mut cluster, subscriber, some);
+        }
+        cluster.lanes_stalled = false;
+        cluster.run();
+        let mut expected: Vec<_> =
+            (0..SUBSCRIPTIONS).step_by(100).map(|n| (format!("a/{n}"), n.to_string().into_bytes())).collect();
+        expected.sort();
+        assert_eq!(messages(&mut cluster, subscriber), expected);
+    }
+}
+
+#[test]
+fn the_last_value_that_a_subscriber_sees_is_the_last_published_whatever_overtakes_it() {
+    for cores in [2, 4] {
+        for seed in 0..200 {
+            let few = |limits: &mut Limits| {
+                limits.retained_slice_messages = 2;
+                limits.gather_live_topics_max = 3;
+            };
+            let mut cluster = Cluster::with_limits(cores, limits(few));
+            let publisher = cluster.connect(0, Version::V5, &format!("publisher-{seed}"));
+            let topics: Vec<String> = (0..8).map(|n| format!("r/{n}")).collect();
+            for topic in &topics {
+                retain(&mut cluster, publisher, topic, b"1", 0);
+            }
+            let subscriber = cluster.connect(0, Version::V5, &format!("subscriber-{seed}"));
+            cluster.random = Some(Random(seed));
+            let options = SubscriptionOptions::new(Qos::AtMostOnce);
+            let list = [Subscription { filter: "r/#", options }];
+            let (packet_id, properties) = (PacketId::new(5).expect("not 0"), Properties::EMPTY);
+            let subscriptions = Subscriptions::new(&list);
+            cluster
+                .submit(subscriber, &Packet::Subscribe(Subscribe { packet_id, properties, subscriptions }));
+            for topic in &topics {
+                for _ in 0..seed % 4 {
+                    cluster.step();
+                }
+                let message = publish(topic, b"2", Qos::AtMostOnce, 0);
+                cluster.submit(publisher, &Packet::Publish(Publish { retain: true, ..message }));
+            }
+            cluster.run();
+            let mut last = BTreeMap::new();
+            while let Some(message) = cluster.look(subscriber, |packet| match packet {
+                Packet::Publish(publish) => {
+                    publish.topic.map(|topic| (topic.as_str().to_owned(), publish.payload.to_vec()))
+                }
+                _ => None,
+            }) {
+                last.extend(message);
+            }
+            let expected = topics.into_iter().map(|topic| (topic, b"2".to_vec())).collect();
+            assert_eq!(last, expected, "{cores} cores, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_cancelled_gathering_does_not_hold_up_the_others() {
+    for cores in [1, 2, 8] {
+        let mut cluster = Cluster::new(cores);
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        for n in 0..50 {
+            retain(&mut cluster, publisher, &format!("{n}/a"), b"x", 0);
+            retain(&mut cluster, publisher, &format!("{n}/b"), b"x", 0);
+        }
+        let subscriber = cluster.connect(0, Version::V5, "subscriber");
+        // Whatever is on its way when the first subscription ends again, the second gets its messages.
+        for steps in 0..40 {
+            let filters = ["+/a".to_owned(), "+/b".to_owned()];
+            let options = SubscriptionOptions::new(Qos::AtMostOnce);
+            let list: Vec<_> = filters.iter().map(|filter| Subscription { filter, options }).collect();
+            let (packet_id, properties) = (PacketId::new(5).expect("not 0"), Properties::EMPTY);
+            let subscriptions = Subscriptions::new(&list);
+            cluster
+                .submit(subscriber, &Packet::Subscribe(Subscribe { packet_id, properties, subscriptions }));
+            for _ in 0..steps {
+                cluster.step();
+            }
+            let filters = ["+/a"];
+            let filters = Filters::new(&filters);
+            cluster.submit(subscriber, &Packet::Unsubscribe(Unsubscribe { packet_id, properties, filters }));
+            cluster.run();
+            let got = messages(&mut cluster, subscriber);
+            assert_eq!(got.iter().filter(|(topic, _)| topic.ends_with('b')).count(), 50, "{steps} steps");
+        }
     }
 }
