@@ -93,13 +93,15 @@ pub struct Limits {
     /// Bytes that wait to be sent to a Client. Beyond, QoS 0 messages are dropped and QoS 1 and 2 wait in the queue.
     pub output_bytes_max: u32,
     /// Bytes of messages kept by the whole broker in queues and retained; beyond, queues overflow as if full and
-    /// no further message is retained. 0: no bound.
+    /// nothing more is retained, as at `retained_bytes_max`. 0: no bound.
     pub memory_bytes_max: u64,
 
-    /// Retained messages of the whole broker; one more is delivered and not retained. A topic that has one may always
-    /// get another.
+    /// Retained messages of the whole broker; one more is delivered and not retained. A topic that has one may get
+    /// another.
     pub retained_messages_max: u32,
-    /// Bytes of retained messages of the whole broker; as above.
+    /// Bytes of retained messages of the whole broker; one that does not fit is delivered and not retained. If its
+    /// topic had a retained message, that one is removed: it is no longer the last. A message that is not larger than
+    /// the one it replaces always fits.
     pub retained_bytes_max: u64,
     /// Retained messages that a home core sends at once to a new subscription, before the subscriber asks for more.
     pub retained_slice_messages: u32,
@@ -128,8 +130,8 @@ pub struct Limits {
     /// Answers (PUBACK, PUBREC, SUBACK, UNSUBACK) that a connection is owed while other cores or the store are waited
     /// for; with more, it is not read from until half of them have left. 1 to 65,535.
     pub pending_answers_max: u32,
-    /// Bytes received from a connection that wait for a decision or a lane; beyond, the connection is closed with
-    /// 0x97. Reading pauses long before.
+    /// Bytes received from a connection that wait behind a packet which waits for a decision or a lane; beyond, the
+    /// connection is closed with 0x97. Reading pauses long before.
     pub held_input_bytes_max: u32,
     /// Seconds a port may take to decide about a PUBLISH, SUBSCRIBE or AUTH; then the connection is closed with 0x89.
     /// 1 to 3,600. For CONNECT `connect_timeout_seconds` holds.

@@ -96,7 +96,7 @@ impl Message {
             payload,
             qos: self.qos,
             retain: self.retain,
-            expires_at: (self.expires_at != u64::MAX).then_some(self.expires_at),
+            expires_at: self.expires_at(),
         }
     }
 
@@ -108,6 +108,11 @@ impl Message {
     /// The QoS it was published with.
     pub fn qos(&self) -> Qos {
         self.qos
+    }
+
+    /// Monotonic milliseconds at which it expires; `None`: never.
+    pub fn expires_at(&self) -> Option<u64> {
+        (self.expires_at != u64::MAX).then_some(self.expires_at)
     }
 
     /// Whether it is due at `now` (monotonic milliseconds).

@@ -6,7 +6,7 @@
 //! every message that was not sent here.
 
 use super::envelope::{Envelope, Numbers};
-use super::gather::Marks;
+use super::gathers::Marks;
 use super::shared::Joined;
 use super::table::Key;
 use super::{ConnectionId, Shard};
@@ -22,20 +22,13 @@ pub(super) struct Barrier {
     then: Then,
 }
 
-impl Barrier {
-    /// Whether what `core` sends now, it sends behind its answer.
-    pub(super) fn has_answered(&self, core: CoreId) -> bool {
-        !self.waiting.contains(core.0)
-    }
-}
-
 /// What follows a barrier.
 #[derive(Debug)]
 pub(super) enum Then {
     /// A SUBACK may leave, and the retained messages of its new subscriptions may be gathered.
     Subscribed { connection: ConnectionId, serial: u32, session: Key, gathers: Vec<u64> },
-    /// The retained messages of one subscription may be gathered on.
-    Gather { session: Key, token: u64 },
+    /// The session's retained messages may be gathered on.
+    Gather { session: Key },
     /// A member of a shared group may be told that it is one.
     Joined(Joined),
 }
@@ -51,19 +44,19 @@ impl Shard {
         let cores = usize::from(self.homes.cores());
         let mut marks = Marks::new(cores);
         marks.set(self.core.index(), self.lanes.sent().into_iter());
-        if self.is_alone() {
-            return self.barrier_passed(marks, then);
-        }
         let token = self.token();
+        match &then {
+            Then::Subscribed { session, gathers, .. } => {
+                gathers.iter().for_each(|&gather| self.gather_behind(*session, gather, token));
+            }
+            Then::Gather { session } => self.restart_gathers(*session, token),
+            Then::Joined(_) => {}
+        }
+        if self.is_alone() {
+            return self.barrier_passed(token, marks, then);
+        }
         for core in self.lanes.peers() {
             self.lanes.send(core, &Envelope::Barrier { token }, &mut None);
-        }
-        match &then {
-            Then::Subscribed { gathers, .. } => {
-                gathers.iter().for_each(|&gather| self.gather_behind(gather, token))
-            }
-            Then::Gather { token: gather, .. } => self.gather_behind(*gather, token),
-            Then::Joined(_) => {}
         }
         let waiting = self.lanes.peers().collect();
         self.barriers.insert(token, Barrier { waiting, marks, then });
@@ -71,25 +64,24 @@ impl Shard {
 
     /// Another core has got to a barrier of ours.
     pub(super) fn barrier_done(&mut self, from: CoreId, token: u64, sent: Numbers<'_>) {
+        self.answered[from.index()] = token;
         let Some(barrier) = self.barriers.get_mut(&token) else { return };
         barrier.marks.set(from.index(), sent.iter());
         barrier.waiting.remove(from.0);
         if barrier.waiting.is_empty()
             && let Some(barrier) = self.barriers.remove(&token)
         {
-            self.barrier_passed(barrier.marks, barrier.then);
+            self.barrier_passed(token, barrier.marks, barrier.then);
         }
     }
 
-    fn barrier_passed(&mut self, marks: Marks, then: Then) {
+    fn barrier_passed(&mut self, token: u64, marks: Marks, then: Then) {
         match then {
             Then::Subscribed { connection, serial, session, gathers } => {
                 self.pending_done(connection, serial);
-                for token in gathers {
-                    self.begin_gather(session, token, marks.clone());
-                }
+                self.begin_gathers(session, token, marks, &gathers);
             }
-            Then::Gather { session, token } => self.begin_gather(session, token, marks),
+            Then::Gather { session } => self.begin_gathers(session, token, marks, &[]),
             Then::Joined(joined) => self.tell_joined(joined),
         }
     }

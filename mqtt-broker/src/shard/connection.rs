@@ -100,6 +100,9 @@ impl Output {
 /// Input that waits for a decision or a lane.
 pub(super) struct Held {
     pub(super) input: Vec<u8>,
+    /// Length of the packet that waits, at the front of `input`: bounded by Maximum Packet Size, it does not count
+    /// for what may wait behind it.
+    pub(super) packet_bytes: usize,
     pub(super) why: Why,
     /// Answers to the questions of the first packet in `input`, by their position in it.
     pub(super) answers: Vec<(u16, Permission)>,

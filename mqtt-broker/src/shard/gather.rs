@@ -6,81 +6,26 @@
 //! one publisher, the last value that a subscriber gets of a topic is therefore the last one published.
 //! Lives on: the session's home core; the answering side on every core.
 
-use ahash::RandomState;
-use hashbrown::HashSet;
 use mqtt_proto::types::{Qos, TopicFilter, TopicName};
 
 use super::Shard;
 use super::barrier::Then;
 use super::deliver::{How, Outgoing};
 use super::envelope::{Envelope, Numbers};
+use super::gathers::{Gather, Gathers, Marks};
 use super::table::Key;
 use crate::config::CoreId;
 use crate::message::Message;
 use crate::router::FilterId;
 
-/// Retained messages on their way to one subscription.
-pub(super) struct Gather {
-    /// Names this gathering, and its present attempt.
-    pub(super) token: u64,
-    pub(super) filter: FilterId,
-    text: Box<str>,
-    qos: Qos,
-    identifier: u32,
-    /// The home core that is being asked.
-    source: u16,
-    /// Topic behind which that core goes on; empty: from its first.
-    after: String,
-    marks: Marks,
-    phase: Phase,
-    /// The barrier before it, passed or not.
-    barrier: u64,
-    /// Topics delivered live, by hash, out of messages that their core sent behind its answer to the barrier. What it
-    /// sent before that, a home core has handled before it answers: an older interest's message must not hide a newer
-    /// retained one.
-    live: HashSet<u64, RandomState>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Not all cores know the subscription.
-    Barrier,
-    /// A slice may be asked for.
-    Idle,
-    /// A slice is on its way.
-    Asked,
-}
-
-/// How far each core's lane to each core had got at a barrier.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Marks {
-    cores: usize,
-    sent: Vec<u64>,
-}
-
-impl Marks {
-    pub(super) fn new(cores: usize) -> Marks {
-        Marks { cores, sent: vec![0; cores * cores] }
-    }
-
-    pub(super) fn set(&mut self, from: usize, sent: impl Iterator<Item = u64>) {
-        let row = &mut self.sent[from * self.cores..][..self.cores];
-        row.iter_mut().zip(sent).for_each(|(mark, sent)| *mark = sent);
-    }
-
-    /// Up to where `to` has to have handled each core's lane.
-    fn until(&self, to: usize) -> impl Iterator<Item = u64> + '_ {
-        (0..self.cores).map(move |from| self.sent[from * self.cores + to])
-    }
-}
-
-/// A request that this core cannot answer before it has handled more.
+/// A request for a slice: this core may not answer it before it has handled more.
 pub(super) struct WaitingGather {
-    from: u16,
-    token: u64,
-    filter: Box<str>,
-    after: String,
-    until: Vec<u64>,
+    pub(super) from: u16,
+    pub(super) token: u64,
+    pub(super) filter: Box<str>,
+    pub(super) after: String,
+    /// Up to where each core's lane has to be handled first.
+    pub(super) until: Vec<u64>,
 }
 
 /// Entries looked at for one slice, so that a filter that matches little does not hold up the core.
@@ -97,95 +42,74 @@ impl Shard {
         identifier: u32,
     ) -> u64 {
         let token = self.token();
-        let [a, b] = [self.homes.hash_of("gather"), token];
-        let gather = Gather {
-            token,
-            filter,
-            text: text.into(),
-            qos,
-            identifier,
-            source: 0,
-            after: String::new(),
-            marks: Marks::default(),
-            phase: Phase::Barrier,
-            barrier: 0,
-            live: HashSet::with_hasher(RandomState::with_seeds(a, b, a, b)),
-        };
+        let (text, source, after, barrier) = (text.into(), 0, String::new(), 0);
+        let gather = Gather { filter, text, qos, identifier, source, after, barrier };
         if let Some(state) = self.sessions.get_mut(session) {
             // A subscription made anew starts its gathering anew.
-            for old in state.gathers.extract_if(.., |old| old.filter == filter) {
-                self.gathers.remove(&old.token);
+            let replaced = state.gathers.get_or_insert_default().insert(token, gather);
+            if let Some(replaced) = replaced {
+                self.gathers.remove(&replaced);
             }
-            state.gathers.push(gather);
             self.gathers.insert(token, session);
         }
         token
     }
 
+    fn gathers_mut(&mut self, session: Key) -> Option<&mut Gathers> {
+        self.sessions.get_mut(session)?.gathers.as_deref_mut()
+    }
+
     /// Forgets the gathering for a subscription that is ended.
-    pub(super) fn cancel_gathers(&mut self, session: Key, filter: FilterId) {
+    pub(super) fn cancel_gather(&mut self, session: Key, filter: FilterId) {
+        let Some(token) = self.gathers_mut(session).and_then(|gathers| gathers.remove(filter)) else {
+            return;
+        };
+        self.gathers.remove(&token);
+        self.drop_empty_gathers(session);
+    }
+
+    /// A session that gathers nothing keeps no memory for it.
+    fn drop_empty_gathers(&mut self, session: Key) {
         if let Some(state) = self.sessions.get_mut(session) {
-            for old in state.gathers.extract_if(.., |old| old.filter == filter) {
-                self.gathers.remove(&old.token);
-            }
+            state.gathers.take_if(|gathers| gathers.is_empty());
         }
-    }
-
-    /// The barrier is passed: the first slice may be asked for.
-    pub(super) fn begin_gather(&mut self, session: Key, token: u64, marks: Marks) {
-        if let Some(gather) = self.gather_mut(token) {
-            gather.marks = marks;
-            gather.phase = Phase::Idle;
-            self.advance_gathers(session);
-        }
-    }
-
-    fn gather_mut(&mut self, token: u64) -> Option<&mut Gather> {
-        let session = *self.gathers.get(&token)?;
-        self.sessions.get_mut(session)?.gathers.iter_mut().find(|gather| gather.token == token)
     }
 
     /// The gathering begins when `barrier` is passed.
-    pub(super) fn gather_behind(&mut self, token: u64, barrier: u64) {
-        if let Some(gather) = self.gather_mut(token) {
-            gather.barrier = barrier;
+    pub(super) fn gather_behind(&mut self, session: Key, token: u64, barrier: u64) {
+        if let Some(gathers) = self.gathers_mut(session) {
+            gathers.wait(token, barrier);
+        }
+    }
+
+    /// A barrier of the session is passed: its next slice may be asked for, of those that `begin` too.
+    pub(super) fn begin_gathers(&mut self, session: Key, barrier: u64, marks: Marks, begin: &[u64]) {
+        if let Some(gathers) = self.gathers_mut(session) {
+            gathers.barrier_passed(barrier, marks, begin);
+            self.advance_gathers(session);
         }
     }
 
     /// A message of `topic` from core `from` is delivered live: a slice on its way may hold an older one.
     pub(super) fn note_live(&mut self, session: Key, topic: TopicName<'_>, from: CoreId) {
-        let Some(state) = self.sessions.get_mut(session).filter(|state| !state.gathers.is_empty()) else {
+        let Some(gathers) = self.sessions.get_mut(session).and_then(|state| state.gathers.as_deref_mut())
+        else {
             return;
         };
-        let hash = self.homes.hash_of(topic.as_str());
+        let answered = if from == self.core { self.next_token } else { self.answered[from.index()] };
         let max = self.limits.gather_live_topics_max as usize;
-        let mut again = Vec::new();
-        for gather in &mut state.gathers {
-            let waiting = self.barriers.get(&gather.barrier);
-            if from != self.core && waiting.is_some_and(|barrier| !barrier.has_answered(from)) {
-                continue;
-            }
-            gather.live.insert(hash);
-            if gather.live.len() > max {
-                again.push(gather.token);
-            }
-        }
-        for token in again {
-            self.restart_gather(session, token);
+        if gathers.note_live(self.homes.hash_of(topic.as_str()), answered, max) {
+            self.after_barrier(Then::Gather { session });
         }
     }
 
-    /// Goes on behind a new barrier: all that was delivered live before it is then known at the home cores, so what
-    /// was remembered of it can be forgotten. A slice on its way answers an earlier token and is ignored.
-    fn restart_gather(&mut self, session: Key, old: u64) {
+    /// The session's gatherings go on behind `barrier`, which makes what they remember superfluous.
+    pub(super) fn restart_gathers(&mut self, session: Key, barrier: u64) {
         let token = self.token();
-        let Some(gather) = self.gather_mut(old) else { return };
-        gather.token = token;
-        gather.phase = Phase::Barrier;
-        gather.live.clear();
-        self.gathers.remove(&old);
-        self.gathers.insert(token, session);
-        self.after_barrier(Then::Gather { session, token });
+        if let Some(old) = self.gathers_mut(session).and_then(|gathers| gathers.restart(barrier, token)) {
+            self.gathers.remove(&old);
+            self.gathers.insert(token, session);
+        }
     }
 
     /// Asks for the next slice if the subscriber has taken what it was sent.
@@ -193,31 +117,31 @@ impl Shard {
     /// One slice of this core's own a call: what is left goes on with the next turn, so that a filter that matches
     /// little among much holds up nobody.
     pub(super) fn advance_gathers(&mut self, key: Key) {
-        let Some(session) = self.sessions.get(key) else { return };
-        if session.gathers.is_empty() || !session.queue.is_empty() {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(gathers) = session.gathers.as_deref_mut().filter(|_| session.queue.is_empty()) else {
             return;
-        }
+        };
         let connection = session.connection.and_then(|connection| self.connections.get(connection));
         let low = self.limits.retained_slice_bytes as usize;
         if connection.is_none_or(|connection| connection.output.waiting() >= low) {
             return;
         }
-        if session.gathers.iter().any(|gather| gather.phase == Phase::Asked) {
-            return;
-        }
-        let Some(gather) = session.gathers.iter().find(|gather| gather.phase == Phase::Idle) else { return };
-        let (token, source) = (gather.token, gather.source);
-        let until: Vec<u64> = gather.marks.until(usize::from(source)).collect();
-        let (text, after) = (gather.text.clone(), gather.after.clone());
-        if let Some(gather) = self.gather_mut(token) {
-            gather.phase = Phase::Asked;
-        }
+        let Some((token, gather, until)) = gathers.ask() else { return };
+        let source = gather.source;
         if source == self.core.0 {
-            self.gather_asked(CoreId(source), token, &text, &after, until);
+            let asked = WaitingGather {
+                from: source,
+                token,
+                filter: gather.text.clone(),
+                after: gather.after.clone(),
+                until,
+            };
+            self.gather_asked(asked);
         } else {
-            let filter = TopicFilter::new(&text).expect("it was subscribed to");
+            let filter = TopicFilter::new(&gather.text).expect("it was subscribed to");
             let until = Numbers::List(&until);
-            self.lanes.send(source, &Envelope::Gather { token, filter, after: &after, until }, &mut None);
+            let envelope = Envelope::Gather { token, filter, after: &gather.after, until };
+            self.lanes.send(source, &envelope, &mut None);
         }
     }
 
@@ -229,20 +153,11 @@ impl Shard {
     }
 
     /// Somebody asks for a slice of this core's retained messages.
-    pub(super) fn gather_asked(
-        &mut self,
-        from: CoreId,
-        token: u64,
-        filter: &str,
-        after: &str,
-        until: Vec<u64>,
-    ) {
-        let waiting =
-            WaitingGather { from: from.0, token, filter: filter.into(), after: after.to_owned(), until };
-        if self.has_handled(&waiting.until) {
-            self.answer_gather(&waiting);
+    pub(super) fn gather_asked(&mut self, asked: WaitingGather) {
+        if self.has_handled(&asked.until) {
+            self.answer_gather(&asked);
         } else {
-            self.waiting_gathers.push(waiting);
+            self.waiting_gathers.push(asked);
         }
     }
 
@@ -303,11 +218,14 @@ impl Shard {
     /// A retained message of a slice.
     pub(super) fn retained_arrived(&mut self, token: u64, mut outgoing: Outgoing<'_>) {
         let hash = self.homes.hash_of(outgoing.message.topic.as_str());
-        let Some(gather) = self.gather_mut(token) else { return };
-        if gather.live.contains(&hash) || outgoing.message.is_expired(self.now.millis) {
+        let Some(&session) = self.gathers.get(&token) else { return };
+        let Some(gathers) = self.sessions.get(session).and_then(|state| state.gathers.as_deref()) else {
+            return;
+        };
+        if gathers.is_live(token, hash) || outgoing.message.is_expired(self.now.millis) {
             return;
         }
-        let Some(gather) = self.gather_mut(token) else { return };
+        let Some(gather) = gathers.get(token) else { return };
         let identifier = gather.identifier;
         let how = How {
             qos: gather.qos.min(outgoing.message.qos),
@@ -317,9 +235,7 @@ impl Shard {
             group: None,
             paced: true,
         };
-        if let Some(&session) = self.gathers.get(&token) {
-            self.deliver(session, &mut outgoing, how);
-        }
+        self.deliver(session, &mut outgoing, how);
     }
 
     /// A slice of another core has arrived whole.
@@ -333,20 +249,13 @@ impl Shard {
 
     fn slice_taken(&mut self, token: u64, position: &str, done: bool) {
         let cores = self.homes.cores();
-        let Some(gather) = self.gather_mut(token) else { return };
-        gather.phase = Phase::Idle;
-        gather.after.clear();
-        if done {
-            gather.source += 1;
-        } else {
-            gather.after.push_str(position);
-        }
-        if gather.source >= cores
-            && let Some(session) = self.gathers.remove(&token)
-            && let Some(state) = self.sessions.get_mut(session)
-        {
-            state.gathers.retain(|gather| gather.token != token);
-            state.gathers.shrink_to_fit();
+        let Some(&session) = self.gathers.get(&token) else { return };
+        let complete = self
+            .gathers_mut(session)
+            .is_some_and(|gathers| gathers.slice_taken(token, position, done, cores));
+        if complete {
+            self.gathers.remove(&token);
+            self.drop_empty_gathers(session);
         }
     }
 }

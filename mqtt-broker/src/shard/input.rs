@@ -35,7 +35,7 @@ impl Shard {
         connection.last_received = self.now.millis;
         if let Some(held) = &mut connection.held {
             held.input.extend_from_slice(input);
-            if held.input.len() > self.limits.held_input_bytes_max as usize {
+            if held.input.len() - held.packet_bytes > self.limits.held_input_bytes_max as usize {
                 self.close(key, Some(ReasonCode::QUOTA_EXCEEDED), true);
             }
             return;
@@ -50,7 +50,7 @@ impl Shard {
         let mut receiver = core::mem::take(&mut connection.receiver);
         loop {
             if !input.is_empty() && self.owes_too_much(key) {
-                self.hold(key, input.to_vec(), Why::Answers);
+                self.hold(key, input.to_vec(), 0, Why::Answers);
                 break;
             }
             let packet = match receiver.poll_packet(&mut input) {
@@ -70,12 +70,13 @@ impl Shard {
                     let mut held = Vec::with_capacity(input.len() + 64);
                     codec::encode(&as_received(packet), self.version(key), &mut held)
                         .expect("a decoded packet can be encoded");
+                    let packet_bytes = held.len();
                     held.extend_from_slice(input);
-                    self.hold(key, held, why);
+                    self.hold(key, held, packet_bytes, why);
                     break;
                 }
                 Step::Decide(why) => {
-                    self.hold(key, input.to_vec(), why);
+                    self.hold(key, input.to_vec(), 0, why);
                     break;
                 }
                 Step::Handoff(to, connect, approved) => {
@@ -104,11 +105,12 @@ impl Shard {
         owed >= self.limits.pending_answers_max as usize
     }
 
-    fn hold(&mut self, key: Key, input: Vec<u8>, why: Why) {
+    /// `packet_bytes`: length of the packet that `input` begins with, if that is what waits.
+    fn hold(&mut self, key: Key, input: Vec<u8>, packet_bytes: usize, why: Why) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         // A packet that waits once more keeps the answers it has.
         let answers = core::mem::take(&mut self.answers);
-        connection.held = Some(Box::new(Held { input, why, answers }));
+        connection.held = Some(Box::new(Held { input, packet_bytes, why, answers }));
         self.actions.push_back(Action::PauseRead { id: key.into() });
         match why {
             Why::Lane => self.lane_blocked.push(key),

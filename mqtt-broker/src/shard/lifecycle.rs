@@ -82,8 +82,8 @@ impl Shard {
         let Some(session) = self.sessions.remove(key) else { return };
         // Exact at once: the CONNECT that ended it may be about to open its successor.
         self.budget.own.sessions = self.sessions.len() as u64;
-        for gather in &session.gathers {
-            self.gathers.remove(&gather.token);
+        for token in session.gathers.iter().flat_map(|gathers| gathers.tokens()) {
+            self.gathers.remove(&token);
         }
         // A message whose PUBREC has come is the Client's already, and counted as delivered.
         let unacknowledged = session.outbound.iter().filter(|(_, _, message)| message.is_some()).count();

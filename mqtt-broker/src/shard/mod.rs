@@ -20,12 +20,14 @@ mod contract;
 mod deliver;
 mod envelope;
 mod gather;
+mod gathers;
 mod homes;
 mod input;
 mod lanes;
 mod lifecycle;
 mod peers;
 mod publish;
+mod retained;
 mod session;
 mod shared;
 mod stats;
@@ -54,6 +56,7 @@ use gather::WaitingGather;
 use homes::Homes;
 use lanes::{Lanes, Waiter};
 use lifecycle::Due;
+use retained::Expiries;
 use session::{Delivery, Sessions};
 use shared::{Join, OwnedGroups};
 use table::{Key, Table};
@@ -77,11 +80,15 @@ pub struct Shard {
     interest: Interest,
     groups: OwnedGroups,
     retained: Retained<Message>,
+    /// Those of them that expire.
+    expiries: Expiries,
     lanes: Lanes,
     wheel: Wheel<Timer>,
     /// Deadlines of the sessions whose Clients are away.
     away: BTreeSet<(u64, Due)>,
     barriers: HashMap<u64, Barrier, RandomState>,
+    /// The last barrier of ours that each core has answered.
+    answered: Vec<u64>,
     /// Which session a gathering of retained messages, or a join of a shared group, belongs to.
     gathers: HashMap<u64, Key, RandomState>,
     /// Requests for retained messages that wait until this core has handled enough.
@@ -171,10 +178,12 @@ impl Shard {
             interest: Interest::new(hash_key),
             groups: OwnedGroups::new(seeds(3)),
             retained: Retained::new(),
+            expiries: Expiries::default(),
             lanes: Lanes::new(core, cores, limits.lane_bytes_max),
             wheel: Wheel::new(now.millis),
             away: BTreeSet::new(),
             barriers: HashMap::with_hasher(state(4)),
+            answered: vec![0; usize::from(cores)],
             gathers: HashMap::with_hasher(state(5)),
             waiting_gathers: Vec::new(),
             gathering: Vec::new(),
@@ -308,6 +317,7 @@ impl Shard {
         }
         self.due = due;
         self.away_due();
+        self.expire_retained();
         self.go_on_gathering();
         self.settle();
     }
@@ -358,7 +368,7 @@ impl Shard {
             return Some(self.now.millis);
         }
         let away = self.away.first().map(|&(deadline, _)| deadline);
-        self.wheel.next().into_iter().chain(away).min()
+        self.wheel.next().into_iter().chain(away).chain(self.expiries.next()).min()
     }
 
     /// The counters of this core.
@@ -387,8 +397,9 @@ impl Shard {
         self.lanes.check_invariants();
         debug_assert_eq!(self.stats.connections, self.connections.len() as u64);
         debug_assert!(self.stats.clients_connected <= self.stats.connections);
+        debug_assert!(self.expiries.len() <= self.retained.len());
         // The rest walks over everything: only while that is little.
-        if self.sessions.len() > 64 {
+        if self.sessions.len() > 64 || self.gathers.len() > 256 {
             return;
         }
         let (mut kept, mut bytes) = self.groups.kept();
@@ -402,7 +413,10 @@ impl Shard {
                 .and_then(|connection| self.connections.get(connection))
                 .and_then(|c| c.live());
             debug_assert!(session.connection.is_none() || live.is_some_and(|live| live.session == key));
-            debug_assert!(session.gathers.iter().all(|gather| self.gathers.get(&gather.token) == Some(&key)));
+            if let Some(gathers) = &session.gathers {
+                gathers.check_invariants();
+                debug_assert!(gathers.tokens().all(|token| self.gathers.get(&token) == Some(&key)));
+            }
         }
         debug_assert_eq!(self.stats.messages_kept, kept as u64);
         debug_assert_eq!(self.stats.queue_bytes, bytes as u64);

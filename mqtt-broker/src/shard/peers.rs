@@ -5,6 +5,7 @@ use mqtt_proto::types::ShareName;
 use super::Shard;
 use super::deliver::{How, Outgoing};
 use super::envelope::{Envelope, EnvelopeBatch, Numbers};
+use super::gather::WaitingGather;
 use super::input::Step;
 use super::stats::Stats;
 use crate::config::CoreId;
@@ -70,7 +71,8 @@ impl Shard {
             }
             Envelope::BarrierDone { token, sent } => self.barrier_done(from, token, sent),
             Envelope::Gather { token, filter, after, until } => {
-                self.gather_asked(from, token, filter.as_str(), after, until.iter().collect());
+                let (filter, after, until) = (filter.as_str().into(), after.into(), until.iter().collect());
+                self.gather_asked(WaitingGather { from: from.0, token, filter, after, until });
             }
             Envelope::Slice { token, count, position, done } => match count {
                 0 => self.slice_arrived(token, position, done),

@@ -16,7 +16,7 @@ use super::lanes::Waiter;
 use super::table::Key;
 use crate::config::CoreId;
 use crate::message::{MessageRef, forwarded_properties};
-use crate::ports::{AuthorizeRequest, Commit, Decision, Permission, Record};
+use crate::ports::{AuthorizeRequest, Decision, Permission};
 use crate::router::{CoreSet, Subscriber};
 
 /// What became of a routed message.
@@ -292,38 +292,5 @@ impl Shard {
             paced: false,
         };
         self.deliver(key, outgoing, how);
-    }
-
-    /// Sets or removes the retained message of a topic that is at home here [MQTT-3.3.1-5] [MQTT-3.3.1-6].
-    pub(super) fn retain(&mut self, outgoing: &mut Outgoing<'_>) {
-        let topic = outgoing.message.topic.as_str();
-        if outgoing.message.payload.is_empty() {
-            if self.retained.remove(topic).is_some() {
-                let commit = self.ports.store.append(&Record::RetainedRemoved { topic });
-                outgoing.wait_for(commit);
-            }
-            return;
-        }
-        let is_new = self.retained.get(topic).is_none();
-        let cost = outgoing.message.len() as u64;
-        if is_new
-            && (self.budget.retained_messages() >= u64::from(self.limits.retained_messages_max)
-                || self.budget.retained_bytes() + cost > self.limits.retained_bytes_max
-                || self.memory_is_full(outgoing.message.len()))
-        {
-            self.stats.dropped_retained_full += 1;
-            return;
-        }
-        let record = Record::Retained { message: outgoing.message };
-        match self.ports.store.append(&record) {
-            // A QoS 0 message promises nothing.
-            Commit::At(_) if outgoing.message.qos == Qos::AtMostOnce => {}
-            commit => outgoing.wait_for(commit),
-        }
-        let message = outgoing.keep().with(outgoing.message.qos, true);
-        self.retained.set(message);
-        // Exact from one message to the next, not only from call to call.
-        self.budget.own.retained_messages = self.retained.len() as u64;
-        self.budget.own.retained_bytes = self.retained.bytes() as u64;
     }
 }

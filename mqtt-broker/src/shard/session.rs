@@ -9,7 +9,7 @@ use mqtt_proto::session::{Inbound, Outbound};
 use mqtt_proto::types::Qos;
 
 use super::envelope::GroupRef;
-use super::gather::Gather;
+use super::gathers::Gathers;
 use super::table::{Key, Table};
 use crate::message::Message;
 use crate::router::FilterId;
@@ -35,7 +35,7 @@ pub(super) struct Session {
     pub(super) window: u16,
     pub(super) will: Option<Box<Will>>,
     /// Retained messages still on their way to new subscriptions.
-    pub(super) gathers: Vec<Gather>,
+    pub(super) gathers: Option<Box<Gathers>>,
 }
 
 /// A membership in a shared group.
@@ -120,7 +120,7 @@ impl Session {
             ends_at: u64::MAX,
             window: 0,
             will: None,
-            gathers: Vec::new(),
+            gathers: None,
         }
     }
 

@@ -222,7 +222,7 @@ impl Shard {
         let Ok(place) = state.subscriptions.binary_search(&filter) else { return false };
         state.subscriptions.remove(place);
         let removed = self.subscriptions.remove_id(filter, session.index);
-        self.cancel_gathers(session, filter);
+        self.cancel_gather(session, filter);
         self.withdraw(shared.filter, removed);
         true
     }

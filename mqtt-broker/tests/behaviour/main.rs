@@ -1,6 +1,7 @@
 //! What the broker promises its Clients, on one core and on several: shards without sockets, in virtual time.
 
 mod answers;
+mod backpressure;
 mod basics;
 mod bounds;
 #[allow(dead_code, reason = "shared with the simulation: each uses its part of it")]
@@ -10,6 +11,7 @@ mod deciding;
 mod exactly_once;
 mod faults;
 mod forwarding;
+mod retained;
 mod shared;
 mod takeover;
 mod waiting;
