@@ -5,9 +5,11 @@
 //! are fine. It needs Linux 6.1 or newer with io_uring; what is missing is said by [`StartError`], with the remedy.
 //!
 //! ```no_run
+//! # #[cfg(feature = "runtime")] {
 //! let broker = mqtt_broker::Broker::builder().listen("localhost:1883").start()?;
 //! println!("listening on {:?}", broker.addresses());
 //! broker.wait()?;
+//! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
