@@ -25,7 +25,7 @@ impl Shard {
         let ticket = self.ticket(key);
         let properties = connect.properties;
         let request = AuthenticateRequest {
-            peer: self.connections.get(key).and_then(|connection| connection.info.peer),
+            peer: self.connections.get(key).and_then(|connection| connection.peer.address()),
             version: connect.version,
             client_id: &client_id,
             user_name: connect.user_name,
@@ -157,7 +157,7 @@ impl Shard {
     pub(super) fn handle_auth(&mut self, key: Key, auth: &Auth<'_>) -> Step {
         let ticket = self.ticket(key);
         let Some(connection) = self.connections.get_mut(key) else { return Step::Gone };
-        let peer = connection.info.peer;
+        let peer = connection.peer.address();
         let (version, client_id, method, step, identity) = match &mut connection.state {
             State::Deciding(deciding) => {
                 if auth.reason != ReasonCode::CONTINUE_AUTHENTICATION {

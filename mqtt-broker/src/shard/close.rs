@@ -64,7 +64,7 @@ impl Shard {
         if let State::Live(live) = connection.state {
             if let Some(session) = self.sessions.get_mut(live.session) {
                 // A refusal that was not sent is none: sent again, the message is judged again.
-                for pending in &connection.pending {
+                for pending in connection.pending.iter() {
                     if let PendingAnswer::PubRec(packet_id, reason) = pending.answer {
                         session.inbound.pubrec_sent(packet_id, reason);
                     }
@@ -81,7 +81,7 @@ impl Shard {
     pub(super) fn refuse(&mut self, key: Key, version: Version, reason: ReasonCode) -> Step {
         self.stats.connects_refused += 1;
         let Some(mut connection) = self.forget_connection(key) else { return Step::Gone };
-        debug!(peer = ?connection.info.peer, %reason, "CONNECT refused");
+        debug!(peer = ?connection.peer.address(), %reason, "CONNECT refused");
         let mut last = core::mem::take(&mut connection.output.buffer);
         encode_refusal(version, reason, &mut last);
         self.stats.bytes_sent += last.len() as u64;

@@ -144,7 +144,7 @@ impl Shard {
         connection.state = State::Live(Box::new(live));
         connection.last_received = now;
         connection.deadline = u64::MAX;
-        let info = connection.info;
+        let peer_address = connection.peer.address();
         self.stats.clients_connected += 1;
 
         if let Commit::At(position) = self.record_expiry(session)
@@ -164,7 +164,7 @@ impl Shard {
         debug!(connection = key.index, %client_id, version = ?connect.version, session_present = present.is_some(), "connected");
         self.ports.hooks.on_event(&Event::Connected {
             client_id: &client_id,
-            peer: info.peer,
+            peer: peer_address,
             version: connect.version,
             session_present: present.is_some(),
         });

@@ -4,17 +4,18 @@
 //! it answers, and dies with the connection. Lives on: the accepting core until CONNECT, then the home core.
 
 use std::collections::VecDeque;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::Arc;
 
 use mqtt_proto::connection::{Receiver, Sender};
 use mqtt_proto::types::{PacketId, ReasonCode, Version};
 
-use super::contract::{Approved, ConnectionInfo};
+use super::contract::Approved;
 use super::table::Key;
 use crate::ports::{Identity, Permission};
 
 pub(super) struct Connection {
-    pub(super) info: ConnectionInfo,
+    pub(super) peer: Peer,
     pub(super) receiver: Receiver,
     pub(super) state: State,
     pub(super) output: Output,
@@ -26,11 +27,40 @@ pub(super) struct Connection {
     pub(super) timer_at: u64,
     /// When bytes came last, or when reading began again after a pause of ours.
     pub(super) last_received: u64,
-    pub(super) pending: VecDeque<Pending>,
+    pub(super) pending: PendingAnswers,
     /// Serial number of the first entry of `pending`.
     pub(super) pending_first: u32,
     /// Counts the questions asked for this connection.
     pub(super) questions: u32,
+}
+
+/// The Client's address, in half the space that a [`SocketAddr`] takes.
+#[derive(Clone, Debug)]
+pub(super) enum Peer {
+    /// A client inside the process.
+    Inside,
+    V4(SocketAddrV4),
+    V6(Box<SocketAddrV6>),
+}
+
+impl From<Option<SocketAddr>> for Peer {
+    fn from(address: Option<SocketAddr>) -> Peer {
+        match address {
+            None => Peer::Inside,
+            Some(SocketAddr::V4(address)) => Peer::V4(address),
+            Some(SocketAddr::V6(address)) => Peer::V6(Box::new(address)),
+        }
+    }
+}
+
+impl Peer {
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Peer::Inside => None,
+            Peer::V4(address) => Some((*address).into()),
+            Peer::V6(address) => Some((**address).into()),
+        }
+    }
 }
 
 pub(super) enum State {
@@ -128,6 +158,42 @@ pub(super) struct Pending {
     pub(super) remaining: u16,
 }
 
+/// The answers that a connection is owed, oldest first: one pointer while there is none.
+#[derive(Default)]
+pub(super) struct PendingAnswers(Option<Box<VecDeque<Pending>>>);
+
+impl PendingAnswers {
+    pub(super) fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |answers| answers.len())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Pending> {
+        self.0.iter().flat_map(|answers| answers.iter())
+    }
+
+    pub(super) fn get_mut(&mut self, position: usize) -> Option<&mut Pending> {
+        self.0.as_mut()?.get_mut(position)
+    }
+
+    pub(super) fn push(&mut self, pending: Pending) {
+        self.0.get_or_insert_default().push_back(pending);
+    }
+
+    /// The oldest, if it waits for nobody any more.
+    pub(super) fn pop_done(&mut self) -> Option<Pending> {
+        self.0.as_mut()?.pop_front_if(|pending| pending.remaining == 0)
+    }
+
+    /// Gives the memory back, if no answer is owed.
+    pub(super) fn shrink(&mut self) {
+        self.0.take_if(|answers| answers.is_empty());
+    }
+}
+
 pub(super) enum PendingAnswer {
     PubAck(PacketId, ReasonCode),
     PubRec(PacketId, ReasonCode),
@@ -136,9 +202,9 @@ pub(super) enum PendingAnswer {
 }
 
 impl Connection {
-    pub(super) fn new(info: ConnectionInfo, receiver: Receiver, now: u64) -> Connection {
+    pub(super) fn new(peer: Peer, receiver: Receiver, now: u64) -> Connection {
         Connection {
-            info,
+            peer,
             receiver,
             state: State::Opening,
             output: Output::default(),
@@ -146,7 +212,7 @@ impl Connection {
             deadline: u64::MAX,
             timer_at: u64::MAX,
             last_received: now,
-            pending: VecDeque::new(),
+            pending: PendingAnswers::default(),
             pending_first: 0,
             questions: 0,
         }
@@ -171,5 +237,27 @@ impl Connection {
         let live = self.live()?;
         (live.keep_alive_millis != 0 && self.held.is_none())
             .then(|| self.last_received + live.keep_alive_millis)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_idle_connection_does_not_use_takes_a_pointer() {
+        let connection = size_of::<Connection>();
+        assert!(connection <= 192, "{connection} bytes");
+        let live = size_of::<Live>();
+        assert!(live <= 112, "{live} bytes");
+    }
+
+    #[test]
+    fn a_peer_keeps_its_address() {
+        for text in ["127.0.0.1:1883", "[2001:db8::1]:8883"] {
+            let address: SocketAddr = text.parse().expect("an address");
+            assert_eq!(Peer::from(Some(address)).address(), Some(address));
+        }
+        assert_eq!(Peer::from(None).address(), None);
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::connection::Peer;
 use crate::config::{CoreId, Limits};
 use crate::ports::Identity;
 
@@ -100,7 +101,7 @@ pub enum Action {
 /// An authenticated connection on its way to its home core.
 #[derive(Debug)]
 pub struct Handed {
-    pub(super) info: ConnectionInfo,
+    pub(super) peer: Peer,
     /// The CONNECT packet, and what came behind it.
     pub(super) connect: Vec<u8>,
     pub(super) input: Vec<u8>,

@@ -170,8 +170,7 @@ impl Shard {
             self.drop_kept(key, &oldest, DropReason::QueueFull);
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
-        session.queue.push_back(delivery);
-        session.queue_bytes += cost;
+        session.queue.push(delivery);
         self.stats.queue_bytes += cost as u64;
         self.stats.messages_kept += 1;
     }
@@ -179,17 +178,14 @@ impl Shard {
     fn queue_is_full(&self, key: Key, cost: usize) -> bool {
         let Some(session) = self.sessions.get(key) else { return true };
         session.queue.len() >= self.limits.queue_messages_max as usize
-            || session.queue_bytes as u64 + cost as u64 > self.limits.queue_bytes_max
+            || session.queue.bytes() as u64 + cost as u64 > self.limits.queue_bytes_max
             || self.memory_is_full(cost)
     }
 
     /// Takes the oldest message off the queue. It still counts as kept.
     fn pop_queue(&mut self, key: Key) -> Option<Delivery> {
-        let session = self.sessions.get_mut(key)?;
-        let delivery = session.queue.pop_front()?;
-        let cost = delivery.cost();
-        session.queue_bytes -= cost;
-        self.stats.queue_bytes -= cost as u64;
+        let delivery = self.sessions.get_mut(key)?.queue.pop()?;
+        self.stats.queue_bytes -= delivery.cost() as u64;
         Some(delivery)
     }
 

@@ -1,7 +1,5 @@
 //! From bytes to packets to what they do; and input that has to wait.
 
-use std::collections::VecDeque;
-
 use mqtt_proto::codec::{self, DecodeError};
 use mqtt_proto::connection::{ProtocolError, TooLarge};
 use mqtt_proto::packet::{Ack, Disconnect, Packet, Publish};
@@ -162,7 +160,7 @@ impl Shard {
 
     fn hand_off(&mut self, key: Key, to: u16, connect: Vec<u8>, input: Vec<u8>, approved: Approved) {
         let Some(connection) = self.forget_connection(key) else { return };
-        let handed = Box::new(Handed { info: connection.info, connect, input, approved });
+        let handed = Box::new(Handed { peer: connection.peer, connect, input, approved });
         self.actions.push_back(Action::Handoff { id: key.into(), to: crate::config::CoreId(to), handed });
     }
 
@@ -314,7 +312,7 @@ impl Shard {
         if remaining == 0 && connection.pending.is_empty() {
             return self.send_answer(key, &answer);
         }
-        connection.pending.push_back(super::connection::Pending { answer, remaining });
+        connection.pending.push(super::connection::Pending { answer, remaining });
     }
 
     /// The serial that the next pending answer will have.
@@ -336,7 +334,7 @@ impl Shard {
         pending.remaining -= 1;
         let mut subscribed = false;
         while let Some(connection) = self.connections.get_mut(key)
-            && let Some(done) = connection.pending.pop_front_if(|pending| pending.remaining == 0)
+            && let Some(done) = connection.pending.pop_done()
         {
             connection.pending_first = connection.pending_first.wrapping_add(1);
             subscribed |= matches!(done.answer, PendingAnswer::SubAck(..));
@@ -351,7 +349,7 @@ impl Shard {
         }
         // Who subscribes once and then listens keeps no memory for answers.
         if connection.pending.is_empty() && subscribed {
-            connection.pending = VecDeque::new();
+            connection.pending.shrink();
         }
     }
 

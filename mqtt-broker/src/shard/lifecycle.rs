@@ -89,7 +89,7 @@ impl Shard {
         let unacknowledged = session.outbound.iter().filter(|(_, _, message)| message.is_some()).count();
         let kept = (session.queue.len() + unacknowledged) as u64;
         self.stats.messages_kept -= kept;
-        self.stats.queue_bytes -= session.queue_bytes as u64;
+        self.stats.queue_bytes -= session.queue.bytes() as u64;
         self.stats.dropped(DropReason::SessionEnded, kept);
         if session.recorded {
             self.ports
@@ -139,16 +139,7 @@ impl Shard {
 
     /// Drops queued messages for which `which` is true.
     fn drop_queued(&mut self, key: Key, reason: DropReason, which: impl Fn(&Delivery) -> bool) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let (before, mut bytes) = (session.queue.len(), 0);
-        session.queue.retain(|delivery| {
-            let goes = which(delivery);
-            bytes += if goes { delivery.cost() } else { 0 };
-            !goes
-        });
-        let dropped = (before - session.queue.len()) as u64;
-        session.queue_bytes -= bytes;
-        self.stats.queue_bytes -= bytes as u64;
+        let dropped = self.take_queued(key, which).len() as u64;
         self.stats.messages_kept -= dropped;
         self.stats.dropped(reason, dropped);
     }

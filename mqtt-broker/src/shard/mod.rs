@@ -51,13 +51,13 @@ use crate::router::{GroupId, Interest, Matches, Retained, Subscriptions};
 
 use barrier::Barrier;
 use budget::Budget;
-use connection::{Connection, Why};
+use connection::{Connection, Peer, Why};
 use gather::WaitingGather;
 use homes::Homes;
 use lanes::{Lanes, Waiter};
 use lifecycle::Due;
 use retained::Expiries;
-use session::{Delivery, Sessions};
+use session::Sessions;
 use shared::{Join, OwnedGroups};
 use table::{Key, Table};
 use wheel::Wheel;
@@ -221,7 +221,7 @@ impl Shard {
         if max != 0 && self.budget.connections() >= max {
             return None;
         }
-        let key = self.insert_connection(info);
+        let key = self.insert_connection(info.peer.into());
         self.stats.connections_opened += 1;
         let deadline = now.millis + u64::from(self.limits.connect_timeout_seconds) * 1000;
         self.arm_connection(key, deadline);
@@ -233,18 +233,18 @@ impl Shard {
     #[expect(clippy::boxed_local, reason = "it travels boxed, as in `Action::Handoff`")]
     pub fn connection_arrived(&mut self, handed: Box<Handed>, now: Now) -> Option<ConnectionId> {
         self.now = now;
-        let key = self.insert_connection(handed.info);
+        let key = self.insert_connection(handed.peer.clone());
         self.accept_handed(key, *handed);
         self.settle();
         Some(key.into())
     }
 
-    fn insert_connection(&mut self, info: ConnectionInfo) -> Key {
+    fn insert_connection(&mut self, peer: Peer) -> Key {
         let mut receiver = Receiver::new(Role::Server, self.limits.packet_bytes_max);
         receiver.set_topic_alias_maximum(self.limits.topic_alias_maximum);
         self.stats.connections += 1;
         self.budget.own.connections += 1;
-        self.connections.insert(Connection::new(info, receiver, self.now.millis))
+        self.connections.insert(Connection::new(peer, receiver, self.now.millis))
     }
 
     /// Bytes came. All of them are taken; those of a connection that is gone are ignored.
@@ -406,8 +406,8 @@ impl Shard {
         for (key, session) in self.sessions.iter() {
             kept += session.queue.len()
                 + session.outbound.iter().filter(|(_, _, message)| message.is_some()).count();
-            bytes += session.queue_bytes;
-            debug_assert_eq!(session.queue_bytes, session.queue.iter().map(Delivery::cost).sum::<usize>());
+            bytes += session.queue.bytes();
+            session.queue.check_invariants();
             let live = session
                 .connection
                 .and_then(|connection| self.connections.get(connection))

@@ -1,6 +1,6 @@
 //! Session state (section 4.1): what outlives a Network Connection. Lives on: the home core of its ClientID, always.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -20,11 +20,10 @@ pub(super) struct Session {
     /// The send window. What is in flight counts as delivered only when it is acknowledged.
     pub(super) outbound: Outbound<Delivery>,
     pub(super) inbound: Inbound,
-    /// Messages that wait for the Client, its send quota or its output buffer, oldest first.
-    pub(super) queue: VecDeque<Delivery>,
-    pub(super) queue_bytes: usize,
+    /// Messages that wait for the Client, its send quota or its output buffer.
+    pub(super) queue: Queue,
     pub(super) subscriptions: Vec<FilterId>,
-    pub(super) shared: Vec<SharedSubscription>,
+    pub(super) shared: Option<Box<Memberships>>,
     /// Seconds it outlives its connection; `u32::MAX`: for ever.
     pub(super) expiry_seconds: u32,
     /// Whether the store knows of it.
@@ -38,14 +37,72 @@ pub(super) struct Session {
     pub(super) gathers: Option<Box<Gathers>>,
 }
 
-/// A membership in a shared group.
-#[derive(Clone, Debug)]
-pub(super) struct SharedSubscription {
-    /// The whole filter, `$share/` included.
-    pub(super) text: Box<str>,
-    /// `None` until the owner core has answered.
-    pub(super) group: Option<GroupRef>,
+/// The messages that wait, oldest first. Most of the time none do: an empty queue is one pointer.
+#[derive(Debug, Default)]
+pub(super) struct Queue(Option<Box<Waiting>>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    deliveries: VecDeque<Delivery>,
+    bytes: usize,
 }
+
+impl Queue {
+    pub(super) fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |waiting| waiting.deliveries.len())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// What the messages cost.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |waiting| waiting.bytes)
+    }
+
+    pub(super) fn front(&self) -> Option<&Delivery> {
+        self.0.as_ref()?.deliveries.front()
+    }
+
+    pub(super) fn push(&mut self, delivery: Delivery) {
+        let waiting = self.0.get_or_insert_default();
+        waiting.bytes += delivery.cost();
+        waiting.deliveries.push_back(delivery);
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Delivery> {
+        let waiting = self.0.as_deref_mut()?;
+        let delivery = waiting.deliveries.pop_front()?;
+        waiting.bytes -= delivery.cost();
+        self.0.take_if(|waiting| waiting.deliveries.is_empty());
+        Some(delivery)
+    }
+
+    /// Takes out the messages for which `which` is true, in order.
+    pub(super) fn extract(&mut self, which: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+        let Some(waiting) = self.0.take() else { return Vec::new() };
+        let mut taken = Vec::new();
+        for delivery in waiting.deliveries {
+            if which(&delivery) {
+                taken.push(delivery);
+            } else {
+                self.push(delivery);
+            }
+        }
+        taken
+    }
+
+    pub(super) fn check_invariants(&self) {
+        let Some(waiting) = &self.0 else { return };
+        debug_assert!(!waiting.deliveries.is_empty());
+        debug_assert_eq!(waiting.bytes, waiting.deliveries.iter().map(Delivery::cost).sum::<usize>());
+    }
+}
+
+/// Memberships in shared groups, by the whole filter, `$share/` included: the group, `None` until its owner core has
+/// answered.
+pub(super) type Memberships = BTreeMap<Box<str>, Option<GroupRef>>;
 
 /// A message for one session.
 #[derive(Clone, Debug)]
@@ -111,10 +168,9 @@ impl Session {
             connection: None,
             outbound: Outbound::new(),
             inbound: Inbound::new(),
-            queue: VecDeque::new(),
-            queue_bytes: 0,
+            queue: Queue::default(),
             subscriptions: Vec::new(),
-            shared: Vec::new(),
+            shared: None,
             expiry_seconds,
             recorded: false,
             ends_at: u64::MAX,
@@ -122,6 +178,20 @@ impl Session {
             will: None,
             gathers: None,
         }
+    }
+
+    /// The shared groups that have taken it in.
+    pub(super) fn groups(&self) -> impl Iterator<Item = GroupRef> {
+        self.shared.iter().flat_map(|shared| shared.values().copied().flatten())
+    }
+
+    pub(super) fn is_member(&self, text: &str) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.contains_key(text))
+    }
+
+    /// Subscriptions of both kinds.
+    pub(super) fn subscription_count(&self) -> usize {
+        self.subscriptions.len() + self.shared.as_ref().map_or(0, |shared| shared.len())
     }
 
     /// Whether messages are kept for it while its Client is away.
@@ -178,5 +248,16 @@ impl Sessions {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &Session)> {
         self.table.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_session_may_never_use_takes_a_pointer() {
+        let session = size_of::<Session>();
+        assert!(session <= 192, "{session} bytes");
     }
 }

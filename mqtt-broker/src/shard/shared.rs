@@ -14,7 +14,7 @@ use mqtt_proto::types::{Qos, ShareName, SharedFilter, TopicFilter};
 use super::barrier::Then;
 use super::deliver::{How, Outgoing};
 use super::envelope::{Envelope, GroupRef, SessionRef};
-use super::session::{Delivery, SharedSubscription};
+use super::session::Delivery;
 use super::stats::DropReason;
 use super::table::Key;
 use super::{ConnectionId, Shard};
@@ -168,8 +168,8 @@ impl Shard {
         let state = self.sessions.get_mut(join.session);
         let connection = state.as_ref().and_then(|state| state.connection);
         let window = state.as_ref().map_or(0, |state| state.window);
-        match state.and_then(|state| state.shared.iter_mut().find(|known| known.text == join.text)) {
-            Some(known) => known.group = Some(group),
+        match state.and_then(|state| state.shared.as_mut()?.get_mut(&join.text)) {
+            Some(known) => *known = Some(group),
             // Unsubscribed, or ended, meanwhile; a Client that waits for its SUBACK gets it nevertheless [MQTT-3.8.4-1].
             None => {
                 self.tell_owner(group, &Envelope::GroupLeave { group, member });
@@ -197,7 +197,7 @@ impl Shard {
     pub(super) fn groups_online(&mut self, session: Key) {
         let Some(state) = self.sessions.get(session) else { return };
         let window = state.window;
-        let groups: Vec<GroupRef> = state.shared.iter().filter_map(|known| known.group).collect();
+        let groups: Vec<GroupRef> = state.groups().collect();
         for group in groups {
             let Some(state) = self.sessions.get(session) else { return };
             let of_group =
@@ -212,10 +212,10 @@ impl Shard {
     /// The session's Client is away: what it had not begun or not acknowledged goes to other members.
     pub(super) fn groups_offline(&mut self, session: Key) {
         let Some(state) = self.sessions.get(session) else { return };
-        if state.shared.is_empty() && state.outbound.in_flight() == 0 && state.queue.is_empty() {
+        if state.shared.is_none() && state.outbound.in_flight() == 0 && state.queue.is_empty() {
             return;
         }
-        let groups: Vec<GroupRef> = state.shared.iter().filter_map(|known| known.group).collect();
+        let groups: Vec<GroupRef> = state.groups().collect();
         let member = self.own_session(session);
         for group in groups {
             self.tell_owner(group, &Envelope::GroupOnline { group, member, credit: 0 });
@@ -232,20 +232,11 @@ impl Shard {
         self.return_all(back);
     }
 
-    fn take_queued(&mut self, session: Key, which: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+    /// Takes messages off the session's queue. They still count as kept.
+    pub(super) fn take_queued(&mut self, session: Key, which: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
         let Some(state) = self.sessions.get_mut(session) else { return Vec::new() };
-        let (taken, kept): (Vec<_>, VecDeque<_>) = {
-            let mut kept = VecDeque::with_capacity(state.queue.len());
-            let mut taken = Vec::new();
-            for delivery in state.queue.drain(..) {
-                if which(&delivery) { taken.push(delivery) } else { kept.push_back(delivery) }
-            }
-            (taken, kept)
-        };
-        state.queue = kept;
-        let bytes: usize = taken.iter().map(Delivery::cost).sum();
-        state.queue_bytes -= bytes;
-        self.stats.queue_bytes -= bytes as u64;
+        let taken = state.queue.extract(which);
+        self.stats.queue_bytes -= taken.iter().map(Delivery::cost).sum::<usize>() as u64;
         taken
     }
 
@@ -269,8 +260,8 @@ impl Shard {
     }
 
     /// The session leaves a group.
-    pub(super) fn end_membership(&mut self, session: Key, membership: &SharedSubscription) {
-        let Some(group) = membership.group else { return };
+    pub(super) fn end_membership(&mut self, session: Key, group: Option<GroupRef>) {
+        let Some(group) = group else { return };
         let member = self.own_session(session);
         self.tell_owner(group, &Envelope::GroupLeave { group, member });
         let Some(_) = self.sessions.get(session) else { return };

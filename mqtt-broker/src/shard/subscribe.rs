@@ -8,7 +8,6 @@ use super::barrier::Then;
 use super::connection::{PendingAnswer, Why};
 use super::envelope::Envelope;
 use super::input::Step;
-use super::session::SharedSubscription;
 use super::table::Key;
 use crate::ports::{AuthorizeRequest, Commit, Decision, Event, Permission, Record, SessionRef};
 use crate::router::{Removed, Subscriber};
@@ -131,12 +130,11 @@ impl Shard {
     /// Whether the session may have this subscription beside those it has.
     fn has_room_for(&self, session: Key, subscription: &Subscription<'_>, shared: SharedFilter<'_>) -> bool {
         let Some(state) = self.sessions.get(session) else { return false };
-        if state.subscriptions.len() + state.shared.len() < self.limits.subscriptions_per_session_max as usize
-        {
+        if state.subscription_count() < self.limits.subscriptions_per_session_max as usize {
             return true;
         }
         match shared.share_name {
-            Some(_) => state.shared.iter().any(|known| &*known.text == subscription.filter),
+            Some(_) => state.is_member(subscription.filter),
             None => {
                 let known = self.subscriptions.find(shared.filter);
                 known.is_some_and(|known| state.subscriptions.binary_search(&known).is_ok())
@@ -212,10 +210,12 @@ impl Shard {
         let Ok(shared) = SharedFilter::new(text) else { return false };
         let Some(state) = self.sessions.get_mut(session) else { return false };
         if shared.share_name.is_some() {
-            let Some(at) = state.shared.iter().position(|known| &*known.text == text) else { return false };
-            let membership = state.shared.swap_remove(at);
+            let Some(group) = state.shared.as_mut().and_then(|known| known.remove(text)) else {
+                return false;
+            };
+            state.shared.take_if(|known| known.is_empty());
             self.stats.shared_subscriptions -= 1;
-            self.end_membership(session, &membership);
+            self.end_membership(session, group);
             return true;
         }
         let Some(filter) = self.subscriptions.find(shared.filter) else { return false };
@@ -244,19 +244,19 @@ impl Shard {
             let removed = self.subscriptions.remove_id(filter, session.index);
             self.withdraw(TopicFilter::new(&text).expect("it was subscribed to"), removed);
         }
-        for membership in shared {
+        for group in shared.into_iter().flat_map(|shared| shared.into_values()) {
             self.stats.shared_subscriptions -= 1;
-            self.end_membership(session, &membership);
+            self.end_membership(session, group);
         }
     }
 
     /// The membership `text` of a session, made if it has none; whether it was made.
     pub(super) fn membership(&mut self, session: Key, text: &str) -> bool {
         let Some(state) = self.sessions.get_mut(session) else { return false };
-        if state.shared.iter().any(|known| &*known.text == text) {
+        if state.is_member(text) {
             return false;
         }
-        state.shared.push(SharedSubscription { text: text.into(), group: None });
+        state.shared.get_or_insert_default().insert(text.into(), None);
         self.stats.shared_subscriptions += 1;
         true
     }

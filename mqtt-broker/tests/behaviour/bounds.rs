@@ -1,10 +1,10 @@
 //! Bounds of the whole broker: what happens at them, and that nothing else does.
 
-use mqtt_broker::config::Limits;
-use mqtt_proto::packet::Packet;
+use mqtt_broker::config::{Limits, Overflow};
+use mqtt_proto::packet::{Packet, Properties, SubscriptionOptions};
 use mqtt_proto::types::{Qos, ReasonCode, Version};
 
-use crate::cluster::{Cluster, connect};
+use crate::cluster::{Cluster, connect, limits};
 
 #[test]
 fn a_full_memory_drops_one_message_for_one() {
@@ -98,5 +98,83 @@ fn a_client_that_never_reads_loses_qos_0_and_keeps_qos_1() {
             cluster.expect_message(subscriber, "a/1", &[n]);
         }
         cluster.expect_nothing(subscriber);
+    }
+}
+
+#[test]
+fn connections_max_counts_the_connections_of_all_cores() {
+    for cores in [1, 2, 8] {
+        let mut cluster = Cluster::with_limits(cores, limits(|limits| limits.connections_max = 10));
+        let mut clients = Vec::new();
+        for n in 0..10 {
+            let client = cluster.open(n % usize::from(cores), Version::V5);
+            cluster.send(client, &Packet::Connect(connect(Version::V5, &format!("client-{n}"))));
+            assert!(!cluster.is_closed(client));
+            clients.push(client);
+        }
+        for core in 0..usize::from(cores) {
+            let refused = cluster.open(core, Version::V5);
+            assert!(cluster.is_closed(refused), "one more on core {core}");
+        }
+        cluster.cut(clients[3]);
+        for core in 0..usize::from(cores) {
+            let accepted = cluster.open(core, Version::V5);
+            assert!(!cluster.is_closed(accepted), "room on core {core}");
+            cluster.cut(accepted);
+        }
+    }
+}
+
+#[test]
+fn subscriptions_per_session_max_counts_both_kinds_and_not_replacements() {
+    for cores in [1, 2, 8] {
+        let change = |limits: &mut Limits| limits.subscriptions_per_session_max = 4;
+        let mut cluster = Cluster::with_limits(cores, limits(change));
+        let (client, _) = cluster.resume(0, Version::V5, "client");
+        for filter in ["a", "b/#", "$share/g/a", "$share/h/a"] {
+            cluster.subscribe(client, filter, Qos::AtLeastOnce);
+        }
+        let refused = |cluster: &mut Cluster, client, filter| {
+            let options = SubscriptionOptions::new(Qos::AtLeastOnce);
+            cluster.subscribe_with(client, filter, options, Properties::EMPTY)
+        };
+        assert_eq!(refused(&mut cluster, client, "c"), ReasonCode::QUOTA_EXCEEDED);
+        assert_eq!(refused(&mut cluster, client, "$share/i/a"), ReasonCode::QUOTA_EXCEEDED);
+        cluster.subscribe(client, "b/#", Qos::ExactlyOnce);
+        cluster.subscribe(client, "$share/h/a", Qos::ExactlyOnce);
+        // They belong to the session, not to its connection.
+        cluster.cut(client);
+        let (client, present) = cluster.resume(0, Version::V5, "client");
+        assert!(present);
+        assert_eq!(refused(&mut cluster, client, "c"), ReasonCode::QUOTA_EXCEEDED);
+        assert_eq!(cluster.unsubscribe(client, "$share/g/a"), ReasonCode::SUCCESS);
+        cluster.subscribe(client, "c", Qos::AtLeastOnce);
+        assert_eq!(cluster.total(|stats| stats.subscriptions + stats.shared_subscriptions), 4);
+    }
+}
+
+#[test]
+fn a_full_queue_drops_the_oldest_or_the_newest() {
+    for cores in [1, 2, 8] {
+        for (overflow, kept) in [(Overflow::DropOldest, 7..10u8), (Overflow::DropNewest, 0..3)] {
+            let change = |limits: &mut Limits| {
+                limits.queue_messages_max = 3;
+                limits.queue_overflow = overflow;
+            };
+            let mut cluster = Cluster::with_limits(cores, limits(change));
+            let (subscriber, _) = cluster.resume(0, Version::V5, "subscriber");
+            cluster.subscribe(subscriber, "a", Qos::AtLeastOnce);
+            cluster.cut(subscriber);
+            let publisher = cluster.connect(0, Version::V5, "publisher");
+            for n in 0..10u8 {
+                assert_eq!(cluster.publish_1(publisher, "a", &[n]), ReasonCode::SUCCESS);
+            }
+            assert_eq!(cluster.total(|stats| stats.dropped_queue_full), 7);
+            let (subscriber, _) = cluster.resume(0, Version::V5, "subscriber");
+            for n in kept {
+                cluster.expect_message(subscriber, "a", &[n]);
+            }
+            cluster.expect_nothing(subscriber);
+        }
     }
 }

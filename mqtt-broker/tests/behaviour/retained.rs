@@ -237,3 +237,38 @@ fn a_cancelled_gathering_does_not_hold_up_the_others() {
         }
     }
 }
+
+#[test]
+fn a_stalled_reader_of_a_hundred_thousand_retained_messages_costs_a_slice() {
+    const TOPICS: usize = 100_000;
+    for cores in [1, 2] {
+        let mut cluster = Cluster::new(cores);
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        for n in 0..TOPICS {
+            let topic = format!("r/{n}");
+            let message = publish(&topic, b"value", Qos::AtMostOnce, 0);
+            cluster.submit(publisher, &Packet::Publish(Publish { retain: true, ..message }));
+        }
+        cluster.run();
+        assert_eq!(kept(&cluster).0, TOPICS as u64);
+        let other = cluster.connect(0, Version::V5, "other");
+        cluster.subscribe(other, "live", Qos::AtLeastOnce);
+        let stalled = cluster.connect(0, Version::V5, "stalled");
+        cluster.set_reading(stalled, false);
+        let before = cluster.total(|stats| stats.messages_sent);
+        subscribe_all(&mut cluster, stalled, &["#".to_owned()]);
+        // One slice of 64 KiB at most is on its way to it, and one more behind that.
+        let sent = cluster.total(|stats| stats.messages_sent) - before;
+        assert!((64..=64 * 1024 / 12 + 2 * 64).contains(&sent), "{sent} messages");
+        assert_eq!(cluster.total(|stats| stats.queue_bytes), 0);
+        for n in 0..100u8 {
+            cluster.publish_1(publisher, "live", &[n]);
+            cluster.expect_message(other, "live", &[n]);
+        }
+        cluster.set_reading(stalled, true);
+        let mut got = messages(&mut cluster, stalled);
+        got.retain(|(topic, _)| topic != "live");
+        got.dedup();
+        assert_eq!(got.len(), TOPICS);
+    }
+}

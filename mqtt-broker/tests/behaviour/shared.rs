@@ -1,6 +1,7 @@
 //! Shared Subscriptions: members that come and go, queues, credit.
 
 use mqtt_broker::config::Limits;
+use mqtt_broker::router::Strategy;
 use mqtt_proto::packet::{Ack, Connect, Filters, Packet, Properties, Property, Subscribe, Subscription};
 use mqtt_proto::packet::{SubscriptionOptions, Subscriptions, Unsubscribe};
 use mqtt_proto::types::{PacketId, Qos, ReasonCode, Version};
@@ -137,5 +138,81 @@ fn with_all_members_away_messages_wait_and_qos_0_is_dropped() {
             cluster.expect_message(member, "a", &[n]);
         }
         cluster.expect_nothing(member);
+    }
+}
+
+/// How many messages each of three members gets out of 30 of one publisher over three topics, none acknowledged.
+fn shares(cores: u16, strategy: Strategy) -> Vec<Vec<String>> {
+    let mut limits = Limits::default();
+    limits.shared_strategy = strategy;
+    let mut cluster = Cluster::with_limits(cores, limits);
+    let members: Vec<_> = (0..3).map(|n| cluster.connect(0, Version::V5, &format!("member-{n}"))).collect();
+    for &member in &members {
+        cluster.subscribe(member, "$share/g/#", Qos::AtLeastOnce);
+    }
+    let publisher = cluster.connect(0, Version::V5, "publisher");
+    for n in 0..30 {
+        cluster.publish_1(publisher, &format!("topic/{}", n % 3), b"x");
+    }
+    let mut shares: Vec<Vec<String>> = Vec::new();
+    for member in members {
+        let mut topics = Vec::new();
+        while let Some(topic) = cluster.look(member, |packet| match packet {
+            Packet::Publish(publish) => publish.topic.map(|topic| topic.as_str().to_owned()),
+            other => panic!("{other:?}"),
+        }) {
+            topics.extend(topic);
+        }
+        shares.push(topics);
+    }
+    assert_eq!(shares.iter().map(Vec::len).sum::<usize>(), 30, "each message has one member");
+    shares
+}
+
+#[test]
+fn each_strategy_shares_out_in_its_own_way() {
+    for cores in [1, 2, 8] {
+        for strategy in [Strategy::RoundRobin, Strategy::LeastInFlight] {
+            assert!(shares(cores, strategy).iter().all(|share| share.len() == 10), "{strategy}");
+        }
+        for strategy in [Strategy::Sticky, Strategy::HashClient] {
+            let all = shares(cores, strategy).iter().filter(|share| share.len() == 30).count();
+            assert_eq!(all, 1, "{strategy}: all of one publisher's to one member");
+        }
+        for n in 0..3 {
+            let topic = format!("topic/{n}");
+            let shares = shares(cores, Strategy::HashTopic);
+            let members = shares.iter().filter(|share| share.contains(&topic)).count();
+            assert_eq!(members, 1, "all of {topic} to one member");
+        }
+    }
+}
+
+#[test]
+fn a_member_that_is_taken_over_goes_on_with_what_it_had_not_acknowledged() {
+    for cores in [1, 2, 8] {
+        let mut cluster = Cluster::new(cores);
+        let (old, _) = cluster.resume(0, Version::V5, "member");
+        cluster.subscribe(old, "$share/g/a", Qos::AtLeastOnce);
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        for n in 0..10u8 {
+            cluster.publish_1(publisher, "a", &[n]);
+        }
+        for n in 0..3u8 {
+            cluster.expect_message(old, "a", &[n]);
+        }
+        let (new, present) = cluster.resume(usize::from(cores) - 1, Version::V5, "member");
+        assert!(present);
+        while cluster.pending(old) > 1 {
+            cluster.take_frame(old);
+        }
+        cluster.expect_disconnect(old, ReasonCode::SESSION_TAKEN_OVER);
+        for n in 3..10u8 {
+            cluster.expect_message(new, "a", &[n]);
+        }
+        cluster.publish_1(publisher, "a", b"more");
+        cluster.expect_message(new, "a", b"more");
+        cluster.expect_nothing(new);
+        assert_eq!(cluster.total(|stats| stats.messages_kept), 0);
     }
 }

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use mqtt_broker::config::Limits;
 use mqtt_broker::ports::{Commit, Ports, Record, Store};
 use mqtt_proto::packet::{
-    Connect, Packet, Properties, Publish, Subscribe, Subscription, SubscriptionOptions, Subscriptions,
+    Connect, Filters, Packet, Properties, Publish, Subscribe, Subscription, SubscriptionOptions,
+    Subscriptions, Unsubscribe,
 };
 use mqtt_proto::types::{PacketId, Qos, Version};
 
@@ -119,5 +120,41 @@ fn acknowledgements_wait_for_the_store_on_every_core() {
         cluster.expect_nothing(publisher);
         commit(&mut cluster, &appended);
         cluster.expect(publisher, |packet| assert!(matches!(packet, Packet::PubAck(_)), "{packet:?}"));
+    }
+}
+
+#[test]
+fn pubrec_and_unsuback_wait_for_the_store_on_every_core() {
+    for cores in [1, 2, 8] {
+        let (mut cluster, appended) = late(cores);
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        let client = cluster.open(0, Version::V3_1_1);
+        let kept = Connect { clean_start: false, ..connect(Version::V3_1_1, "subscriber") };
+        cluster.send(client, &Packet::Connect(kept));
+        commit(&mut cluster, &appended);
+        cluster.expect(client, |packet| assert!(matches!(packet, Packet::ConnAck(_)), "{packet:?}"));
+        subscribe(&mut cluster, client, "a");
+        commit(&mut cluster, &appended);
+        cluster.expect(client, |packet| assert!(matches!(packet, Packet::SubAck(_)), "{packet:?}"));
+        let first = publish("a", b"x", Qos::ExactlyOnce, 5);
+        for dup in [false, true] {
+            cluster.send(publisher, &Packet::Publish(Publish { dup, ..first }));
+            cluster.expect_nothing(publisher);
+        }
+        commit(&mut cluster, &appended);
+        for _ in 0..2 {
+            cluster.expect(publisher, |packet| assert!(matches!(packet, Packet::PubRec(_)), "{packet:?}"));
+        }
+        cluster.expect_message(client, "a", b"x");
+        let (packet_id, properties) = (PacketId::new(9).expect("not 0"), Properties::EMPTY);
+        let filters = ["a", "never"];
+        let filters = Filters::new(&filters);
+        cluster.send(client, &Packet::Unsubscribe(Unsubscribe { packet_id, properties, filters }));
+        // What needs no record waits all the same: answers leave in order.
+        cluster.send(client, &Packet::Publish(publish("b", b"x", Qos::AtLeastOnce, 6)));
+        cluster.expect_nothing(client);
+        commit(&mut cluster, &appended);
+        cluster.expect(client, |packet| assert!(matches!(packet, Packet::UnsubAck(_)), "{packet:?}"));
+        cluster.expect(client, |packet| assert!(matches!(packet, Packet::PubAck(_)), "{packet:?}"));
     }
 }
