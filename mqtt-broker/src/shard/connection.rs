@@ -160,6 +160,7 @@ pub(super) struct Pending {
 
 /// The answers that a connection is owed, oldest first: one pointer while there is none.
 #[derive(Default)]
+#[expect(clippy::box_collection, reason = "an idle connection pays for a pointer, not for an empty queue")]
 pub(super) struct PendingAnswers(Option<Box<VecDeque<Pending>>>);
 
 impl PendingAnswers {
