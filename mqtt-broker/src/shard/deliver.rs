@@ -24,15 +24,17 @@ pub(super) struct Outgoing<'a> {
     pub(super) owned: Option<Message>,
     /// The last position in the store that its copies need.
     pub(super) commit: Option<u64>,
+    /// A hash of the publisher's ClientID where shared groups go by Client, else 0.
+    pub(super) publisher: u32,
 }
 
 impl<'a> Outgoing<'a> {
     pub(super) fn new(message: MessageRef<'a>) -> Outgoing<'a> {
-        Outgoing { message, owned: None, commit: None }
+        Outgoing { message, owned: None, commit: None, publisher: 0 }
     }
 
     pub(super) fn with_owned(message: MessageRef<'a>, owned: Option<&Message>) -> Outgoing<'a> {
-        Outgoing { message, owned: owned.cloned(), commit: None }
+        Outgoing { message, owned: owned.cloned(), commit: None, publisher: 0 }
     }
 
     pub(super) fn keep(&mut self) -> Message {

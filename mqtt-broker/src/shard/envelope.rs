@@ -62,8 +62,9 @@ pub(super) struct SessionRef {
 /// What one core tells another.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Envelope<'a> {
-    /// Deliver to your subscribers, retain if you are the topic's home and the message says so.
-    Publish { message: MessageRef<'a>, deliver: bool, retain: bool },
+    /// Deliver to your subscribers, retain if you are the topic's home and the message says so. `publisher` is what
+    /// shared groups choose a member by that go by Client.
+    Publish { message: MessageRef<'a>, deliver: bool, retain: bool, publisher: u32 },
     /// The sending core has its first subscription to this filter, or has lost its last one.
     Interest { filter: TopicFilter<'a>, add: bool },
     /// Answer when you have handled this.
@@ -181,9 +182,10 @@ impl Writer<'_> {
     /// Appends `envelope`. `owned` is its message where that is owned already; a large one is made if it is not.
     pub(super) fn write(&mut self, envelope: &Envelope<'_>, owned: &mut Option<Message>) {
         match *envelope {
-            Envelope::Publish { message, deliver, retain } => {
+            Envelope::Publish { message, deliver, retain, publisher } => {
                 self.u8(PUBLISH);
                 self.u8(deliver as u8 | (retain as u8) << 1);
+                self.u32(publisher);
                 self.message(&message, owned);
             }
             Envelope::Interest { filter, add } => {
@@ -365,9 +367,9 @@ impl<'a> Iterator for Envelopes<'a> {
         let mut owned = None;
         let envelope = match self.u8() {
             PUBLISH => {
-                let flags = self.u8();
+                let (flags, publisher) = (self.u8(), self.u32());
                 let message = self.message(&mut owned);
-                Envelope::Publish { message, deliver: flags & 1 != 0, retain: flags & 2 != 0 }
+                Envelope::Publish { message, deliver: flags & 1 != 0, retain: flags & 2 != 0, publisher }
             }
             INTEREST => {
                 let add = self.bool();
@@ -532,8 +534,8 @@ mod tests {
             Load { connections: 1, sessions: 2, retained_messages: 3, retained_bytes: 4, queued_bytes: 5 };
         let numbers = Numbers::List(&[1, u64::MAX]);
         let all = [
-            Envelope::Publish { message: message(b"x"), deliver: true, retain: false },
-            Envelope::Publish { message: message(&big), deliver: false, retain: true },
+            Envelope::Publish { message: message(b"x"), deliver: true, retain: false, publisher: 7 },
+            Envelope::Publish { message: message(&big), deliver: false, retain: true, publisher: 0 },
             Envelope::Interest { filter, add: true },
             Envelope::Barrier { token: 1 },
             Envelope::BarrierDone { token: 1, sent: numbers },

@@ -52,8 +52,8 @@ impl Shard {
         slice: &mut Option<Slice<'a>>,
     ) -> Option<u64> {
         match envelope {
-            Envelope::Publish { message, deliver, retain } => {
-                let mut outgoing = Outgoing::with_owned(message, owned);
+            Envelope::Publish { message, deliver, retain, publisher } => {
+                let mut outgoing = Outgoing { publisher, ..Outgoing::with_owned(message, owned) };
                 if deliver {
                     self.route_here(&mut outgoing, None, from);
                 }

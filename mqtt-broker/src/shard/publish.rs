@@ -17,7 +17,7 @@ use super::table::Key;
 use crate::config::CoreId;
 use crate::message::{MessageRef, forwarded_properties};
 use crate::ports::{AuthorizeRequest, Decision, Permission};
-use crate::router::{CoreSet, Subscriber};
+use crate::router::{CoreSet, Strategy, Subscriber};
 
 /// What became of a routed message.
 #[derive(Clone, Copy, Debug, Default)]
@@ -204,6 +204,7 @@ impl Shard {
     /// to the home of its retained message.
     pub(super) fn route(&mut self, outgoing: &mut Outgoing<'_>, publisher: Option<Key>) -> Routed {
         let topic = outgoing.message.topic;
+        outgoing.publisher = self.publisher_hash(publisher);
         let here = self.route_here(outgoing, publisher, self.core);
         let mut interested = self.interest.cores(topic);
         interested.remove(self.core.0);
@@ -218,12 +219,26 @@ impl Shard {
         }
         for core in cores.iter() {
             let (deliver, retain) = (interested.contains(core), home == Some(core));
-            let envelope = Envelope::Publish { message: outgoing.message, deliver, retain };
+            let envelope = Envelope::Publish {
+                message: outgoing.message,
+                deliver,
+                retain,
+                publisher: outgoing.publisher,
+            };
             self.lanes.send(core, &envelope, &mut outgoing.owned);
         }
         let matched = here || !interested.is_empty();
         self.stats.messages_unmatched += u64::from(!matched);
         Routed { matched, cores, commit: outgoing.commit }
+    }
+
+    /// What shared groups that go by Client know a publisher by, the same on every core.
+    fn publisher_hash(&self, publisher: Option<Key>) -> u32 {
+        if self.limits.shared_strategy != Strategy::HashClient {
+            return 0;
+        }
+        let session = publisher.and_then(|key| self.sessions.get(key));
+        session.map_or(0, |session| self.homes.hash_of(&session.client_id) as u32)
     }
 
     /// Delivers a message that entered the broker on core `from` to the subscribers of this core; whether there are any.
@@ -245,7 +260,7 @@ impl Shard {
             self.deliver_to(same, outgoing, publisher, from);
         }
         self.matches = matches;
-        let groups = self.route_to_groups(outgoing, publisher);
+        let groups = self.route_to_groups(outgoing);
         any || groups
     }
 

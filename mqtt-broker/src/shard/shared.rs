@@ -384,7 +384,7 @@ impl Shard {
     }
 
     /// Gives a message to every group of this core that matches; whether any does.
-    pub(super) fn route_to_groups(&mut self, outgoing: &mut Outgoing<'_>, publisher: Option<Key>) -> bool {
+    pub(super) fn route_to_groups(&mut self, outgoing: &mut Outgoing<'_>) -> bool {
         if self.groups.groups.is_empty() {
             return false;
         }
@@ -392,8 +392,7 @@ impl Shard {
         matches.clear();
         self.groups.groups.matches(outgoing.message.topic, &mut matches);
         let any = !matches.is_empty();
-        // Which publisher it is matters only as long as it is the same one each time.
-        let publisher = publisher.map_or(u64::from(self.core.0), |key| u64::from(key.index) << 8 | 1);
+        let publisher = u64::from(outgoing.publisher);
         for &id in &matches {
             self.stats.messages_matched += 1;
             self.give_to_group(id, outgoing, publisher);

@@ -6,7 +6,7 @@ use mqtt_proto::packet::{Ack, Connect, Filters, Packet, Properties, Property, Su
 use mqtt_proto::packet::{SubscriptionOptions, Subscriptions, Unsubscribe};
 use mqtt_proto::types::{PacketId, Qos, ReasonCode, Version};
 
-use crate::cluster::{Cluster, connect};
+use crate::cluster::{Cluster, connect, limits};
 
 #[test]
 fn a_long_queue_of_qos_0_messages_drains_at_one_acknowledgement() {
@@ -214,5 +214,34 @@ fn a_member_that_is_taken_over_goes_on_with_what_it_had_not_acknowledged() {
         cluster.expect_message(new, "a", b"more");
         cluster.expect_nothing(new);
         assert_eq!(cluster.total(|stats| stats.messages_kept), 0);
+    }
+}
+
+#[test]
+fn going_by_client_spreads_publishers_of_every_core_over_the_members() {
+    for cores in [1, 2, 8] {
+        let limits = limits(|limits| limits.shared_strategy = Strategy::HashClient);
+        let mut cluster = Cluster::with_limits(cores, limits);
+        let members: Vec<_> =
+            (0..4).map(|n| cluster.connect(0, Version::V5, &format!("member-{n}"))).collect();
+        for &member in &members {
+            cluster.subscribe(member, "$share/g/a", Qos::AtLeastOnce);
+        }
+        for n in 0..32u8 {
+            let publisher = cluster.connect(0, Version::V5, &format!("publisher-{n}"));
+            for _ in 0..3 {
+                cluster.publish_1(publisher, "a", &[n]);
+            }
+        }
+        let mut busy = 0;
+        for &member in &members {
+            let mut got = [0; 32];
+            while cluster.pending(member) > 0 {
+                got[usize::from(cluster.take(member).1[0])] += 1;
+            }
+            assert!(got.iter().all(|&count| count == 0 || count == 3), "a publisher keeps its member: {got:?}");
+            busy += usize::from(got.iter().any(|&count| count > 0));
+        }
+        assert!(busy >= 3, "32 publishers share {busy} of 4 members");
     }
 }
