@@ -77,7 +77,7 @@ pub(crate) fn settings(flags: &Flags) -> Result<Settings, Failure> {
 pub(crate) fn serve(flags: &Flags) -> Result<(), Failure> {
     let settings = settings(flags)?;
     let signals = Signals::block().map_err(Failure::start)?;
-    logging::start(&settings.log, settings.log_format);
+    let _log = logging::start(&settings.log, settings.log_format);
 
     let mut builder = Broker::builder().limits(settings.limits.clone());
     for address in &settings.listen {

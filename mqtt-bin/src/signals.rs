@@ -33,9 +33,9 @@ impl Signals {
                     Ok(Signal::SIGHUP) => tracing::info!("SIGHUP: settings are read at the start only"),
                     Ok(signal) if asked => std::process::exit(128 + signal as i32),
                     Ok(signal) => {
-                        tracing::info!(%signal, "shutting down; a second signal ends at once");
                         asked = true;
                         shutdown();
+                        tracing::info!(%signal, "shutting down; a second signal ends at once");
                     }
                     // Only an invalid set makes waiting fail, and this one was valid for blocking.
                     Err(error) => return tracing::error!(%error, "signals are no longer seen"),

@@ -152,3 +152,18 @@ fn nobody_reading_its_output_is_no_fault() {
     drop(child.stdout.take());
     assert_eq!(wait(&mut child), Some(0));
 }
+
+/// Far more is logged than a pipe holds, and nobody reads it.
+#[test]
+fn a_log_that_nobody_reads_holds_up_neither_clients_nor_the_end() {
+    const PINGS: usize = 5_000;
+    let mqttd = Mqttd::start(&["--log", "trace"]);
+    let mut client = connect(&mqttd);
+    client.write_all(CONNECT).expect("it reads");
+    client.write_all(&b"\xc0\x00".repeat(PINGS)).expect("it reads");
+    // CONNACK and every PINGRESP.
+    read(&mut client, 4 + 2 * PINGS);
+    mqttd.signal(Signal::SIGTERM);
+    let (code, _) = mqttd.wait();
+    assert_eq!(code, Some(0));
+}
