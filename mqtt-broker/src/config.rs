@@ -58,6 +58,9 @@ pub struct Limits {
     /// Maximum Packet Size in bytes that Clients may send; a longer packet closes its connection with 0x95.
     /// 64 to 268,435,460.
     pub packet_bytes_max: u32,
+    /// Bytes of a CONNECT; a longer one closes its connection, so that whoever is not let in yet cannot fill the
+    /// memory. 1,024 to 268,435,460; at most `packet_bytes_max` counts.
+    pub connect_bytes_max: u32,
     /// Receive Maximum: QoS 1 and 2 messages a Client may have unacknowledged; one more closes its connection with
     /// 0x93. 1 to 65,535. Clients before 5.0 are not told; from them 65,535 are accepted.
     pub receive_maximum: u16,
@@ -169,6 +172,7 @@ impl Default for Limits {
             connect_timeout_seconds: 10,
             keep_alive_max_seconds: 0,
             packet_bytes_max: 8 * MIB as u32,
+            connect_bytes_max: 512 * 1024,
             receive_maximum: 1024,
             topic_alias_maximum: 64,
             outgoing_topic_aliases_max: 16,
@@ -261,6 +265,13 @@ impl Limits {
                 "1 to 3,600 seconds",
             ),
             ("packet_bytes_max", self.packet_bytes_max.into(), 64, 268_435_460, "64 to 268,435,460 bytes"),
+            (
+                "connect_bytes_max",
+                self.connect_bytes_max.into(),
+                1024,
+                268_435_460,
+                "1,024 to 268,435,460 bytes",
+            ),
             ("receive_maximum", self.receive_maximum.into(), 1, 65_535, "1 to 65,535 messages"),
             ("in_flight_max", self.in_flight_max.into(), 1, 65_535, "1 to 65,535 messages"),
             ("topic_levels_max", self.topic_levels_max.into(), 1, 65_535, "1 to 65,535 levels"),

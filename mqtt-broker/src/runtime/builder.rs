@@ -22,8 +22,11 @@ pub enum StartError {
     Limits(#[from] LimitError),
     /// More connections than the process may have open files.
     #[error(
-        "{wanted} connections need {needed} open files, but this process may have {limit}: \
-         lower connections_max, or allow more with `ulimit -n {needed}` or LimitNOFILE={needed} in the systemd unit"
+        "{} open files are needed for {}, but this process may have {limit}: \
+         {}allow more with `ulimit -n {needed}` or LimitNOFILE={needed} in the systemd unit",
+        needed,
+        if *wanted == 0 { "the first connection".to_owned() } else { format!("{wanted} connections") },
+        if *wanted == 0 { "" } else { "lower connections_max, or " }
     )]
     Files {
         /// `connections_max`, 0 if it was left to the broker.
@@ -35,7 +38,7 @@ pub enum StartError {
     },
     /// Too little memory may be locked.
     #[error(
-        "this process may lock {limit_kib} KiB of memory, an executor needs 512 KiB: \
+        "this process may lock {limit_kib} KiB of memory, each core needs 512 KiB: \
          allow it with `ulimit -l 65536` or LimitMEMLOCK=64M in the systemd unit"
     )]
     LockedMemory {

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::local::{Pipe, PipeEnd};
 use super::shared::{LaneItem, Moved, MovedPeer};
@@ -15,6 +15,9 @@ use crate::config::CoreId;
 use crate::ring::{Event, Ring, SocketId};
 use crate::shard::{Action, ConnectionId, ConnectionInfo, Handed, Now, Shard};
 use crate::transport::{LayerFactory, Layered, Next, Progress, Transport};
+
+/// Refused connections are many at a time: one line a core in this time tells of all.
+const WARN_INTERVAL_MILLIS: u64 = 10_000;
 
 /// The far end of a connection.
 enum Peer {
@@ -54,6 +57,8 @@ pub(super) struct Connections {
     /// Connections that leave for other cores.
     departures: Vec<(CoreId, LaneItem)>,
     locals: usize,
+    /// When a refused connection is worth a line in the log again, in monotonic milliseconds.
+    warn_again_at: u64,
     /// Kept between calls for their memory alone.
     plain: Vec<u8>,
     reply: Vec<u8>,
@@ -79,6 +84,7 @@ impl Connections {
             looks: Vec::new(),
             departures: Vec::new(),
             locals: 0,
+            warn_again_at: 0,
             plain: Vec::new(),
             reply: Vec::new(),
         }
@@ -137,6 +143,10 @@ impl Connections {
         let (peer, local) = ring.addresses(socket);
         let info = ConnectionInfo { peer, local };
         let Some(id) = self.shard.connection_opened(info, now) else {
+            if now.millis >= self.warn_again_at {
+                self.warn_again_at = now.millis + WARN_INTERVAL_MILLIS;
+                warn!("connections_max is reached: new connections are closed at once");
+            }
             ring.abort(socket);
             return;
         };

@@ -29,7 +29,9 @@ pub enum ListenError {
         text: String,
     },
     /// Another process, maybe another broker, listens there.
-    #[error("{address} is in use: another program listens there; stop it, or listen on another port")]
+    #[error(
+        "{address} is in use: another program, or another listener of this one, is there; stop it, or listen on another port"
+    )]
     InUse {
         /// The address.
         address: SocketAddr,

@@ -75,6 +75,7 @@ impl Shard {
             Ok(Some(Packet::Connect(connect))) => self.accept(key, &connect, approved),
             other => unreachable!("another core has read this CONNECT: {other:?}"),
         };
+        receiver.set_maximum_packet_size(self.limits.packet_bytes_max);
         if let Some(connection) = self.connections.get_mut(key) {
             connection.receiver = receiver;
         }
@@ -142,6 +143,7 @@ impl Shard {
         };
         let Some(connection) = self.connections.get_mut(key) else { return Step::Gone };
         connection.state = State::Live(Box::new(live));
+        connection.receiver.set_maximum_packet_size(self.limits.packet_bytes_max);
         connection.last_received = now;
         connection.deadline = u64::MAX;
         let peer_address = connection.peer.address();

@@ -6,7 +6,7 @@ use mqtt_proto::packet::{Ack, Disconnect, Packet, Publish};
 use mqtt_proto::types::{ReasonCode, Version};
 use tracing::{debug, trace};
 
-use super::connection::{Held, PendingAnswer, State, Why};
+use super::connection::{Connection, Held, PendingAnswer, State, Why};
 use super::contract::{Action, Approved, Handed};
 use super::table::Key;
 use super::{ConnectionId, Shard};
@@ -63,7 +63,15 @@ impl Shard {
                 self.answers.clear();
             }
             match step {
-                Step::Next => {}
+                Step::Next => {
+                    // Who is let in may send more than a CONNECT holds.
+                    let is_live = |connection: &Connection| connection.live().is_some();
+                    if matches!(packet, Packet::Connect(_) | Packet::Auth(_))
+                        && self.connections.get(key).is_some_and(is_live)
+                    {
+                        receiver.set_maximum_packet_size(self.limits.packet_bytes_max);
+                    }
+                }
                 Step::Again(why) => {
                     let mut held = Vec::with_capacity(input.len() + 64);
                     codec::encode(&as_received(packet), self.version(key), &mut held)

@@ -240,7 +240,8 @@ impl Shard {
     }
 
     fn insert_connection(&mut self, peer: Peer) -> Key {
-        let mut receiver = Receiver::new(Role::Server, self.limits.packet_bytes_max);
+        let mut receiver =
+            Receiver::new(Role::Server, self.limits.connect_bytes_max.min(self.limits.packet_bytes_max));
         receiver.set_topic_alias_maximum(self.limits.topic_alias_maximum);
         self.stats.connections += 1;
         self.budget.own.connections += 1;

@@ -468,3 +468,17 @@ fn input_may_come_byte_by_byte() {
         }
     }
 }
+
+#[test]
+fn a_connect_larger_than_its_bound_is_not_waited_for() {
+    let mut cluster = Cluster::with_limits(2, limits(|limits| limits.connect_bytes_max = 1024));
+    let client = cluster.open(0, Version::V5);
+    // Its fixed header alone: 1,025 bytes in all.
+    cluster.send_bytes(client, &[0x10, 0xFE, 0x07]);
+    assert!(cluster.is_closed(client));
+    // The bound is that of CONNECT: who is let in may send more, wherever its session is at home.
+    for n in 0..8 {
+        let client = cluster.connect(0, Version::V5, &format!("client-{n}"));
+        cluster.publish_1(client, "a", &[0; 4096]);
+    }
+}

@@ -239,7 +239,10 @@ fn going_by_client_spreads_publishers_of_every_core_over_the_members() {
             while cluster.pending(member) > 0 {
                 got[usize::from(cluster.take(member).1[0])] += 1;
             }
-            assert!(got.iter().all(|&count| count == 0 || count == 3), "a publisher keeps its member: {got:?}");
+            assert!(
+                got.iter().all(|&count| count == 0 || count == 3),
+                "a publisher keeps its member: {got:?}"
+            );
             busy += usize::from(got.iter().any(|&count| count > 0));
         }
         assert!(busy >= 3, "32 publishers share {busy} of 4 members");
