@@ -16,7 +16,6 @@ const QUEUED_LINES_MAX: usize = 8192;
 
 /// Sends events and panics to stderr from now on, until the guard is dropped: that writes what still waits, for at most
 /// a second.
-#[must_use]
 pub(crate) fn start(filter: &LogFilter, format: LogFormat) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
