@@ -391,3 +391,28 @@ fn messages_of_one_publisher_and_topic_keep_their_order_over_a_reconnect() {
         }
     }
 }
+
+#[test]
+fn the_largest_packet_there_is_passes_where_the_limit_allows_it() {
+    /// The greatest Remaining Length (section 1.5.5), less the topic `a`.
+    const PAYLOAD: usize = 268_435_455 - 3;
+    let mut cluster = Cluster::with_limits(1, limits(|limits| limits.packet_bytes_max = 268_435_460));
+    let publisher = cluster.connect(0, Version::V3_1_1, "publisher");
+    let subscriber = cluster.connect(0, Version::V3_1_1, "subscriber");
+    cluster.subscribe(subscriber, "a", Qos::AtMostOnce);
+    cluster.send_bytes(publisher, b"\x30\xFF\xFF\xFF\x7F\x00\x01a");
+    let piece = vec![7; 1 << 20];
+    for start in (0..PAYLOAD).step_by(piece.len()) {
+        cluster.send_bytes(publisher, &piece[..piece.len().min(PAYLOAD - start)]);
+    }
+    cluster.expect(subscriber, |packet| {
+        let Packet::Publish(publish) = packet else { panic!("{packet:?}") };
+        assert_eq!(publish.payload.len(), PAYLOAD);
+        assert!(publish.payload.iter().all(|&byte| byte == 7));
+    });
+    // One byte more than the default allows is refused before it is there.
+    let mut cluster = Cluster::new(1);
+    let publisher = cluster.connect(0, Version::V5, "publisher");
+    cluster.send_bytes(publisher, b"\x30\xFC\xFF\xFF\x03");
+    cluster.expect_disconnect(publisher, ReasonCode::PACKET_TOO_LARGE);
+}
