@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mqtt_broker::config::{CoreId, Limits};
 use mqtt_broker::ports::Ports;
-use mqtt_broker::shard::{Action, ConnectionInfo, Now, Shard, ShardConfig};
+use mqtt_broker::shard::{Action, ConnectionId, ConnectionInfo, Now, Shard, ShardConfig};
 
 #[global_allocator]
 static HEAP: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::System, usize::MAX);
@@ -12,19 +12,22 @@ static HEAP: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::System, us
 /// Bytes a Client may cost beside what the kernel keeps for its socket.
 const BYTES_MAX: usize = 1024;
 
-#[test]
-fn an_idle_client_with_a_subscription_stays_small() {
-    const CLIENTS: usize = 10_000;
+const CLIENTS: usize = 10_000;
+
+fn shard() -> (Shard, Now) {
     let mut limits = Limits::default();
     limits.sys_interval_seconds = 0;
-    let config =
-        ShardConfig { core: CoreId(0), cores: 1, limits: Arc::new(limits), hash_key: [1, 2], seed: 3 };
+    let limits = Arc::new(limits);
+    let config = ShardConfig { core: CoreId(0), cores: 1, limits, hash_key: [1, 2], seed: 3 };
     let now = Now { millis: 1, wall_millis: 1 };
-    let mut shard = Shard::new(config, Ports::allow_all(), now);
-    let before = HEAP.allocated();
+    (Shard::new(config, Ports::allow_all(), now), now)
+}
+
+/// Connects every Client, in 3.1.1 with Clean Session and Keep Alive, and subscribes it to a topic of its own.
+fn connect_all(shard: &mut Shard, now: Now) -> Vec<ConnectionId> {
+    let mut ids = Vec::with_capacity(CLIENTS);
     for number in 0..CLIENTS {
         let id = shard.connection_opened(ConnectionInfo::default(), now).expect("there is room");
-        // CONNECT of 3.1.1, Clean Session, Keep Alive 60, and SUBSCRIBE to a topic of its own.
         let client_id = format!("client-{number:06}");
         let mut packets = vec![0x10, 12 + client_id.len() as u8, 0, 4];
         packets.extend_from_slice(b"MQTT\x04\x02\x00\x3C\x00");
@@ -35,21 +38,48 @@ fn an_idle_client_with_a_subscription_stays_small() {
         packets.extend_from_slice(topic.as_bytes());
         packets.push(0);
         shard.handle_input(id, &packets, now);
-        loop {
-            while let Some(action) = shard.poll_action() {
-                if let Action::Transmit { id, buffer } = action {
-                    shard.transmit_done(id, buffer, now);
-                }
-            }
-            if shard.poll_timeout().is_none_or(|at| at > now.millis) {
-                break;
-            }
-            shard.handle_timeout(now);
-        }
+        drain(shard, now);
+        ids.push(id);
     }
     assert_eq!(shard.stats().clients_connected, CLIENTS as u64);
     assert_eq!(shard.stats().subscriptions, CLIENTS as u64);
-    let each = (HEAP.allocated() - before) / CLIENTS;
-    println!("{each} bytes a Client");
-    assert!(each <= BYTES_MAX, "{each} bytes a Client");
+    ids
+}
+
+fn drain(shard: &mut Shard, now: Now) {
+    loop {
+        while let Some(action) = shard.poll_action() {
+            if let Action::Transmit { id, buffer } = action {
+                shard.transmit_done(id, buffer, now);
+            }
+        }
+        if shard.poll_timeout().is_none_or(|at| at > now.millis) {
+            return;
+        }
+        shard.handle_timeout(now);
+    }
+}
+
+/// One test after the other in one: they share the heap they measure.
+#[test]
+fn an_idle_client_stays_small_and_one_that_left_costs_nothing() {
+    let (mut shard, mut now) = shard();
+    let before = HEAP.allocated();
+    let mut left = Vec::new();
+    for _ in 0..4 {
+        let ids = connect_all(&mut shard, now);
+        let each = (HEAP.allocated() - before) / CLIENTS;
+        println!("{each} bytes a Client");
+        assert!(each <= BYTES_MAX, "{each} bytes a Client");
+        for id in ids {
+            shard.connection_closed(id, now);
+        }
+        // Timers of connections that are gone stay until they would have fired.
+        now.millis += 600_000;
+        shard.handle_timeout(now);
+        drain(&mut shard, now);
+        left.push(HEAP.allocated());
+    }
+    println!("left after each round: {left:?}");
+    assert!(left[3] <= left[1], "what left is not forgotten: {left:?}");
 }
