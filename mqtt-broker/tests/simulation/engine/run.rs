@@ -85,6 +85,7 @@ impl Run {
         while self.next_step < self.steps.len() && !self.oracle.inconclusive {
             if self.waits_for_quiet && self.world.is_quiet() {
                 self.waits_for_quiet = false;
+                self.check_requests()?;
                 self.plan_step();
             }
             if !self.world.step(u64::MAX) {

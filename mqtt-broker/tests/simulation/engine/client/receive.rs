@@ -290,6 +290,13 @@ impl Run {
             known.topic,
             ack.reason
         );
+        // A copy made later, of a retained message or for another member of a group, has a record of its own.
+        let alone = known.tries == 1 && !known.retain && !known.topic.starts_with("s/");
+        ensure!(
+            !alone || self.world.is_stored(message),
+            "stored",
+            "{message} is acknowledged before the store has it"
+        );
         known.refused |= denied;
         known.unmatched = ack.reason == ReasonCode::NO_MATCHING_SUBSCRIBERS;
         if !denied {

@@ -92,6 +92,11 @@ impl Run {
             password: None,
         };
         self.send(link, &Packet::Connect(connect));
+        if plan.hurries {
+            // What is sent before CONNACK waits for it, wherever the connection is accepted.
+            self.send(link, &Packet::PingReq);
+            self.links[link].pings += 1;
+        }
     }
 
     pub(crate) fn disconnect(&mut self, party: usize, with_will: bool, expiry: Option<u32>) {
