@@ -56,6 +56,7 @@ impl Run {
         }
         self.check_closes()?;
         self.check_answers(clients)?;
+        self.let_deadlines_pass(clients)?;
         let now = self.world.now;
         self.oracle.wills_due(now);
         if !self.scenario.tight {
@@ -118,6 +119,23 @@ impl Run {
                 return Ok(());
             }
             ensure!(attempt < 2, "return", "a Client cannot come back");
+        }
+        Ok(())
+    }
+
+    /// What was due while a Client was away must not come now that it is back.
+    fn let_deadlines_pass(&mut self, clients: usize) -> Check {
+        let features = &self.scenario.features;
+        let seconds = if features.session_expiry && !features.keep_alive { 3_700 } else { 6 };
+        let ready: Vec<usize> = (0..clients).filter(|&party| self.ready(party).is_some()).collect();
+        self.pass(seconds * 1_000_000)?;
+        self.settle()?;
+        for party in ready {
+            ensure!(
+                self.ready(party).is_some(),
+                "closed",
+                "client {party} is closed though it does nothing wrong"
+            );
         }
         Ok(())
     }

@@ -25,7 +25,6 @@ pub(crate) enum Place {
 
 #[derive(Debug)]
 pub(crate) struct Wire {
-    pub(crate) party: usize,
     pub(crate) place: Place,
     /// Whether the broker does not want to read.
     pub(crate) paused: bool,
@@ -57,9 +56,8 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    pub(crate) fn new(party: usize, place: Place, random: Random) -> Wire {
+    pub(crate) fn new(place: Place, random: Random) -> Wire {
         Wire {
-            party,
             place,
             paused: false,
             incoming: VecDeque::new(),

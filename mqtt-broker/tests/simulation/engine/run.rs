@@ -361,7 +361,7 @@ impl Run {
 
     /// Every connection that the broker ended had a reason to end.
     pub(crate) fn check_closes(&self) -> Check {
-        for link in self.links.iter().filter(|link| link.unexplained) {
+        if let Some(link) = self.links.iter().find(|link| link.unexplained) {
             let text = format!("client {} was closed with {:?}", link.party, link.last_reason);
             return Err(Violation { rule: "closed", text });
         }

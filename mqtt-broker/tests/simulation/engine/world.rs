@@ -22,7 +22,7 @@ use super::trace::Trace;
 /// What those outside of the broker get to see.
 #[derive(Debug)]
 pub(crate) enum Notice {
-    /// A CONNECT was accepted; `false`: handed bytes that follow may say whether its session was present.
+    /// A CONNECT was accepted.
     Established(usize),
     /// The first bytes of the Server are a CONNACK with this Session Present flag, or something else.
     Answered(usize, Option<bool>),
@@ -247,7 +247,7 @@ impl World {
         let random = Random::new(self.seed, &[6, party as u64, nth]);
         let id = self.call(core, |shard, now| shard.connection_opened(ConnectionInfo::default(), now));
         let wire = self.wires.len();
-        let mut new = Wire::new(party, Place::Gone, random);
+        let mut new = Wire::new(Place::Gone, random);
         match id {
             Some(id) => {
                 new.place = Place::On(core, id);

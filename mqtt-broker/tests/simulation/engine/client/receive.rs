@@ -164,8 +164,8 @@ impl Run {
         self.plan_acknowledgement(
             link,
             match publish.qos {
-                Qos::ExactlyOnce => Acknowledgement::PubRec(packet_id, reason),
-                _ => Acknowledgement::PubAck(packet_id, reason),
+                Qos::ExactlyOnce => Acknowledgement::Received(packet_id, reason),
+                _ => Acknowledgement::Taken(packet_id, reason),
             },
         );
         self.feed(link, &topic, publish, known);
@@ -334,7 +334,7 @@ impl Run {
                 );
             }
         }
-        self.plan_acknowledgement(link, Acknowledgement::PubComp(ack.packet_id));
+        self.plan_acknowledgement(link, Acknowledgement::Completed(ack.packet_id));
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use mqtt_proto::types::Qos;
 
-use super::message::{Fate, Message, MessageId};
+use super::message::{Message, MessageId};
 use super::session::Subscription;
 use super::{Check, Oracle, SessionId, Violation};
 
@@ -109,11 +109,6 @@ impl Oracle {
 }
 
 impl Oracle {
-    /// Whether a Will may still come.
-    pub(crate) fn awaits_wills(&self) -> bool {
-        self.messages.iter().any(|message| matches!(message.fate, Fate::Pending(_)))
-    }
-
     /// Compares what is missing with what the broker says it has dropped.
     pub(crate) fn check_missing(&self, now: u64, dropped: u64) -> Check {
         let missing = self.missing(now);
