@@ -96,10 +96,42 @@ impl<T> Lane<T> {
         self.queue.is_empty()
     }
 
+    /// Drops all items. Whether the sender waits for room and is to be rung for.
+    pub(super) fn clear(&self) -> bool {
+        while self.pop().is_some() {}
+        self.room_was_wanted()
+    }
+
     /// After the receiver has popped: whether the sender waits for room and is to be rung for.
     pub(super) fn room_was_wanted(&self) -> bool {
         fence(Ordering::SeqCst);
         self.wanted.load(Ordering::Relaxed) && self.wanted.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// Whether the core that reads some queues has ended. It clears them then, and whoever comes later does: nothing lies
+/// for ever in a queue that nobody reads.
+#[derive(Debug)]
+pub(super) struct Ended(AtomicBool);
+
+impl Ended {
+    pub(super) fn new() -> Ended {
+        Ended(AtomicBool::new(false))
+    }
+
+    /// After something was put into a queue: `clear` drops what is there if nobody will read it.
+    pub(super) fn check(&self, clear: impl FnOnce()) {
+        fence(Ordering::SeqCst);
+        if self.0.load(Ordering::Relaxed) {
+            clear();
+        }
+    }
+
+    /// The core reads no more. `clear` drops what is in all of its queues.
+    pub(super) fn end(&self, clear: impl FnOnce()) {
+        self.0.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        clear();
     }
 }
 
