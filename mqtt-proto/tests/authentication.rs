@@ -196,3 +196,28 @@ fn an_auth_that_breaks_the_format_is_not_sent() {
     let mut never_connected = Client::<Message>::default();
     assert_eq!(never_connected.authenticate(&unnamed, 0), Err(RequestError::NotConnected));
 }
+
+/// The limits of CONNECT hold from the Server's first packet on.
+#[test]
+fn a_servers_auth_stays_within_what_connect_allows() {
+    let told = [METHOD, Property::ReasonString("why"), Property::UserProperty("k", "v")];
+    let step = auth(ReasonCode::CONTINUE_AUTHENTICATION, &told);
+    let received = |properties: &[Property<'_>]| {
+        let (mut client, server) = asked(Version::V5, properties);
+        let mut wire = Vec::new();
+        server.authenticate(&step, &mut wire)?;
+        let Ok(Some(Event::Auth(auth))) = client.poll_event(&mut &wire[..], 0) else {
+            panic!("the Client refuses {wire:02X?}")
+        };
+        Ok((wire.len(), auth.properties.iter().count()))
+    };
+    // 4 bytes, 16 for the method, 6 for the Reason String, 7 for the User Property.
+    assert_eq!(received(&[METHOD]), Ok((33, 3)));
+    assert_eq!(received(&[METHOD, Property::MaximumPacketSize(33)]), Ok((33, 3)));
+    // [MQTT-3.15.2-2] [MQTT-3.15.2-3]
+    assert_eq!(received(&[METHOD, Property::MaximumPacketSize(32)]), Ok((26, 2)));
+    assert_eq!(received(&[METHOD, Property::MaximumPacketSize(25)]), Ok((20, 1)));
+    assert_eq!(received(&[METHOD, Property::MaximumPacketSize(19)]), Err(EncodeError::PacketTooLarge));
+    // [MQTT-3.1.2-29]
+    assert_eq!(received(&[METHOD, Property::RequestProblemInformation(0)]), Ok((20, 1)));
+}
