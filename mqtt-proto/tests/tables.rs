@@ -414,7 +414,7 @@ fn older_versions_have_few_codes_and_find_one_for_each() {
     }
 }
 
-/// [MQTT-3.15.1-1] and the like: what a version does not have is refused in both directions.
+/// What a version does not have is refused in both directions.
 #[test]
 fn auth_is_the_only_packet_that_older_versions_lack() {
     for version in VERSIONS {
