@@ -12,6 +12,7 @@ mod exactly_once;
 mod faults;
 mod forwarding;
 mod idle;
+mod moving;
 mod retained;
 mod shared;
 mod sys;
