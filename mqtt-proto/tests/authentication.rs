@@ -115,9 +115,7 @@ fn both_sides_authenticate_in_steps_and_later_again() {
         };
         assert_eq!(asked, auth(ReasonCode::RE_AUTHENTICATE, &again));
         let mut wire = Vec::new();
-        server
-            .encode(&Packet::Auth(auth(ReasonCode::SUCCESS, &[METHOD])), 4_000, &mut wire)
-            .expect("small");
+        server.encode(&Packet::Auth(auth(ReasonCode::SUCCESS, &[METHOD])), 4_000, &mut wire).expect("small");
         assert_eq!(auth_in(&mut client, &wire, piece, ReasonCode::SUCCESS), None);
         assert!(client.is_connected());
     }
@@ -134,9 +132,7 @@ fn a_server_refuses_in_the_middle_of_authentication() {
     let mut wire = Vec::new();
     server.refuse(&connack(ReasonCode::NOT_AUTHORIZED, &[]), &mut wire);
     let refused = client.poll_event(&mut &wire[..], 0);
-    assert!(
-        matches!(refused, Ok(Some(Event::Refused(ConnAck { reason: ReasonCode::NOT_AUTHORIZED, .. }))))
-    );
+    assert!(matches!(refused, Ok(Some(Event::Refused(ConnAck { reason: ReasonCode::NOT_AUTHORIZED, .. })))));
     assert!(client.is_closed());
     let late = client.authenticate(&auth(ReasonCode::CONTINUE_AUTHENTICATION, &[METHOD]), 0);
     assert_eq!(late, Err(RequestError::NotConnected));
