@@ -1,5 +1,7 @@
 //! Statements of the standards one by one, at the edge of the codec and of the Client: `statements.toml` names them.
 
+mod client_connects;
+mod connect;
 mod data;
 
 use mqtt_proto::Version;
