@@ -1,6 +1,8 @@
 //! Statements of the standards one by one, at the edge of the codec and of the Client: `statements.toml` names them.
 
+mod client_delivers;
 mod data;
+mod publish;
 
 use mqtt_proto::Version;
 
