@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use mqtt_proto::connection::{Client, ConnectOptions, Event, Message, ProtocolError, RequestError};
 use mqtt_proto::{
-    Connect, Packet, PacketId, Properties, Property, Publish, Qos, ReasonCode, Subscription,
-    SubscriptionOptions, TopicName, Version, decode,
+    Connect, EncodeError, Packet, PacketId, Properties, Property, PropertyId, Publish, Qos, ReasonCode,
+    Subscription, SubscriptionOptions, TopicName, Version, decode,
 };
 
 use crate::VERSIONS;
@@ -571,4 +571,19 @@ fn topic_aliases_end_with_their_connection() {
     stage.reconnects();
     let unknown = stage.client.poll_event(&mut &[0x30, 6, 0, 0, 3, 0x23, 0, 2][..], 0);
     assert_eq!(unknown, Err(ProtocolError::TopicAliasUnknown(2)));
+}
+
+/// [MQTT-3.3.4-6]: a message that was received with one is not published with it.
+#[test]
+fn a_message_with_a_subscription_identifier_is_not_sent() {
+    let mut stage = Stage::new(Version::V5);
+    let list = [Property::SubscriptionIdentifier(1)];
+    for qos in [Qos::AtMostOnce, Qos::AtLeastOnce] {
+        let message =
+            message(qos, b"x").with_properties(Properties::new(&list)).expect("a Server may send it");
+        let unsent = stage.client.publish(message, 0).expect_err("a Client may not");
+        let error = EncodeError::PropertyNotAllowed(PropertyId::SubscriptionIdentifier);
+        assert_eq!(unsent.reason, RequestError::Encode(error));
+    }
+    assert_eq!(stage.sent(), b"");
 }
