@@ -324,6 +324,29 @@ fn a_message_that_expired_behind_a_full_window_is_not_sent() {
     }
 }
 
+/// [MQTT-3.3.2-5]: and so is being on the way from one core to another, to a Client or to a member of a shared group.
+#[test]
+fn a_message_that_expired_between_two_cores_is_not_sent() {
+    for filter in ["a", "$share/g/a"] {
+        let mut cluster = Cluster::new(8);
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        let subscribers: Vec<_> =
+            (0..32).map(|n| cluster.connect(0, Version::V5, &format!("subscriber-{n}"))).collect();
+        let elsewhere = |client: &ClientId| cluster.core_of(*client) != cluster.core_of(publisher);
+        let subscriber = subscribers.into_iter().find(elsewhere).expect("some Client has another home");
+        cluster.subscribe(subscriber, filter, Qos::AtLeastOnce);
+        cluster.lanes_stalled = true;
+        publish_expiring(&mut cluster, publisher, b"short", 10);
+        publish_expiring(&mut cluster, publisher, b"long", 20);
+        cluster.advance(11_000);
+        cluster.lanes_stalled = false;
+        cluster.run();
+        assert_eq!(see(&mut cluster, subscriber).payload, b"long");
+        cluster.expect_nothing(subscriber);
+        assert_eq!(cluster.total(|stats| stats.dropped_expired), 1);
+    }
+}
+
 /// [MQTT-3.3.2-6]
 #[test]
 fn the_time_a_message_waited_is_taken_off_its_expiry() {
