@@ -1,6 +1,8 @@
 //! Statements of the standards one by one, at the edge of the codec and of the Client: `statements.toml` names them.
 
-mod client_delivers;
+mod client;
+mod client_receives;
+mod client_sends;
 mod data;
 mod publish;
 
