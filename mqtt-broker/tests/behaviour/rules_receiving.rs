@@ -270,17 +270,3 @@ fn an_accepted_message_is_added_to_every_session_that_subscribes() {
         }
     }
 }
-
-/// Section 4.3.3: PUBREC and PUBLISH are the only things that a Packet Identifier ties together: QoS 1 is another matter.
-#[test]
-fn a_qos_1_message_may_have_the_identifier_of_a_qos_2_message_under_way() {
-    everywhere(|mut stage| {
-        stage.publishes(Qos::ExactlyOnce, 7, false, b"2");
-        stage.pubrec();
-        stage.publishes(Qos::AtLeastOnce, 7, false, b"1");
-        stage.puback();
-        stage.publishes(Qos::ExactlyOnce, 7, true, b"2");
-        stage.pubrec();
-        stage.delivered(&[b"2", b"1"]);
-    });
-}
