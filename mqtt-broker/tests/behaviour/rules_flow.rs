@@ -247,7 +247,7 @@ fn no_topic_alias_above_the_clients_maximum_is_sent() {
     }
 }
 
-/// [MQTT-3.3.2-7]: on a new connection the topic is named once more.
+/// Section 3.3.2.3.4: on a new connection the topic is named once more.
 #[test]
 fn the_aliases_the_broker_uses_end_with_their_connection() {
     for cores in [1, 2] {

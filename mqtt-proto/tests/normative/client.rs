@@ -70,6 +70,19 @@ impl Stage {
         out
     }
 
+    /// All that the Client sends now, with DUP cleared: what is sent again, DUP apart.
+    pub(crate) fn sent_again(&mut self) -> Vec<u8> {
+        let mut bytes = self.sent();
+        let mut at = 0;
+        while at < bytes.len() {
+            if bytes[at] >> 4 == 3 {
+                bytes[at] &= !0b1000;
+            }
+            at += 2 + usize::from(bytes[at + 1]);
+        }
+        bytes
+    }
+
     /// The payloads of the new messages in what the Server sends.
     pub(crate) fn hears(&mut self, mut bytes: &[u8]) -> Vec<Vec<u8>> {
         let mut messages = Vec::new();

@@ -73,8 +73,8 @@ fn what_was_not_acknowledged_is_sent_again_with_its_identifier() {
         }
         stage.hears(&puback(2));
         stage.reconnects();
-        let expected = [stage.publish(0x3A, Some(1), b"1"), stage.publish(0x3A, Some(3), b"3")].concat();
-        assert_eq!(stage.sent(), expected);
+        let expected = [stage.publish(0x32, Some(1), b"1"), stage.publish(0x32, Some(3), b"3")].concat();
+        assert_eq!(stage.sent_again(), expected);
     });
 }
 
@@ -98,10 +98,10 @@ fn a_qos_1_message_is_unacknowledged_until_its_puback() {
         stage.publishes(Qos::AtLeastOnce, b"x");
         stage.hears(&[puback(2), pubcomp(1)].concat());
         stage.reconnects();
-        assert_eq!(stage.sent(), stage.publish(0x3A, Some(1), b"x"));
+        assert_eq!(stage.sent_again(), stage.publish(0x32, Some(1), b"x"));
         stage.hears(&puback(1));
         stage.reconnects();
-        assert_eq!(stage.sent(), b"");
+        assert_eq!(stage.sent_again(), b"");
     });
 }
 
@@ -112,7 +112,7 @@ fn a_qos_2_message_is_unacknowledged_until_its_pubrec() {
         stage.publishes(Qos::ExactlyOnce, b"x");
         stage.hears(&[puback(1), pubcomp(1)].concat());
         stage.reconnects();
-        assert_eq!(stage.sent(), stage.publish(0x3C, Some(1), b"x"));
+        assert_eq!(stage.sent_again(), stage.publish(0x34, Some(1), b"x"));
     });
 }
 
@@ -136,11 +136,11 @@ fn after_pubrec_only_pubrel_is_sent_again_and_that_until_pubcomp() {
         stage.hears(&pubrec(1));
         for _ in 0..2 {
             stage.reconnects();
-            assert_eq!(stage.sent(), pubrel(1));
+            assert_eq!(stage.sent_again(), pubrel(1));
         }
         stage.hears(&pubcomp(1));
         stage.reconnects();
-        assert_eq!(stage.sent(), b"");
+        assert_eq!(stage.sent_again(), b"");
     });
 }
 
@@ -154,7 +154,7 @@ fn a_message_that_was_refused_is_neither_released_nor_sent_again() {
     stage.hears(&[0x40, 3, 0, 1, 0x97, 0x50, 3, 0, 2, 0x97]);
     assert_eq!(stage.sent(), b"");
     stage.reconnects();
-    assert_eq!(stage.sent(), b"");
+    assert_eq!(stage.sent_again(), b"");
 }
 
 /// [MQTT-4.6.0-1]
@@ -165,13 +165,13 @@ fn messages_are_sent_again_in_their_first_order() {
         for n in 0..10 {
             stage.publishes(BOTH[usize::from(n) % 2], &[n]);
             expected.extend(stage.publish(
-                if n % 2 == 0 { 0x3A } else { 0x3C },
+                if n % 2 == 0 { 0x32 } else { 0x34 },
                 Some(u16::from(n) + 1),
                 &[n],
             ));
         }
         stage.reconnects();
-        assert_eq!(stage.sent(), expected);
+        assert_eq!(stage.sent_again(), expected);
     });
 }
 
@@ -276,4 +276,17 @@ fn a_message_with_a_subscription_identifier_is_not_sent() {
         assert_eq!(unsent.reason, RequestError::Encode(error));
     }
     assert_eq!(stage.sent(), b"");
+}
+
+/// Section 3.3.2.3.4: on a new connection the topic is named once more.
+#[test]
+fn the_aliases_the_client_uses_end_with_their_connection() {
+    let mut stage = Stage::unconnected(Version::V5);
+    stage.connack = vec![0x22, 0, 5];
+    for session_present in [false, true] {
+        stage.connects(session_present);
+        publish_to(&mut stage, "topic");
+        publish_to(&mut stage, "topic");
+        assert_eq!(topics(&stage.sent()), [(Some("topic".to_owned()), Some(1)), (None, Some(1))]);
+    }
 }
