@@ -38,6 +38,12 @@ fn with_will(cluster: &mut Cluster, version: Version, will: Will<'_>) -> ClientI
     cluster.connect_with(0, asked).0
 }
 
+/// The Client breaks the protocol, which ends its connection as a failure does.
+fn fail(cluster: &mut Cluster, client: ClientId) {
+    cluster.send_bytes(client, &[0x00, 0]);
+    assert!(cluster.is_closed(client));
+}
+
 fn leave(cluster: &mut Cluster, client: ClientId, reason: ReasonCode) {
     cluster.send(client, &Packet::Disconnect(Disconnect::new(reason)));
     assert!(cluster.is_closed(client));
@@ -61,6 +67,24 @@ fn a_will_is_published_when_the_connection_is_lost() {
         cluster.expect_nothing(watcher);
         cluster.cut(client);
         cluster.expect_message(watcher, "will", b"gone");
+    }
+}
+
+/// [MQTT-3.1.2-7]
+#[test]
+fn the_will_of_each_connect_is_stored_with_its_session() {
+    for version in VERSIONS {
+        let (mut cluster, watcher) = watched();
+        let client = with_will(&mut cluster, version, will(&[]));
+        leave(&mut cluster, client, ReasonCode::NORMAL_DISCONNECTION);
+        // The session goes on, and another begins.
+        let first = with_will(&mut cluster, version, Will { payload: b"first", ..will(&[]) });
+        let other = Connect { will: Some(Will { payload: b"other", ..will(&[]) }), ..connect(version, "o") };
+        let (other, _) = cluster.connect_with(0, other);
+        fail(&mut cluster, first);
+        cluster.expect_message(watcher, "will", b"first");
+        fail(&mut cluster, other);
+        cluster.expect_message(watcher, "will", b"other");
     }
 }
 
@@ -109,11 +133,10 @@ fn a_published_will_is_removed_from_the_session() {
     for version in VERSIONS {
         let (mut cluster, watcher) = watched();
         let client = with_will(&mut cluster, version, will(&[]));
-        cluster.cut(client);
+        fail(&mut cluster, client);
         cluster.expect_message(watcher, "will", b"gone");
-        let (client, _) = cluster.resume(0, version, "c");
-        cluster.cut(client);
-        cluster.advance(100_000_000);
+        // It is not published once more when the session ends.
+        cluster.connect(0, version, "c");
         cluster.expect_nothing(watcher);
     }
 }
@@ -125,7 +148,7 @@ fn a_will_is_published_with_its_qos() {
         for qos in [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce] {
             let (mut cluster, watcher) = watched();
             let client = with_will(&mut cluster, version, Will { qos, ..will(&[]) });
-            cluster.cut(client);
+            fail(&mut cluster, client);
             assert_eq!(published(&mut cluster, watcher, |publish| publish.qos), qos);
         }
     }
@@ -148,7 +171,7 @@ fn without_the_will_flag_nothing_is_published() {
 fn is_retained(version: Version, retain: bool) -> (bool, bool) {
     let (mut cluster, watcher) = watched();
     let client = with_will(&mut cluster, version, Will { retain, ..will(&[]) });
-    cluster.cut(client);
+    fail(&mut cluster, client);
     let forwarded = published(&mut cluster, watcher, |publish| publish.retain);
     let later = cluster.connect(0, Version::V5, "later");
     cluster.subscribe(later, "will", Qos::AtMostOnce);
@@ -176,7 +199,7 @@ fn a_will_with_retain_is_kept() {
 fn a_will_is_not_sent_if_its_client_returns_within_the_delay() {
     let (mut cluster, watcher) = watched();
     let client = with_will(&mut cluster, Version::V5, will(&[Property::WillDelayInterval(20)]));
-    cluster.cut(client);
+    fail(&mut cluster, client);
     cluster.advance(19_999);
     let (client, present) = cluster.resume(0, Version::V5, "c");
     assert!(present);
@@ -189,13 +212,17 @@ fn a_will_is_not_sent_if_its_client_returns_within_the_delay() {
 #[test]
 fn user_properties_of_a_will_keep_their_order() {
     let (mut cluster, watcher) = watched();
-    let list = [("z", "1"), ("a", "2"), ("z", "1"), ("m", "")];
-    let list = list.map(|(name, value)| Property::UserProperty(name, value));
-    let client = with_will(&mut cluster, Version::V5, will(&list));
-    cluster.cut(client);
-    published(&mut cluster, watcher, |publish| {
-        assert_eq!(publish.properties.iter().collect::<Vec<_>>(), list);
-    });
+    let user = [("z", "1"), ("a", "2"), ("z", "1"), ("m", "")];
+    let user = user.map(|(name, value)| Property::UserProperty(name, value));
+    // With a property among them that is not forwarded.
+    for delay in [None, Some(Property::WillDelayInterval(0))] {
+        let list: Vec<_> = user[..2].iter().copied().chain(delay).chain(user[2..].iter().copied()).collect();
+        let client = with_will(&mut cluster, Version::V5, will(&list));
+        fail(&mut cluster, client);
+        published(&mut cluster, watcher, |publish| {
+            assert_eq!(publish.properties.iter().collect::<Vec<_>>(), user);
+        });
+    }
 }
 
 /// Section 3.1.3.2.2: without a Will Delay Interval there is no delay.
@@ -203,7 +230,7 @@ fn user_properties_of_a_will_keep_their_order() {
 fn a_will_delay_is_0_unless_it_is_given() {
     let (mut cluster, watcher) = watched();
     let client = with_will(&mut cluster, Version::V5, will(&[Property::ContentType("text")]));
-    cluster.cut(client);
+    fail(&mut cluster, client);
     cluster.expect_message(watcher, "will", b"gone");
 }
 
@@ -219,7 +246,7 @@ fn a_will_is_published_with_its_properties() {
         Property::WillDelayInterval(1),
     ];
     let client = with_will(&mut cluster, Version::V5, will(&list));
-    cluster.cut(client);
+    fail(&mut cluster, client);
     cluster.advance(1_000);
     published(&mut cluster, watcher, |publish| {
         assert_eq!(publish.properties.iter().collect::<Vec<_>>(), list[..4]);
@@ -232,7 +259,7 @@ fn the_expiry_of_a_will_runs_from_its_publication() {
     let (mut cluster, watcher) = watched();
     let list = [Property::WillDelayInterval(60), Property::MessageExpiryInterval(30)];
     let client = with_will(&mut cluster, Version::V5, will(&list));
-    cluster.cut(client);
+    fail(&mut cluster, client);
     cluster.advance(60_000);
     published(&mut cluster, watcher, |publish| {
         assert_eq!(publish.properties.message_expiry_interval(), Some(30));

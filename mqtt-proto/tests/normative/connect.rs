@@ -2,8 +2,9 @@
 
 use mqtt_proto::connection::PeerLimits;
 use mqtt_proto::{
-    ConnAck, Connect, DecodeError, EncodeError, Packet, Properties, Property, PropertyId, Qos, ReasonCode,
-    Sender, TopicName, Version, Will, decode, encode,
+    Ack, Auth, ConnAck, Connect, DecodeError, Disconnect, EncodeError, Packet, PacketId, Properties,
+    Property, PropertyId, Publish, Qos, ReasonCode, Reasons, Sender, SubAck, TopicName, UnsubAck, Version,
+    Will, decode, encode,
 };
 
 use crate::VERSIONS;
@@ -216,7 +217,6 @@ fn a_client_id_is_a_string() {
     for version in VERSIONS {
         assert_eq!(judged(version, 0, &["é".as_bytes()]), Ok(()));
         assert_eq!(judged(version, 0, &[b"\xE9"]), Err(DecodeError::Utf8));
-        assert_eq!(judged(version, 0, &[b"c\0"]), Err(DecodeError::NullCharacter));
     }
 }
 
@@ -226,7 +226,6 @@ fn a_will_topic_is_a_string() {
     for version in VERSIONS {
         assert_eq!(judged(version, WILL, &[b"c", "é".as_bytes(), b"\xFF"]), Ok(()), "any payload");
         assert_eq!(judged(version, WILL, &[b"c", b"\xE9", b""]), Err(DecodeError::Utf8));
-        assert_eq!(judged(version, WILL, &[b"c", b"t\0", b""]), Err(DecodeError::NullCharacter));
     }
 }
 
@@ -237,7 +236,6 @@ fn a_user_name_is_a_string() {
         let both = USER_NAME | PASSWORD;
         assert_eq!(judged(version, both, &[b"c", "é".as_bytes(), b"\xFF\0"]), Ok(()), "any password");
         assert_eq!(judged(version, both, &[b"c", b"\xE9", b""]), Err(DecodeError::Utf8));
-        assert_eq!(judged(version, both, &[b"c", b"n\0", b""]), Err(DecodeError::NullCharacter));
     }
 }
 
@@ -294,6 +292,45 @@ fn authentication_data_needs_a_method() {
     assert_eq!(error, DecodeError::MissingAuthenticationMethod);
     assert_eq!(error.reason_code(), ReasonCode::PROTOCOL_ERROR);
     assert_eq!(with_properties(&[0x15, 0, 1, b'm', 0x16, 0, 1, 7]), Ok(()));
+}
+
+/// [MQTT-3.1.2-29]
+#[test]
+fn problem_information_is_sent_where_it_may_be() {
+    let list = [Property::ReasonString("why"), Property::UserProperty("name", "value")];
+    let (properties, packet_id, reasons) = (Properties::new(&list), PacketId::FIRST, Reasons(&[0x80]));
+    let ack = Ack { packet_id, reason: ReasonCode::SUCCESS, properties };
+    let method = [Property::AuthenticationMethod("m"), list[0], list[1]];
+    let publish = Publish {
+        dup: false,
+        qos: Qos::AtMostOnce,
+        retain: false,
+        topic: Some(TopicName::new("a").expect("a topic")),
+        packet_id: None,
+        properties: Properties::new(&list[1..]),
+        payload: b"",
+    };
+    let reason = ReasonCode::UNSPECIFIED_ERROR;
+    for (packet, unasked) in [
+        (Packet::ConnAck(ConnAck { session_present: false, reason, properties }), true),
+        (Packet::Publish(publish), true),
+        (Packet::Disconnect(Disconnect { reason, properties }), true),
+        (Packet::PubAck(ack), false),
+        (Packet::PubRec(ack), false),
+        (Packet::PubRel(ack), false),
+        (Packet::PubComp(ack), false),
+        (Packet::SubAck(SubAck { packet_id, properties, reasons }), false),
+        (Packet::UnsubAck(UnsubAck { packet_id, properties, reasons }), false),
+        (Packet::Auth(Auth { reason: ReasonCode::SUCCESS, properties: Properties::new(&method) }), false),
+    ] {
+        for request_problem_information in [false, true] {
+            let limits = PeerLimits { request_problem_information, ..PeerLimits::new(Version::V5) };
+            let mut sent = Vec::new();
+            Sender::new(&limits, 0).encode(&packet, &mut sent).expect("small");
+            let has_them = sent.windows(4).any(|bytes| bytes == b"name");
+            assert_eq!(has_them, unasked || request_problem_information, "{packet:?}");
+        }
+    }
 }
 
 /// [MQTT-3.2.2-1]
