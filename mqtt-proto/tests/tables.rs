@@ -395,7 +395,8 @@ fn older_versions_have_few_codes_and_find_one_for_each() {
             let suback = decode(version, &[0x90, 3, 0, 1, code]).is_ok();
             assert_eq!(suback, code <= 2 || code == 0x80, "SUBACK with {code:#04x}");
         }
-        for packet_type in [T::ConnAck, T::PubAck, T::PubRec, T::PubRel, T::PubComp, T::SubAck, T::UnsubAck] {
+        let answers = [T::ConnAck, T::PubAck, T::PubRec, T::PubRel, T::PubComp, T::SubAck, T::UnsubAck];
+        for packet_type in answers.into_iter().chain([T::Disconnect]) {
             for &code in codes(packet_type) {
                 let mut out = Vec::new();
                 with_packet(In(packet_type), Properties::EMPTY, ReasonCode(code), |packet| {
@@ -405,7 +406,7 @@ fn older_versions_have_few_codes_and_find_one_for_each() {
                 let said = match decode(version, &out).expect("one of the version's own") {
                     Packet::ConnAck(connack) => connack.reason,
                     Packet::SubAck(suback) => suback.reasons.iter().next().expect("one"),
-                    // An acknowledgement without a code.
+                    // An acknowledgement or a DISCONNECT without a code.
                     _ => ReasonCode(code),
                 };
                 assert_eq!(said.is_error(), code >= 0x80, "{packet_type:?} with {code:#04x}");

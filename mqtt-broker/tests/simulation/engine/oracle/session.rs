@@ -15,8 +15,8 @@ pub(crate) struct Session {
     pub(crate) received: BTreeMap<MessageId, Copies>,
     /// The last message of a publisher, topic, published and delivered QoS.
     pub(crate) last: BTreeMap<(PartyId, String, u8, u8), MessageId>,
-    /// The last value seen of topics with one publisher; `None`: it was removed.
-    pub(crate) values: BTreeMap<String, Option<MessageId>>,
+    /// The last value seen of topics with one publisher, and when; `None`: it was removed.
+    pub(crate) values: BTreeMap<String, (Option<MessageId>, u64)>,
     /// Smallest Maximum Packet Size of its connections.
     pub(crate) packet_bytes_min: Option<u32>,
 }
@@ -85,9 +85,6 @@ impl Session {
         now: u64,
     ) -> usize {
         self.end(filter, now);
-        if !filter.starts_with("$share/") {
-            self.values.retain(|topic, _| !matches(filter, topic));
-        }
         self.subscriptions.push(Subscription {
             filter: filter.to_owned(),
             options,
