@@ -155,9 +155,10 @@ fn no_properties_are_a_property_length_of_0() {
     let mut cluster = Cluster::new(1);
     let client = cluster.connect(0, Version::V5, "c");
     cluster.send_bytes(client, &subscribe(Version::V5, 7, b"a"));
-    assert_eq!(cluster.take_frame(client), [0x90, 4, 0, 7, 0, 0]);
+    // The Property Length and a Reason Code.
+    assert_eq!(cluster.take_frame(client)[4..], [0, 0]);
     cluster.send_bytes(client, &[0xA2, 6, 0, 8, 0, 0, 1, b'a']);
-    assert_eq!(cluster.take_frame(client), [0xB0, 4, 0, 8, 0, 0]);
+    assert_eq!(cluster.take_frame(client)[4..], [0, 0]);
 }
 
 /// [MQTT-2.2.1-3] [MQTT-2.3.1-1 v3.1.1]

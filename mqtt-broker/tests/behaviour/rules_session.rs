@@ -85,9 +85,10 @@ fn without_clean_start_the_session_goes_on() {
 fn without_clean_start_and_session_a_new_one_is_made() {
     for version in VERSIONS {
         let mut cluster = Cluster::new(1);
-        let (client, present) = cluster.resume(0, version, "c");
+        left_session(&mut cluster, version);
+        let (client, present) = cluster.resume(0, version, "another");
         assert!(!present);
-        assert_eq!(cluster.total(|stats| stats.sessions), 1);
+        assert_eq!(cluster.total(|stats| stats.sessions), 2);
         assert!(!is_subscribed(&mut cluster, client));
     }
 }

@@ -1,9 +1,9 @@
 //! Strings, integers, properties, Fixed Headers and Packet Identifiers: chapters 1 and 2 of both standards.
 
 use mqtt_proto::{
-    Ack, DecodeError, EncodeError, Packet, PacketId, PacketType, Properties, Property, PropertyId, Publish,
-    Qos, ReasonCode, Reasons, SubAck, Subscribe, Subscription, Subscriptions, TopicName, Unsubscribe,
-    Version, decode, encode,
+    Ack, Connect, DecodeError, EncodeError, Packet, PacketId, PacketType, Properties, Property, PropertyId,
+    Publish, Qos, ReasonCode, Reasons, SubAck, Subscribe, Subscription, Subscriptions, TopicName,
+    Unsubscribe, Version, decode, encode,
 };
 
 use crate::VERSIONS;
@@ -100,6 +100,34 @@ fn a_byte_order_mark_is_kept() {
         let frame = subscribe(version, b"\xEF\xBB\xBFa");
         let Ok(Packet::Subscribe(read)) = decode(version, &frame) else { panic!("refused") };
         assert_eq!(read.subscriptions.iter().next().map(|first| first.filter), Some("\u{FEFF}a"));
+    }
+}
+
+/// Sections 1.5.4 and 1.5.6 (5.0), 1.5.3 (3.1.1): two bytes of length.
+#[test]
+fn strings_and_binary_data_have_up_to_65_535_bytes() {
+    let long = "x".repeat(65_536);
+    for version in VERSIONS {
+        for (len, fits) in [(65_535, true), (65_536, false)] {
+            let written = |client_id, password| {
+                let connect = Connect {
+                    version,
+                    clean_start: true,
+                    keep_alive: 0,
+                    client_id,
+                    properties: Properties::EMPTY,
+                    will: None,
+                    user_name: Some("n"),
+                    password: Some(password),
+                };
+                let mut out = Vec::new();
+                encode(&Packet::Connect(connect), version, &mut out)
+                    .map(|()| assert_eq!(decode(version, &out), Ok(Packet::Connect(connect))))
+            };
+            let expected = if fits { Ok(()) } else { Err(EncodeError::FieldTooLong) };
+            assert_eq!(written(&long[..len], b""), expected);
+            assert_eq!(written("c", &long.as_bytes()[..len]), expected);
+        }
     }
 }
 
