@@ -12,8 +12,9 @@ use super::exchange::{Ended, Event, Open, Request, Settings, Unacknowledged, ope
 use super::handshake::{Connection, Handshake};
 use super::limits::{PeerLimits, carried};
 use super::request::{ConnectOptions, Outgoing, RequestError, Unsent};
+use crate::codec::EncodeError;
 use crate::packet::{
-    Auth, Disconnect, Filters, Packet, PacketType, Properties, Publish, Subscribe, Subscription,
+    Auth, Disconnect, Filters, Packet, PacketType, Properties, PropertyId, Publish, Subscribe, Subscription,
     Subscriptions, Unsubscribe,
 };
 use crate::session::Session;
@@ -203,6 +204,9 @@ impl<M: Outgoing> Client<M> {
             Some(RequestError::QosNotSupported)
         } else if publish.retain && !half.peer().retain_available {
             Some(RequestError::RetainNotSupported)
+        } else if publish.properties.subscription_identifiers().next().is_some() {
+            // [MQTT-3.3.4-6]
+            Some(EncodeError::PropertyNotAllowed(PropertyId::SubscriptionIdentifier).into())
         } else if qos != Qos::AtMostOnce && !session.outbound.can_start() {
             Some(RequestError::WindowFull)
         } else {
