@@ -4,6 +4,7 @@
 //! Identifier is used by one PUBLISH, SUBSCRIBE or UNSUBSCRIBE at a time [MQTT-2.2.1-3]; nothing is queued beyond
 //! what the Server allows to be unacknowledged. Lives on: whichever thread holds the socket.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
@@ -73,6 +74,8 @@ pub struct Client<M> {
     unacknowledged: VecDeque<Unacknowledged>,
     transmit: Vec<u8>,
     settings: Settings,
+    /// The Authentication Method of CONNECT.
+    method: Option<Box<str>>,
     /// Why the link closes, until the event that said so has been looked at.
     ended: Option<Ended>,
     /// When packets came last.
@@ -108,6 +111,7 @@ impl<M: Outgoing> Client<M> {
                 topic_alias_limit: 0,
                 manual_acknowledgement: false,
             },
+            method: None,
             ended: None,
             now: 0,
         }
@@ -125,6 +129,7 @@ impl<M: Outgoing> Client<M> {
         let connect = &options.connect;
         let handshake = Handshake::client(connect, options.patience, now, &mut self.transmit)?;
         self.link = Link::Opening(handshake);
+        self.method = connect.properties.authentication_method().map(Box::from);
         self.settings = Settings {
             version: connect.version,
             clean_start: connect.clean_start,
@@ -288,12 +293,16 @@ impl<M: Outgoing> Client<M> {
         Ok(())
     }
 
-    /// Sends AUTH, in the handshake or to authenticate again.
+    /// Sends AUTH, in the handshake or to authenticate again, by the method that CONNECT named [MQTT-4.12.0-5]
+    /// [MQTT-4.12.1-1]. Without one there is no AUTH [MQTT-4.12.0-7].
     ///
     /// # Errors
     /// Why it was not sent.
     pub fn authenticate(&mut self, auth: &Auth<'_>, now: u64) -> Result<(), RequestError> {
         self.settle();
+        if self.method.is_none() || auth.properties.authentication_method() != self.method.as_deref() {
+            return Err(RequestError::AuthenticationMethod);
+        }
         match &mut self.link {
             Link::Closed => Err(RequestError::NotConnected),
             Link::Opening(handshake) => Ok(handshake.authenticate(auth, &mut self.transmit)?),

@@ -1,6 +1,7 @@
 //! Statements of the standards one by one, at the edge of the codec and of the Client: `statements.toml` names them.
 
 mod data;
+mod ending;
 
 use mqtt_proto::Version;
 
