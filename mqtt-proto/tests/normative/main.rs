@@ -2,6 +2,8 @@
 
 mod data;
 mod ending;
+mod subscribe;
+mod topics;
 
 use mqtt_proto::Version;
 
