@@ -13,6 +13,8 @@ mod faults;
 mod forwarding;
 mod idle;
 mod retained;
+mod rules_subscribe;
+mod rules_unsubscribe;
 mod shared;
 mod sys;
 mod takeover;
