@@ -135,10 +135,11 @@ fn auth_has_its_own_reason_codes_alone() {
 #[test]
 fn auth_names_its_method() {
     let continues = ReasonCode::CONTINUE_AUTHENTICATION;
-    let missing = Err(DecodeError::MissingAuthenticationMethod);
+    let error = DecodeError::MissingAuthenticationMethod;
+    assert_eq!(error.reason_code(), ReasonCode::PROTOCOL_ERROR);
+    let missing = Err(error);
     assert_eq!(decode(Version::V5, &[0xF0, 2, 0x18, 0]), missing);
     assert_eq!(decode(Version::V5, &[0xF0, 6, 0x18, 4, 0x16, 0, 1, 9]), missing);
-    assert_eq!(missing.unwrap_err().reason_code(), ReasonCode::PROTOCOL_ERROR);
     let written = encoded(Version::V5, &auth(continues, &[Property::AuthenticationData(b"9")]));
     assert_eq!(written, Err(EncodeError::MissingAuthenticationMethod));
     let twice = [0xF0, 10, 0x18, 8, 0x15, 0, 1, b'm', 0x15, 0, 1, b'm'];
