@@ -1,9 +1,9 @@
 //! Topic Names and Topic Filters as the broker matches them: section 4.7. And request and response: section 4.10.
 
-use mqtt_proto::packet::{Packet, Properties, Property, Publish, SubscriptionOptions};
+use mqtt_proto::packet::{Connect, Packet, Properties, Property, Publish, SubscriptionOptions};
 use mqtt_proto::types::{Qos, ReasonCode, Version};
 
-use crate::cluster::{ClientId, Cluster, publish};
+use crate::cluster::{ClientId, Cluster, connect, publish};
 
 const VERSIONS: [Version; 3] = [Version::V3_1, Version::V3_1_1, Version::V5];
 
@@ -197,6 +197,22 @@ fn a_request_brings_its_response_topic_and_correlation_data() {
             Packet::Publish(publish) => {
                 assert_eq!(publish.properties.correlation_data(), Some(&b"\0\xFF7"[..]));
             }
+            other => panic!("{other:?}"),
+        });
+    }
+}
+
+/// Section 4.10.1: the broker has no Response Information to give, whether it is asked for or not.
+#[test]
+fn response_information_is_not_sent() {
+    for asked in [0, 1] {
+        let mut cluster = Cluster::new(1);
+        let client = cluster.open(0, Version::V5);
+        let list = [Property::RequestResponseInformation(asked)];
+        let properties = Properties::new(&list);
+        cluster.send(client, &Packet::Connect(Connect { properties, ..connect(Version::V5, "c") }));
+        cluster.expect(client, |packet| match packet {
+            Packet::ConnAck(connack) => assert_eq!(connack.properties.response_information(), None),
             other => panic!("{other:?}"),
         });
     }
