@@ -380,7 +380,10 @@ mod tests {
         assert_eq!((chosen(&mut group, 0), chosen(&mut group, 1)), (Some(0), Some(0)));
         assert_eq!(chosen(&mut group, 2), Some(1), "0 has no credit");
         group.add_credit(id(0), 1);
-        assert_eq!(chosen(&mut group, 3), Some(0), "it is still the one");
+        group.set_offline(id(2));
+        group.set_offline(id(7));
+        assert_eq!(chosen(&mut group, 3), Some(0), "it is still the one, whoever else goes");
+        group.set_online(id(2), 2);
         group.set_offline(id(0));
         assert_eq!(chosen(&mut group, 4), Some(1));
         group.set_online(id(0), 2);
@@ -406,6 +409,31 @@ mod tests {
                 let now = chosen(&mut group, hash(number as u64)).unwrap();
                 assert!(now == before || before == 3);
                 assert_ne!(now, 3);
+            }
+        }
+    }
+
+    /// Sessions of the same key and generation on different cores, of different generations, of different keys: each
+    /// third gets about a third.
+    #[test]
+    fn hashing_tells_members_apart_by_all_that_names_them() {
+        let members: [fn(u32) -> MemberId; 3] = [
+            |n| MemberId { core: n as u16, key: 7, generation: 3 },
+            |n| MemberId { core: 1, key: n, generation: 3 },
+            |n| MemberId { core: 1, key: 7, generation: n },
+        ];
+        for member in members {
+            let mut group = Group::new(Strategy::HashTopic);
+            for id in (0..3).map(member) {
+                group.join(id, OPTIONS, 0);
+                group.set_online(id, u16::MAX);
+            }
+            for number in 0..900u64 {
+                group.choose(0, number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            }
+            for id in (0..3).map(member) {
+                let share = group.in_flight(id).expect("a member");
+                assert!((220..380).contains(&share), "{share} of 900 for {id:?}");
             }
         }
     }

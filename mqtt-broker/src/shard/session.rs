@@ -260,4 +260,31 @@ mod tests {
         let session = size_of::<Session>();
         assert!(session <= 192, "{session} bytes");
     }
+
+    /// What queues are bounded by is what they take: the message's bytes, its allocation and the place in the queue.
+    #[test]
+    fn a_queued_message_costs_its_bytes_and_its_place() {
+        let message = crate::message::MessageRef {
+            topic: mqtt_proto::types::TopicName::new("a/b").expect("a topic"),
+            properties: &[],
+            payload: &[0; 100],
+            qos: Qos::AtMostOnce,
+            retain: false,
+            expires_at: None,
+        };
+        let delivery = Delivery {
+            message: message.to_message(),
+            qos: Qos::AtMostOnce,
+            retain: false,
+            identifiers: Identifiers::None,
+            group: None,
+        };
+        assert_eq!(delivery.cost(), 103 + size_of::<Delivery>() + 32);
+        let mut queue = Queue::default();
+        queue.push(delivery.clone());
+        queue.push(delivery.clone());
+        assert_eq!((queue.len(), queue.bytes()), (2, 2 * delivery.cost()));
+        queue.pop();
+        assert_eq!((queue.len(), queue.bytes()), (1, delivery.cost()));
+    }
 }

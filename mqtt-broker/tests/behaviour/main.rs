@@ -1,5 +1,6 @@
 //! What the broker promises its Clients, on one core and on several: shards without sockets, in virtual time.
 
+mod accounts;
 mod answers;
 mod backpressure;
 mod basics;
@@ -7,11 +8,14 @@ mod bounds;
 #[allow(dead_code, reason = "shared with the simulation: each uses its part of it")]
 mod cluster;
 mod connecting;
+mod contract;
 mod deciding;
 mod exactly_once;
 mod faults;
 mod forwarding;
 mod idle;
+mod moving;
+mod recording;
 mod retained;
 mod shared;
 mod sys;

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use super::error::ProtocolError;
 use super::exchange::{Ended, Event, Open, Request, Settings, Unacknowledged, opening_event};
 use super::handshake::{Connection, Handshake};
-use super::limits::PeerLimits;
+use super::limits::{PeerLimits, carried};
 use super::request::{ConnectOptions, Outgoing, RequestError, Unsent};
 use crate::packet::{
     Auth, Disconnect, Filters, Packet, PacketType, Properties, Publish, Subscribe, Subscription,
@@ -107,6 +107,7 @@ impl<M: Outgoing> Client<M> {
                 receive_maximum: u16::MAX,
                 topic_alias_limit: 0,
                 manual_acknowledgement: false,
+                authentication: false,
             },
             ended: None,
             now: 0,
@@ -124,6 +125,7 @@ impl<M: Outgoing> Client<M> {
         self.connection_lost();
         let connect = &options.connect;
         let handshake = Handshake::client(connect, options.patience, now, &mut self.transmit)?;
+        let said = carried(connect.properties, connect.version);
         self.link = Link::Opening(handshake);
         self.settings = Settings {
             version: connect.version,
@@ -131,6 +133,7 @@ impl<M: Outgoing> Client<M> {
             receive_maximum: PeerLimits::from_connect(connect).receive_maximum,
             topic_alias_limit: options.topic_alias_limit,
             manual_acknowledgement: options.manual_acknowledgement,
+            authentication: said.authentication_method().is_some(),
         };
         Ok(())
     }
@@ -291,9 +294,12 @@ impl<M: Outgoing> Client<M> {
     /// Sends AUTH, in the handshake or to authenticate again.
     ///
     /// # Errors
-    /// Why it was not sent.
+    /// Why it was not sent: [`RequestError::NoAuthenticationMethod`] among others.
     pub fn authenticate(&mut self, auth: &Auth<'_>, now: u64) -> Result<(), RequestError> {
         self.settle();
+        if !self.is_closed() && !self.settings.authentication {
+            return Err(RequestError::NoAuthenticationMethod);
+        }
         match &mut self.link {
             Link::Closed => Err(RequestError::NotConnected),
             Link::Opening(handshake) => Ok(handshake.authenticate(auth, &mut self.transmit)?),

@@ -36,8 +36,13 @@ enum State {
     FromClient {
         auth: bool,
     },
-    AwaitConnAck,
-    FromServer,
+    /// `auth`: our CONNECT named one.
+    AwaitConnAck {
+        auth: bool,
+    },
+    FromServer {
+        auth: bool,
+    },
     Ended,
 }
 
@@ -71,7 +76,7 @@ impl Receiver {
             topic_alias_maximum: 0,
             version: None,
             state: match role {
-                Role::Client => State::AwaitConnAck,
+                Role::Client => State::AwaitConnAck { auth: false },
                 Role::Server => State::AwaitConnect,
             },
         }
@@ -80,6 +85,14 @@ impl Receiver {
     /// A Client tells the version of the CONNECT that it sends. A Server learns it by itself.
     pub const fn set_version(&mut self, version: Version) {
         self.version = Some(version);
+    }
+
+    /// A Client whose CONNECT names an Authentication Method lets the Server send AUTH [MQTT-4.12.0-6]. To be called
+    /// before CONNACK.
+    pub const fn allow_auth(&mut self) {
+        if let State::AwaitConnAck { auth } = &mut self.state {
+            *auth = true;
+        }
     }
 
     /// The version, `None` before CONNECT.
@@ -118,7 +131,7 @@ impl Receiver {
         let mut packet = codec::decode(self.version.unwrap_or_default(), frame)?;
         match &mut packet {
             Packet::Publish(publish) if !publish.properties.is_empty() => {
-                let from_client = self.state != State::FromServer;
+                let from_client = !matches!(self.state, State::FromServer { .. });
                 resolve_topic(&mut self.aliases, self.topic_alias_maximum, publish, from_client)?;
             }
             Packet::Connect(connect) => {
@@ -126,7 +139,10 @@ impl Receiver {
                 self.state = State::FromClient { auth: connect.properties.authentication_method().is_some() };
             }
             Packet::ConnAck(connack) => {
-                self.state = if connack.reason.is_error() { State::Ended } else { State::FromServer };
+                self.state = match self.state {
+                    State::AwaitConnAck { auth } if !connack.reason.is_error() => State::FromServer { auth },
+                    _ => State::Ended,
+                };
             }
             Packet::Disconnect(_) => self.state = State::Ended,
             _ => {}
@@ -146,7 +162,7 @@ impl Receiver {
 
     /// During the handshake a wrong packet fails with its first byte, before anything of it is kept.
     fn check_first_byte(&self, input: &[u8]) -> Result<(), ProtocolError> {
-        if matches!(self.state, State::FromClient { .. } | State::FromServer)
+        if matches!(self.state, State::FromClient { .. } | State::FromServer { .. })
             || self.framer.buffered_len() > 0
         {
             return Ok(());
@@ -162,7 +178,7 @@ impl Receiver {
 #[inline]
 fn admit(state: State, version: Option<Version>, packet_type: PacketType) -> Result<(), ProtocolError> {
     use PacketType as T;
-    let has_auth = version.is_some_and(Version::has_properties);
+    let v5 = version.is_some_and(Version::has_properties);
     match (state, packet_type) {
         (State::AwaitConnect, T::Connect) => Ok(()),
         (State::AwaitConnect, _) => Err(ProtocolError::ConnectExpected),
@@ -170,19 +186,18 @@ fn admit(state: State, version: Option<Version>, packet_type: PacketType) -> Res
         (State::FromClient { .. }, T::ConnAck | T::SubAck | T::UnsubAck | T::PingResp) => {
             Err(ProtocolError::UnexpectedPacket(packet_type))
         }
-        (State::FromClient { auth }, T::Auth) if !(auth && has_auth) => {
-            Err(ProtocolError::UnexpectedPacket(packet_type))
-        }
+        (State::FromClient { auth }, T::Auth) if !auth => Err(ProtocolError::UnexpectedPacket(packet_type)),
         (State::FromClient { .. }, _) => Ok(()),
-        (State::AwaitConnAck, T::ConnAck) => Ok(()),
-        (State::AwaitConnAck, T::Auth) if has_auth => Ok(()),
-        (State::AwaitConnAck, _) => Err(ProtocolError::ConnAckExpected),
-        (State::FromServer, T::Disconnect | T::Auth) if has_auth => Ok(()),
+        (State::AwaitConnAck { .. }, T::ConnAck) => Ok(()),
+        (State::AwaitConnAck { auth }, T::Auth) if auth => Ok(()),
+        (State::AwaitConnAck { .. }, _) => Err(ProtocolError::ConnAckExpected),
+        (State::FromServer { .. }, T::Disconnect) if v5 => Ok(()),
+        (State::FromServer { auth }, T::Auth) if auth => Ok(()),
         (
-            State::FromServer,
+            State::FromServer { .. },
             T::Connect | T::ConnAck | T::Subscribe | T::Unsubscribe | T::PingReq | T::Disconnect | T::Auth,
         ) => Err(ProtocolError::UnexpectedPacket(packet_type)),
-        (State::FromServer, _) => Ok(()),
+        (State::FromServer { .. }, _) => Ok(()),
         (State::Ended, _) => Err(ProtocolError::UnexpectedPacket(packet_type)),
     }
 }

@@ -111,6 +111,9 @@ pub enum RequestError {
     /// The Server keeps no retained messages [MQTT-3.2.2-14].
     #[error("the Server does not support retained messages")]
     RetainNotSupported,
+    /// AUTH is only for a connection whose CONNECT named an Authentication Method [MQTT-4.12.0-7].
+    #[error("CONNECT named no Authentication Method")]
+    NoAuthenticationMethod,
     /// No message with this Packet Identifier waits for [`Client::acknowledge`](super::Client::acknowledge).
     #[error("no message with this Packet Identifier waits to be acknowledged")]
     NothingToAcknowledge,
