@@ -37,6 +37,9 @@ const PLACES: [Place; 14] = [
     In(T::Auth),
 ];
 
+/// A property of one byte that is 0 or 1.
+type Flag = fn(u8) -> Property<'static>;
+
 /// Table 2-4, with values at the edges of what is allowed, and beyond.
 fn table() -> Vec<(&'static [Place], Vec<Property<'static>>, Vec<Property<'static>>)> {
     use Property as P;
@@ -46,7 +49,7 @@ fn table() -> Vec<(&'static [Place], Vec<Property<'static>>, Vec<Property<'stati
     const LIMITS: &[Place] = &[In(T::Connect), In(T::ConnAck)];
     let long: &'static str = Box::leak("x".repeat(65_535).into_boxed_str());
     let texts = ["", "é", long];
-    let flags = |make: fn(u8) -> Property<'static>| (vec![make(0), make(1)], vec![make(2), make(255)]);
+    let flags = |make: Flag| (vec![make(0), make(1)], vec![make(2), make(255)]);
     let mut rows = vec![
         (MESSAGE, vec![P::MessageExpiryInterval(0), P::MessageExpiryInterval(u32::MAX)], vec![]),
         (MESSAGE, texts.map(P::ContentType).to_vec(), vec![P::ContentType("\0")]),
@@ -104,7 +107,7 @@ fn table() -> Vec<(&'static [Place], Vec<Property<'static>>, Vec<Property<'stati
             vec![P::MaximumPacketSize(0)],
         ),
     ];
-    let flagged: [(&'static [Place], fn(u8) -> Property<'static>); 8] = [
+    let flagged: [(&[Place], Flag); 8] = [
         (MESSAGE, P::PayloadFormatIndicator),
         (&[In(T::Connect)], P::RequestProblemInformation),
         (&[In(T::Connect)], P::RequestResponseInformation),
@@ -395,7 +398,8 @@ fn older_versions_have_few_codes_and_find_one_for_each() {
             let suback = decode(version, &[0x90, 3, 0, 1, code]).is_ok();
             assert_eq!(suback, code <= 2 || code == 0x80, "SUBACK with {code:#04x}");
         }
-        for packet_type in [T::ConnAck, T::PubAck, T::PubRec, T::PubRel, T::PubComp, T::SubAck, T::UnsubAck] {
+        let answers = [T::ConnAck, T::PubAck, T::PubRec, T::PubRel, T::PubComp, T::SubAck, T::UnsubAck];
+        for packet_type in answers.into_iter().chain([T::Disconnect]) {
             for &code in codes(packet_type) {
                 let mut out = Vec::new();
                 with_packet(In(packet_type), Properties::EMPTY, ReasonCode(code), |packet| {
@@ -405,7 +409,7 @@ fn older_versions_have_few_codes_and_find_one_for_each() {
                 let said = match decode(version, &out).expect("one of the version's own") {
                     Packet::ConnAck(connack) => connack.reason,
                     Packet::SubAck(suback) => suback.reasons.iter().next().expect("one"),
-                    // An acknowledgement without a code.
+                    // An acknowledgement or a DISCONNECT without a code.
                     _ => ReasonCode(code),
                 };
                 assert_eq!(said.is_error(), code >= 0x80, "{packet_type:?} with {code:#04x}");

@@ -108,6 +108,14 @@ impl Run {
             if all || self.oracle.inconclusive {
                 return Ok(());
             }
+            if attempt == 2 && self.scarce_sessions() {
+                // Refused, and its session has made room for another one.
+                for party in (0..clients).filter(|&party| self.open_link(party).is_none()).collect::<Vec<_>>()
+                {
+                    self.oracle.accounts[party].session = None;
+                }
+                return Ok(());
+            }
             ensure!(attempt < 2, "return", "a Client cannot come back");
         }
         Ok(())

@@ -33,8 +33,8 @@ pub(crate) struct Wire {
     incoming: VecDeque<(u64, Vec<u8>)>,
     /// Bytes that have arrived where the broker does not read now.
     backlog: Vec<u8>,
-    /// When the last bytes reached the broker.
-    pub(crate) arrived_at: u64,
+    /// When the broker read last.
+    pub(crate) read_at: u64,
     /// The send that the broker has under way, and how much of it the kernel has.
     sending: Option<(Vec<u8>, usize)>,
     /// The buffer of a send that is complete, until the broker is told.
@@ -61,7 +61,7 @@ impl Wire {
             paused: false,
             incoming: VecDeque::new(),
             backlog: Vec::new(),
-            arrived_at: 0,
+            read_at: 0,
             sent: None,
             sending: None,
             pipe: VecDeque::new(),
@@ -96,12 +96,12 @@ impl Wire {
     pub(crate) fn arrive(&mut self, now: u64) {
         while let Some((_, piece)) = self.incoming.pop_front_if(|(at, _)| *at <= now) {
             self.backlog.extend_from_slice(&piece);
-            self.arrived_at = now;
         }
     }
 
     /// What the broker reads now.
-    pub(crate) fn take_arrived(&mut self) -> Vec<u8> {
+    pub(crate) fn take_arrived(&mut self, now: u64) -> Vec<u8> {
+        self.read_at = now;
         core::mem::take(&mut self.backlog)
     }
 

@@ -293,9 +293,10 @@ impl Run {
         self.world.trace.line(now, &self.name_of(link), || "== closed by the broker".to_owned());
         let wire = &self.world.wires[link];
         let certain = wire.is_read() && !wire.paused;
-        let silence = now.saturating_sub(wire.arrived_at.max(self.links[link].established_at.unwrap_or(0)));
+        let silence = now.saturating_sub(wire.read_at);
         self.let_go(link, certain);
         let keep_alive = u64::from(self.effective_keep_alive(link)) * 1_500_000;
+        let refused = self.scarce_sessions();
         let state = &mut self.links[link];
         state.closed_at = Some(now);
         let timed_out = match state.established_at {
@@ -305,7 +306,7 @@ impl Run {
         // A leap of the clock can be longer than the patience for a late answer.
         let undecided = self.scenario.ports.authorize > 0 && self.oracle.leap.is_some();
         let by_itself = state.goodbye.is_some() || state.rude || state.has_ended;
-        state.unexplained = !(timed_out || undecided || by_itself);
+        state.unexplained = !(timed_out || undecided || by_itself || refused);
         if timed_out && state.established_at.is_some() {
             self.coverage.count("keep alive timeouts");
         }
@@ -341,6 +342,11 @@ impl Run {
         let (asked, max) = (self.links[link].plan.keep_alive, self.scenario.limits.keep_alive_max_seconds);
         let too_long = max != 0 && (asked == 0 || asked > max);
         if too_long && self.links[link].version == Version::V5 { max } else { asked }
+    }
+
+    /// Whether a Client may be refused for want of sessions, after its CONNECT has ended its other connection.
+    pub(crate) fn scarce_sessions(&self) -> bool {
+        self.scenario.limits.sessions_max < 1000
     }
 
     /// A connection's name in traces.

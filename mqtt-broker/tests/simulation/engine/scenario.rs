@@ -49,8 +49,6 @@ pub(crate) struct Net {
     pub(crate) handoff: u64,
     /// Whether a core may leave a lane for a later turn.
     pub(crate) skips_lanes: bool,
-    /// Whether due timers are handled before anything else.
-    pub(crate) timers_first: bool,
 }
 
 impl Net {
@@ -176,7 +174,6 @@ fn net(random: &mut Random) -> Net {
         lane: random.pick(&[0, 100, 5_000, 80_000]),
         handoff: random.pick(&[0, 100, 20_000]),
         skips_lanes: random.once_in(2),
-        timers_first: random.once_in(2),
     }
 }
 

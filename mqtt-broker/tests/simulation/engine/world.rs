@@ -295,9 +295,6 @@ impl World {
         let now = self.clock();
         let shard = &mut self.shards[core];
         self.calls += 1;
-        if self.net.timers_first && shard.poll_timeout().is_some_and(|at| at <= now.millis) {
-            shard.handle_timeout(now);
-        }
         let result = use_it(shard, now);
         let asked = core::mem::take(&mut *self.outstanding.borrow_mut());
         for (delay, reply) in asked {
@@ -331,6 +328,12 @@ impl World {
     fn turn(&mut self, core: usize) {
         let now = self.clock();
         self.trace.mix(&[self.now, 1, core as u64]);
+        // A turn looks at what has arrived before it looks at the clock.
+        for wire in 0..self.wires.len() {
+            if matches!(self.wires[wire].place, Place::On(on, _) if on == core) {
+                self.feed(wire);
+            }
+        }
         if self.shards[core].poll_timeout().is_some_and(|at| at <= now.millis) {
             self.call(core, Shard::handle_timeout);
         }
@@ -400,7 +403,7 @@ impl World {
         if !state.has_arrived() || state.paused && !state.random.once_in(8) {
             return;
         }
-        let bytes = state.take_arrived();
+        let bytes = state.take_arrived(now);
         self.trace.mix(&[now, 3, wire as u64]);
         self.trace.mix_bytes(&bytes);
         self.call(core, |shard, now| shard.handle_input(id, &bytes, now));
@@ -427,7 +430,7 @@ impl World {
         };
         // Received on the way by whoever had it before.
         if self.wires[wire].random.once_in(2) {
-            let bytes = self.wires[wire].take_arrived();
+            let bytes = self.wires[wire].take_arrived(self.now);
             handed.push_input(&bytes);
         }
         // Its shard may speak of it within the call.

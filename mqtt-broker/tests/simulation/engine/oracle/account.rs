@@ -21,8 +21,8 @@ pub(crate) struct Account {
     expiry: Option<u32>,
     /// When the last connection ended.
     away_since: u64,
-    /// The last connection's end was preceded by DISCONNECT.
-    said_goodbye: bool,
+    /// What was said in DISCONNECT before the last connection ended.
+    goodbye: Option<Goodbye>,
     /// The Will of the last connection and its delay in seconds.
     will: Option<(MessageId, u32)>,
 }
@@ -56,15 +56,17 @@ impl Oracle {
         }
         let recent = now <= account.away_since + self.slack;
         // DISCONNECT and a takeover in the same moment: nobody can tell which came first.
-        let unclear = account.said_goodbye && recent;
+        let unclear = recent && account.goodbye.is_some_and(|goodbye| goodbye.expiry.is_some());
+        let unclear_will = recent && account.goodbye.is_some_and(|goodbye| !goodbye.with_will);
         let expected = match (account.session, account.expiry) {
             (None, _) => Some(false),
-            (Some(_), Some(0)) if !unclear => Some(false),
-            (Some(_), Some(u32::MAX)) if !unclear => Some(true),
-            (Some(_), Some(seconds)) if !unclear => {
+            (Some(_), _) if unclear => None,
+            (Some(_), Some(0)) => Some(false),
+            (Some(_), Some(u32::MAX)) => Some(true),
+            (Some(_), Some(seconds)) => {
                 self.is_over(account.away_since + u64::from(seconds) * 1_000_000, now).map(|over| !over)
             }
-            (Some(_), _) => None,
+            (Some(_), None) => None,
         };
         let old_will = account.will;
         if let Some((will, _)) = old_will
@@ -74,7 +76,7 @@ impl Oracle {
             let ends = if asked.clean_start { Some(true) } else { expected.map(|present| !present) };
             let message = &mut self.messages[will];
             message.fate = match (over, ends) {
-                _ if unclear => Fate::Maybe,
+                _ if unclear_will => Fate::Maybe,
                 (Some(true), _) | (_, Some(true)) => Fate::Published,
                 (Some(false), Some(false)) => Fate::Cancelled,
                 _ => Fate::Maybe,
@@ -84,13 +86,13 @@ impl Oracle {
                 message.sent_at = now;
             }
         } else if let Some((will, _)) = old_will
-            && unclear
+            && unclear_will
         {
             self.messages[will].fate = Fate::Maybe;
         }
         let account = &mut self.accounts[party];
         account.live = Some(connection);
-        account.said_goodbye = false;
+        account.goodbye = None;
         account.will = asked.will;
         let expiry = match (asked.version, asked.clean_start) {
             (Version::V5, _) => asked.expiry,
@@ -129,7 +131,7 @@ impl Oracle {
         }
         account.live = None;
         account.away_since = now;
-        account.said_goodbye = goodbye.is_some();
+        account.goodbye = goodbye;
         if let Some(expiry) = goodbye.and_then(|goodbye| goodbye.expiry) {
             account.expiry = certain.then_some(expiry.min(limits.session_expiry_max));
         }
@@ -178,7 +180,7 @@ impl Oracle {
         match (account.session, account.live, account.expiry) {
             (None, ..) => Some(false),
             (Some(_), Some(_), _) => Some(true),
-            (.., Some(0)) if !account.said_goodbye => Some(false),
+            (.., Some(0)) => Some(false),
             (.., Some(u32::MAX)) => Some(true),
             (.., Some(seconds)) => {
                 self.is_over(account.away_since + u64::from(seconds) * 1_000_000, now).map(|over| !over)

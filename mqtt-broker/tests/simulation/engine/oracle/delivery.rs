@@ -26,7 +26,7 @@ impl Oracle {
             return Ok(None);
         }
         let Some((id, _)) = parse_payload(publish.payload) else {
-            return self.empty_arrived(session, publish, topic);
+            return self.empty_arrived(session, publish, topic, now);
         };
         let Some(message) = self.messages.get(id) else {
             return Err(Violation { rule: "intact", text: format!("message {id} was never published") });
@@ -45,7 +45,7 @@ impl Oracle {
         self.check_match(id, arrival)?;
         self.check_count(id, arrival)?;
         if Self::is_single_publisher(topic) {
-            self.sessions[session].values.insert(topic.to_owned(), Some(id));
+            self.sessions[session].values.insert(topic.to_owned(), (Some(id), now));
         }
         Ok(Some(id))
     }
@@ -60,6 +60,7 @@ impl Oracle {
         session: SessionId,
         publish: &Publish<'_>,
         topic: &str,
+        now: u64,
     ) -> Check<Option<MessageId>> {
         ensure!(publish.payload.is_empty(), "intact", "a payload on {topic} that nobody sent");
         let published =
@@ -69,7 +70,7 @@ impl Oracle {
         let state = &mut self.sessions[session];
         ensure!(state.subscriptions.iter().any(matches), "match", "{topic} does not match");
         if Self::is_single_publisher(topic) {
-            state.values.insert(topic.to_owned(), None);
+            state.values.insert(topic.to_owned(), (None, now));
         }
         Ok(None)
     }

@@ -65,10 +65,16 @@ impl Oracle {
         now: u64,
         miss: &mut impl FnMut(&'static str, String),
     ) {
+        if self.tight {
+            return;
+        }
         let state = &self.sessions[session];
         for topic in self.retained_topics() {
+            let mut last = self.last_of(&topic);
+            let (Some((id, message)), None) = (last.next(), last.next()) else { continue };
             let asked = state.subscriptions.iter().filter(|subscription| {
                 !subscription.is_shared()
+                    && !(subscription.options.no_local && message.publisher == state.party)
                     && subscription.options.retain_handling == RetainHandling::Send
                     && subscription.options.qos != Qos::AtMostOnce
                     && subscription.acked_at.is_some()
@@ -77,8 +83,6 @@ impl Oracle {
             });
             // Any of several would do; one has to be there from before the message until now.
             let Some(since) = asked.map(|subscription| subscription.sent_at).max() else { continue };
-            let mut last = self.last_of(&topic);
-            let (Some((id, message)), None) = (last.next(), last.next()) else { continue };
             let certain = message.is_taken()
                 && message.fate == Fate::Sent
                 && message.qos != Qos::AtMostOnce
@@ -94,8 +98,10 @@ impl Oracle {
             }
             if Self::is_single_publisher(&topic) {
                 let expected = (!message.empty).then_some(id);
-                let seen = state.values.get(&topic).copied().flatten();
-                if seen != expected {
+                let (seen, at) = state.values.get(&topic).copied().unwrap_or_default();
+                // Nobody tells a new subscription that there is no value any more.
+                let left_over = expected.is_none() && at < since;
+                if seen != expected && !left_over {
                     let party = state.party;
                     miss(
                         "last value",

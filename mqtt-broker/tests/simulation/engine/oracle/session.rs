@@ -15,8 +15,8 @@ pub(crate) struct Session {
     pub(crate) received: BTreeMap<MessageId, Copies>,
     /// The last message of a publisher, topic, published and delivered QoS.
     pub(crate) last: BTreeMap<(PartyId, String, u8, u8), MessageId>,
-    /// The last value seen of topics with one publisher; `None`: it was removed.
-    pub(crate) values: BTreeMap<String, Option<MessageId>>,
+    /// The last value seen of topics with one publisher, and when; `None`: it was removed.
+    pub(crate) values: BTreeMap<String, (Option<MessageId>, u64)>,
     /// Smallest Maximum Packet Size of its connections.
     pub(crate) packet_bytes_min: Option<u32>,
 }
@@ -85,9 +85,6 @@ impl Session {
         now: u64,
     ) -> usize {
         self.end(filter, now);
-        if !filter.starts_with("$share/") {
-            self.values.retain(|topic, _| !matches(filter, topic));
-        }
         self.subscriptions.push(Subscription {
             filter: filter.to_owned(),
             options,
@@ -155,10 +152,12 @@ impl Oracle {
         message: &'a Message,
     ) -> impl Iterator<Item = &'a Subscription> {
         let party = self.sessions[session].party;
+        // A first try may still be on its way when a later one is acknowledged.
+        let until = message.acked_at.filter(|_| message.tries == 1);
         self.sessions[session].subscriptions.iter().filter(move |subscription| {
             !(subscription.options.no_local && message.publisher == party)
                 // What waits in a group's queue may meet a member that comes later.
-                && subscription.may_meet(message.sent_at, message.acked_at.filter(|_| !subscription.is_shared()))
+                && subscription.may_meet(message.sent_at, until.filter(|_| !subscription.is_shared()))
                 && subscription.matches(&message.topic)
         })
     }
