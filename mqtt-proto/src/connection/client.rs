@@ -118,7 +118,6 @@ impl<M: Outgoing> Client<M> {
                 receive_maximum: u16::MAX,
                 topic_alias_limit: 0,
                 manual_acknowledgement: false,
-                authentication: false,
             },
             method: None,
             ended: None,
@@ -147,7 +146,6 @@ impl<M: Outgoing> Client<M> {
             receive_maximum: PeerLimits::from_connect(connect).receive_maximum,
             topic_alias_limit: options.topic_alias_limit,
             manual_acknowledgement: options.manual_acknowledgement,
-            authentication: self.method.is_some(),
         };
         self.has_session = true;
         Ok(())

@@ -85,7 +85,6 @@ pub(super) struct Settings {
     pub(super) topic_alias_limit: u16,
     pub(super) manual_acknowledgement: bool,
     /// It named an Authentication Method.
-    pub(super) authentication: bool,
 }
 
 #[derive(Clone, Copy, Debug)]

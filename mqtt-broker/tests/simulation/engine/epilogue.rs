@@ -28,6 +28,7 @@ fn come_back() -> ConnectPlan {
     ConnectPlan {
         core: 0,
         clean_start: false,
+        hurries: false,
         expiry: 3600,
         keep_alive: 0,
         receive_maximum: None,
@@ -57,6 +58,7 @@ impl Run {
         }
         self.check_closes()?;
         self.check_answers(clients)?;
+        self.let_deadlines_pass(clients)?;
         let now = self.world.now;
         self.oracle.wills_due(now);
         if !self.scenario.tight {
@@ -123,14 +125,43 @@ impl Run {
         Ok(())
     }
 
-    /// Everything that was asked is answered, and everything begun is completed.
-    fn check_answers(&self, clients: usize) -> Check {
-        for party in 0..clients {
-            let Some((link, session)) = self.ready(party) else { continue };
-            let (state, flows) = (&self.links[link], &self.flows[session]);
+    /// What was due while a Client was away must not come now that it is back.
+    fn let_deadlines_pass(&mut self, clients: usize) -> Check {
+        let features = &self.scenario.features;
+        let seconds = if features.session_expiry && !features.keep_alive { 3_700 } else { 6 };
+        let ready: Vec<usize> = (0..clients).filter(|&party| self.ready(party).is_some()).collect();
+        self.pass(seconds * 1_000_000)?;
+        self.settle()?;
+        for party in ready {
+            ensure!(
+                self.ready(party).is_some(),
+                "closed",
+                "client {party} is closed though it does nothing wrong"
+            );
+        }
+        Ok(())
+    }
+
+    /// Nothing moves: whoever reads has its answers.
+    pub(crate) fn check_requests(&self) -> Check {
+        for party in 0..self.parties.len() {
+            let Some(link) = self.open_link(party).filter(|&link| self.world.wires[link].client_reads) else {
+                continue;
+            };
+            let state = &self.links[link];
             ensure!(state.requests.is_empty(), "answered", "client {party} waits for {:?}", state.requests);
             ensure!(state.releases.is_empty(), "answered", "client {party} waits for PUBCOMP");
             ensure!(state.pings == 0, "answered", "client {party} waits for PINGRESP");
+        }
+        Ok(())
+    }
+
+    /// Everything that was asked is answered, and everything begun is completed.
+    fn check_answers(&self, clients: usize) -> Check {
+        self.check_requests()?;
+        for party in 0..clients {
+            let Some((link, session)) = self.ready(party) else { continue };
+            let (state, flows) = (&self.links[link], &self.flows[session]);
             ensure!(flows.sent.is_empty(), "answered", "client {party} has messages on their way");
             let waits = &self.parties[party].to_publish;
             ensure!(waits.is_empty(), "answered", "client {party} cannot publish {} messages", waits.len());

@@ -65,6 +65,8 @@ pub(crate) enum What {
 pub(crate) struct ConnectPlan {
     pub(crate) core: u16,
     pub(crate) clean_start: bool,
+    /// Sends more right behind CONNECT.
+    pub(crate) hurries: bool,
     pub(crate) expiry: u32,
     pub(crate) keep_alive: u16,
     pub(crate) receive_maximum: Option<u16>,
@@ -321,6 +323,7 @@ impl Maker<'_> {
         let plan = ConnectPlan {
             core: random.below(scenario.cores.into()) as u16,
             clean_start: features.clean_starts && random.once_in(5),
+            hurries: random.once_in(5),
             expiry: random.pick(expiries),
             keep_alive: if features.keep_alive { random.pick(&[0, 1, 10]) } else { 0 },
             receive_maximum: features.receive_maximum.then(|| random.pick(&[1, 2, 5])),
