@@ -2,7 +2,7 @@
 //! byte.
 
 use mqtt_proto::connection::{ProtocolError, Receiver, Role};
-use mqtt_proto::{Connect, Packet, PacketType, Properties, Property, PropertyId, Version, encode};
+use mqtt_proto::{Connect, Packet, PacketType, Properties, Property, PropertyId, Version, decode, encode};
 
 use PacketType as T;
 
@@ -105,10 +105,9 @@ fn packet(packet_type: PacketType, version: Version) -> Vec<u8> {
 fn receiver(role: Role, version: Version, authenticates: bool, stage: Stage) -> Option<Receiver> {
     let mut receiver = Receiver::new(role, 1_000);
     if role == Role::Client {
-        receiver.set_version(version);
-        if authenticates {
-            receiver.allow_auth();
-        }
+        let sent = connect(version, authenticates);
+        let Ok(Packet::Connect(connect)) = decode(version, &sent) else { panic!("no CONNECT") };
+        receiver.set_connect(&connect);
     }
     let opening = match role {
         Role::Server => connect(version, authenticates),

@@ -73,7 +73,7 @@ fn message() -> impl Strategy<Value = Message> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     /// [MQTT-3.1.2-24] [MQTT-3.1.2-29] [MQTT-3.4.2-2] [MQTT-3.4.2-3]
     #[test]

@@ -37,6 +37,9 @@ const PLACES: [Place; 14] = [
     In(T::Auth),
 ];
 
+/// A property of one byte that is 0 or 1.
+type Flag = fn(u8) -> Property<'static>;
+
 /// Table 2-4, with values at the edges of what is allowed, and beyond.
 fn table() -> Vec<(&'static [Place], Vec<Property<'static>>, Vec<Property<'static>>)> {
     use Property as P;
@@ -46,7 +49,7 @@ fn table() -> Vec<(&'static [Place], Vec<Property<'static>>, Vec<Property<'stati
     const LIMITS: &[Place] = &[In(T::Connect), In(T::ConnAck)];
     let long: &'static str = Box::leak("x".repeat(65_535).into_boxed_str());
     let texts = ["", "é", long];
-    let flags = |make: fn(u8) -> Property<'static>| (vec![make(0), make(1)], vec![make(2), make(255)]);
+    let flags = |make: Flag| (vec![make(0), make(1)], vec![make(2), make(255)]);
     let mut rows = vec![
         (MESSAGE, vec![P::MessageExpiryInterval(0), P::MessageExpiryInterval(u32::MAX)], vec![]),
         (MESSAGE, texts.map(P::ContentType).to_vec(), vec![P::ContentType("\0")]),
@@ -104,7 +107,7 @@ fn table() -> Vec<(&'static [Place], Vec<Property<'static>>, Vec<Property<'stati
             vec![P::MaximumPacketSize(0)],
         ),
     ];
-    let flagged: [(&'static [Place], fn(u8) -> Property<'static>); 8] = [
+    let flagged: [(&[Place], Flag); 8] = [
         (MESSAGE, P::PayloadFormatIndicator),
         (&[In(T::Connect)], P::RequestProblemInformation),
         (&[In(T::Connect)], P::RequestResponseInformation),

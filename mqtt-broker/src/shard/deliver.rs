@@ -75,6 +75,11 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(key) else {
             return self.stats.dropped(DropReason::SessionEnded, 1);
         };
+        // On its way between cores its time may have passed [MQTT-3.3.2-5].
+        if outgoing.message.is_expired(self.now.millis) {
+            self.stats.dropped(DropReason::Expired, 1);
+            return self.credit(how.group, key);
+        }
         if session.is_persistent() && how.qos != Qos::AtMostOnce {
             let reference = SessionRef { client_id: &session.client_id };
             let record = Record::Enqueued { session: reference, message: outgoing.message, qos: how.qos };

@@ -299,7 +299,10 @@ impl Shard {
             many = found.by_ref().collect();
             &many
         };
-        self.note_live(key, outgoing.message.topic, from);
+        // One without RETAIN leaves the topic's retained message as it is, which is then still wanted [MQTT-3.3.1-9].
+        if outgoing.message.retain {
+            self.note_live(key, outgoing.message.topic, from);
+        }
         let how = How {
             qos: granted.min(outgoing.message.qos),
             // [MQTT-3.3.1-12], [MQTT-3.3.1-13]

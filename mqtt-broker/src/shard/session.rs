@@ -185,6 +185,13 @@ impl Session {
         self.shared.iter().flat_map(|shared| shared.values().copied().flatten())
     }
 
+    /// Whether it is a member of `group`, or may be: the owner of a group that it joins binds messages to it before it is
+    /// told which group that is.
+    pub(super) fn may_be_in(&self, group: GroupRef) -> bool {
+        let mut groups = self.shared.iter().flat_map(|shared| shared.values());
+        groups.any(|known| known.is_none_or(|known| known == group))
+    }
+
     pub(super) fn is_member(&self, text: &str) -> bool {
         self.shared.as_ref().is_some_and(|shared| shared.contains_key(text))
     }

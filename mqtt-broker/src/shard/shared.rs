@@ -286,11 +286,16 @@ impl Shard {
         how: How<'_>,
     ) {
         let key = member.key();
-        if self.sessions.get(key).is_some_and(|session| session.connection.is_some()) {
+        if self
+            .sessions
+            .get(key)
+            .is_some_and(|session| session.connection.is_some() && session.may_be_in(group))
+        {
             return self.deliver(key, outgoing, how);
         }
-        // Its owner may not know that it is away: a SUBSCRIBE was not answered before its connection ended. Told first,
-        // it does not choose the same member again.
+        // Its owner may not know that it is away: a SUBSCRIBE was not answered before its connection ended. Or it has
+        // left, and gets nothing from its UNSUBSCRIBE on [MQTT-3.10.4-2]. Told first, the owner does not choose the same
+        // member again.
         self.tell_owner(group, &Envelope::GroupOnline { group, member, credit: 0 });
         let message = outgoing.keep();
         self.return_to_group(group, &message);

@@ -68,6 +68,9 @@ use crate::types::{PacketId, Qos, ReasonCode, Version};
 pub struct Client<M> {
     link: Link,
     session: Session<M>,
+    /// The session is one that a Server may have as well: it was given, or an earlier CONNECT asked for it. That one's
+    /// CONNACK may have been lost.
+    has_session: bool,
     /// SUBSCRIBE and UNSUBSCRIBE without an answer.
     requests: Vec<Request>,
     /// Messages without our acknowledgement, in the order of arrival.
@@ -88,23 +91,27 @@ enum Link {
 }
 
 impl<M: Outgoing> Default for Client<M> {
+    /// A Client that never connected: it has no Session State yet.
     fn default() -> Client<M> {
-        Client::new(Session::new())
+        Client { has_session: false, ..Client::new(Session::new()) }
     }
 }
 
 impl<M: Outgoing> Client<M> {
-    /// A Client with this Session State, which is [`Session::new`] for one that never connected.
+    /// A Client with this Session State, be it empty by now. One that has none is [`Client::default`], which does not
+    /// go on where the Server says that it has: connect it with Clean Start then [MQTT-3.2.2-4].
     pub const fn new(session: Session<M>) -> Client<M> {
         Client {
             link: Link::Closed,
             session,
+            has_session: true,
             requests: Vec::new(),
             unacknowledged: VecDeque::new(),
             transmit: Vec::new(),
             settings: Settings {
                 version: Version::V5,
                 clean_start: false,
+                may_resume: false,
                 receive_maximum: u16::MAX,
                 topic_alias_limit: 0,
                 manual_acknowledgement: false,
@@ -131,11 +138,13 @@ impl<M: Outgoing> Client<M> {
         self.settings = Settings {
             version: connect.version,
             clean_start: connect.clean_start,
+            may_resume: self.has_session && !connect.clean_start,
             receive_maximum: PeerLimits::from_connect(connect).receive_maximum,
             topic_alias_limit: options.topic_alias_limit,
             manual_acknowledgement: options.manual_acknowledgement,
             authentication: said.authentication_method().is_some(),
         };
+        self.has_session = true;
         Ok(())
     }
 
@@ -338,7 +347,9 @@ impl<M: Outgoing> Client<M> {
     ) -> Result<Option<Event<'a, M>>, ProtocolError> {
         self.settle();
         self.now = now;
-        let Client { link, session, requests, unacknowledged, transmit, settings, ended, .. } = self;
+        let Client {
+            link, session, has_session, requests, unacknowledged, transmit, settings, ended, ..
+        } = self;
         let event = match link {
             Link::Closed => return Ok(None),
             Link::Opening(handshake) => match handshake.poll_packet(input) {
@@ -364,6 +375,7 @@ impl<M: Outgoing> Client<M> {
             }
         };
         if let Err(error) = &event {
+            *has_session &= settings.clean_start || *error != ProtocolError::UnexpectedSession;
             *ended = Some(Ended::ByFault(*error));
         }
         event

@@ -60,11 +60,8 @@ impl Handshake {
         codec::encode(&Packet::Connect(*connect), connect.version, out)?;
         let announced = PeerLimits::from_connect(connect);
         let mut receiver = Receiver::new(Role::Client, announced.maximum_packet_size);
-        receiver.set_version(connect.version);
+        receiver.set_connect(connect);
         receiver.set_topic_alias_maximum(announced.topic_alias_maximum);
-        if carried(connect.properties, connect.version).authentication_method().is_some() {
-            receiver.allow_auth();
-        }
         Ok(Handshake {
             receiver,
             role: Role::Client,

@@ -3,8 +3,8 @@
 use mqtt_proto::connection::{ConnectOptions, Event, Message, ProtocolError, RequestError};
 use mqtt_proto::packet::{Disconnect, Subscription};
 use mqtt_proto::{
-    Client, Connect, Packet, PacketId, PacketType, Properties, Property, Qos, ReasonCode, TopicName, Version,
-    decode,
+    Client, Connect, Packet, PacketId, PacketType, Properties, Property, Qos, ReasonCode, Session, TopicName,
+    Version, decode,
 };
 
 use crate::VERSIONS;
@@ -264,13 +264,41 @@ fn an_answer_under_another_packet_identifier_is_an_error() {
 
 /// [MQTT-3.2.2-4]
 #[test]
-fn a_client_that_started_clean_closes_when_a_session_is_present() {
+fn a_client_without_a_session_closes_when_one_is_present() {
     for version in [Version::V3_1_1, Version::V5] {
+        for clean_start in [false, true] {
+            let mut client: Client<Message> = Client::default();
+            open(&mut client, connect(version, clean_start));
+            let error = client.poll_event(&mut &connack(version, true, &[])[..], 0).expect_err("not ours");
+            assert_eq!(error, ProtocolError::UnexpectedSession);
+            assert!(client.is_closed());
+        }
+        // Trying again does not help, Clean Start does.
         let mut client: Client<Message> = Client::default();
+        for _ in 0..2 {
+            open(&mut client, connect(version, false));
+            let error = client.poll_event(&mut &connack(version, true, &[])[..], 0).expect_err("not ours");
+            assert_eq!(error, ProtocolError::UnexpectedSession);
+            client.connection_lost();
+        }
         open(&mut client, connect(version, true));
-        let error = client.poll_event(&mut &connack(version, true, &[])[..], 0).expect_err("whose session?");
-        assert_eq!(error, ProtocolError::UnexpectedSession);
-        assert!(client.is_closed());
+        accepted(&mut client, &connack(version, false, &[]));
+        // A session that was given, or that a connection has made, may be present though nothing is under way in it.
+        let mut client: Client<Message> = Client::new(Session::new());
+        open(&mut client, connect(version, false));
+        accepted(&mut client, &connack(version, true, &[]));
+        let mut client: Client<Message> = Client::default();
+        for present in [false, true] {
+            open(&mut client, connect(version, false));
+            accepted(&mut client, &connack(version, present, &[]));
+            client.connection_lost();
+        }
+        // So may one whose CONNACK was lost.
+        let mut client: Client<Message> = Client::default();
+        open(&mut client, connect(version, false));
+        client.connection_lost();
+        open(&mut client, connect(version, false));
+        accepted(&mut client, &connack(version, true, &[]));
     }
 }
 

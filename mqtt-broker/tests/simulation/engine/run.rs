@@ -293,7 +293,7 @@ impl Run {
         self.world.trace.line(now, &self.name_of(link), || "== closed by the broker".to_owned());
         let wire = &self.world.wires[link];
         let certain = wire.is_read() && !wire.paused;
-        let silence = now.saturating_sub(wire.read_at.max(self.links[link].established_at.unwrap_or(0)));
+        let silence = now.saturating_sub(wire.read_at);
         self.let_go(link, certain);
         let keep_alive = u64::from(self.effective_keep_alive(link)) * 1_500_000;
         let refused = self.scarce_sessions();

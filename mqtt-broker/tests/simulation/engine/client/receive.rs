@@ -208,8 +208,9 @@ impl Run {
                     "dup",
                     "{message:?} comes again under {packet_id:?} without DUP"
                 );
+                let refused = self.refuses(link, message);
                 ensure!(
-                    publish.qos != Qos::ExactlyOnce,
+                    publish.qos != Qos::ExactlyOnce || refused,
                     "exactly once",
                     "{message:?} comes again under {packet_id:?}, which was complete"
                 );

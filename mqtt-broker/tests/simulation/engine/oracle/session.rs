@@ -152,10 +152,12 @@ impl Oracle {
         message: &'a Message,
     ) -> impl Iterator<Item = &'a Subscription> {
         let party = self.sessions[session].party;
+        // A first try may still be on its way when a later one is acknowledged.
+        let until = message.acked_at.filter(|_| message.tries == 1);
         self.sessions[session].subscriptions.iter().filter(move |subscription| {
             !(subscription.options.no_local && message.publisher == party)
                 // What waits in a group's queue may meet a member that comes later.
-                && subscription.may_meet(message.sent_at, message.acked_at.filter(|_| !subscription.is_shared()))
+                && subscription.may_meet(message.sent_at, until.filter(|_| !subscription.is_shared()))
                 && subscription.matches(&message.topic)
         })
     }
