@@ -4,6 +4,7 @@
 //! Identifier is used by one PUBLISH, SUBSCRIBE or UNSUBSCRIBE at a time [MQTT-2.2.1-3]; nothing is queued beyond
 //! what the Server allows to be unacknowledged. Lives on: whichever thread holds the socket.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
@@ -77,6 +78,8 @@ pub struct Client<M> {
     unacknowledged: VecDeque<Unacknowledged>,
     transmit: Vec<u8>,
     settings: Settings,
+    /// The Authentication Method of CONNECT.
+    method: Option<Box<str>>,
     /// Why the link closes, until the event that said so has been looked at.
     ended: Option<Ended>,
     /// When packets came last.
@@ -115,8 +118,8 @@ impl<M: Outgoing> Client<M> {
                 receive_maximum: u16::MAX,
                 topic_alias_limit: 0,
                 manual_acknowledgement: false,
-                authentication: false,
             },
+            method: None,
             ended: None,
             now: 0,
         }
@@ -135,6 +138,7 @@ impl<M: Outgoing> Client<M> {
         let handshake = Handshake::client(connect, options.patience, now, &mut self.transmit)?;
         let said = carried(connect.properties, connect.version);
         self.link = Link::Opening(handshake);
+        self.method = said.authentication_method().map(Box::from);
         self.settings = Settings {
             version: connect.version,
             clean_start: connect.clean_start,
@@ -142,7 +146,6 @@ impl<M: Outgoing> Client<M> {
             receive_maximum: PeerLimits::from_connect(connect).receive_maximum,
             topic_alias_limit: options.topic_alias_limit,
             manual_acknowledgement: options.manual_acknowledgement,
-            authentication: said.authentication_method().is_some(),
         };
         self.has_session = true;
         Ok(())
@@ -304,14 +307,19 @@ impl<M: Outgoing> Client<M> {
         Ok(())
     }
 
-    /// Sends AUTH, in the handshake or to authenticate again.
+    /// Sends AUTH, in the handshake or to authenticate again, by the method that CONNECT named [MQTT-4.12.0-5]
+    /// [MQTT-4.12.1-1]. Without one there is no AUTH [MQTT-4.12.0-7].
     ///
     /// # Errors
-    /// Why it was not sent: [`RequestError::NoAuthenticationMethod`] among others.
+    /// Why it was not sent: [`RequestError::NoAuthenticationMethod`] and [`RequestError::AuthenticationMethod`] among
+    /// others.
     pub fn authenticate(&mut self, auth: &Auth<'_>, now: u64) -> Result<(), RequestError> {
         self.settle();
-        if !self.is_closed() && !self.settings.authentication {
-            return Err(RequestError::NoAuthenticationMethod);
+        match (&self.method, auth.properties.authentication_method()) {
+            _ if self.is_closed() => {}
+            (None, _) => return Err(RequestError::NoAuthenticationMethod),
+            (Some(ours), Some(other)) if **ours != *other => return Err(RequestError::AuthenticationMethod),
+            _ => {}
         }
         match &mut self.link {
             Link::Closed => Err(RequestError::NotConnected),

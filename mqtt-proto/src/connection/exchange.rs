@@ -84,8 +84,6 @@ pub(super) struct Settings {
     pub(super) receive_maximum: u16,
     pub(super) topic_alias_limit: u16,
     pub(super) manual_acknowledgement: bool,
-    /// It named an Authentication Method.
-    pub(super) authentication: bool,
 }
 
 #[derive(Clone, Copy, Debug)]

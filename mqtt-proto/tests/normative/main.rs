@@ -6,7 +6,10 @@ mod client_receives;
 mod client_sends;
 mod connect;
 mod data;
+mod ending;
 mod publish;
+mod subscribe;
+mod topics;
 
 use mqtt_proto::Version;
 
