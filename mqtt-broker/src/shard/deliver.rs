@@ -67,9 +67,19 @@ impl Shard {
         if how.group.is_none() {
             self.stats.messages_matched += 1;
         }
+        // It may have waited in a lane [MQTT-3.3.2-5]. At the very moment it may still leave: its interval may be 0.
+        if outgoing.message.expires_at.is_some_and(|at| at < self.now.millis) {
+            self.stats.dropped(DropReason::Expired, 1);
+            return self.credit(how.group, key);
+        }
         let Some(session) = self.sessions.get_mut(key) else {
             return self.stats.dropped(DropReason::SessionEnded, 1);
         };
+        // On its way between cores its time may have passed [MQTT-3.3.2-5].
+        if outgoing.message.is_expired(self.now.millis) {
+            self.stats.dropped(DropReason::Expired, 1);
+            return self.credit(how.group, key);
+        }
         if session.is_persistent() && how.qos != Qos::AtMostOnce {
             let reference = SessionRef { client_id: &session.client_id };
             let record = Record::Enqueued { session: reference, message: outgoing.message, qos: how.qos };

@@ -90,7 +90,7 @@ impl Shard {
         }
     }
 
-    /// A message of `topic` from core `from` is delivered live: a slice on its way may hold an older one.
+    /// A message with RETAIN for `topic` from core `from` is delivered live: a slice on its way may hold an older one.
     pub(super) fn note_live(&mut self, session: Key, topic: TopicName<'_>, from: CoreId) {
         let Some(gathers) = self.sessions.get_mut(session).and_then(|state| state.gathers.as_deref_mut())
         else {

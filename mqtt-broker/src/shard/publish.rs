@@ -108,6 +108,8 @@ impl Shard {
             publish.properties.message_expiry_interval(),
             self.limits.message_expiry_max_seconds,
         );
+        // [MQTT-3.3.2-6]: it may have waited for its permission, or for a lane.
+        let received_at = self.now.millis - self.waited;
         let mut scratch = core::mem::take(&mut self.properties);
         let message = MessageRef {
             topic,
@@ -115,7 +117,7 @@ impl Shard {
             payload: publish.payload,
             qos: publish.qos,
             retain: publish.retain,
-            expires_at: expiry.map(|seconds| self.now.millis + u64::from(seconds) * 1000),
+            expires_at: expiry.map(|seconds| received_at + u64::from(seconds) * 1000),
         };
         let routed = self.route(&mut Outgoing::new(message), Some(session_key));
         self.properties = scratch;
@@ -297,7 +299,10 @@ impl Shard {
             many = found.by_ref().collect();
             &many
         };
-        self.note_live(key, outgoing.message.topic, from);
+        // One without RETAIN leaves the topic's retained message as it is, which is then still wanted [MQTT-3.3.1-9].
+        if outgoing.message.retain {
+            self.note_live(key, outgoing.message.topic, from);
+        }
         let how = How {
             qos: granted.min(outgoing.message.qos),
             // [MQTT-3.3.1-12], [MQTT-3.3.1-13]

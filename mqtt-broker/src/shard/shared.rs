@@ -216,14 +216,15 @@ impl Shard {
             return;
         }
         let groups: Vec<GroupRef> = state.groups().collect();
-        // What was started for a group that the session has left is its own [MQTT-3.10.4-3]. A message may come before
-        // the session knows which group it has joined.
-        let keeps_started = state.is_persistent() && !state.is_joining();
+        // What was started for a group that the session has left is its own [MQTT-3.10.4-3], if the session stays.
+        let started = state.outbound.iter().filter_map(|(_, _, message)| message?.group);
+        let left: Vec<GroupRef> =
+            started.filter(|&group| state.is_persistent() && !state.may_be_in(group)).collect();
         let member = self.own_session(session);
-        for &group in &groups {
+        for group in groups {
             self.tell_owner(group, &Envelope::GroupOnline { group, member, credit: 0 });
         }
-        self.give_back(session, |group| !keeps_started || groups.contains(&group));
+        self.give_back(session, |group| !left.contains(&group));
     }
 
     /// Gives messages of shared groups back to their owners: those not started, and those of QoS 1.
@@ -289,11 +290,16 @@ impl Shard {
         how: How<'_>,
     ) {
         let key = member.key();
-        if self.sessions.get(key).is_some_and(|session| session.connection.is_some()) {
+        if self
+            .sessions
+            .get(key)
+            .is_some_and(|session| session.connection.is_some() && session.may_be_in(group))
+        {
             return self.deliver(key, outgoing, how);
         }
-        // Its owner may not know that it is away: a SUBSCRIBE was not answered before its connection ended. Told first,
-        // it does not choose the same member again.
+        // Its owner may not know that it is away: a SUBSCRIBE was not answered before its connection ended. Or it has
+        // left, and gets nothing from its UNSUBSCRIBE on [MQTT-3.10.4-2]. Told first, the owner does not choose the same
+        // member again.
         self.tell_owner(group, &Envelope::GroupOnline { group, member, credit: 0 });
         let message = outgoing.keep();
         self.return_to_group(group, &message);

@@ -192,6 +192,35 @@ fn every_matching_subscription_adds_its_identifier() {
 }
 
 #[test]
+fn a_message_that_expires_on_its_way_between_cores_is_not_delivered() {
+    for filter in ["a", "$share/g/a"] {
+        let mut cluster = Cluster::new(8);
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        let subscribers: Vec<_> =
+            (0..8).map(|n| cluster.connect(0, Version::V5, &format!("subscriber-{n}"))).collect();
+        for &subscriber in &subscribers {
+            cluster.subscribe(subscriber, filter, Qos::AtLeastOnce);
+        }
+        cluster.lanes_stalled = true;
+        let list = [Property::MessageExpiryInterval(1)];
+        for _ in 0..8 {
+            let message = publish("a", b"x", Qos::AtMostOnce, 0);
+            let properties = Properties::new(&list);
+            cluster.send(publisher, &Packet::Publish(Publish { properties, ..message }));
+        }
+        let at_once: usize = subscribers.iter().map(|&subscriber| cluster.pending(subscriber)).sum();
+        cluster.advance(1_000);
+        cluster.lanes_stalled = false;
+        cluster.run();
+        let after: usize = subscribers.iter().map(|&subscriber| cluster.pending(subscriber)).sum();
+        assert_eq!(after, at_once, "{filter}");
+        let dropped = cluster.total(|stats| stats.dropped_expired);
+        assert_eq!(cluster.total(|stats| stats.messages_matched), at_once as u64 + dropped, "{filter}");
+        assert!(dropped > 0);
+    }
+}
+
+#[test]
 fn message_expiry_counts_down_while_a_message_waits_and_ends_it_when_due() {
     for cores in [1, 2, 8] {
         let mut cluster = Cluster::new(cores);

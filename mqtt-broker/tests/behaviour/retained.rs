@@ -207,6 +207,35 @@ fn the_last_value_that_a_subscriber_sees_is_the_last_published_whatever_overtake
 }
 
 #[test]
+fn a_live_message_without_retain_does_not_stand_for_the_retained_one() {
+    for cores in [1, 2, 8] {
+        for seed in 0..20 {
+            let mut cluster = Cluster::new(cores);
+            let publisher = cluster.connect(0, Version::V5, "publisher");
+            let subscriber = cluster.connect(0, Version::V5, "subscriber");
+            retain(&mut cluster, publisher, "a", b"retained", 0);
+            cluster.random = Some(Random(seed));
+            let list = [Subscription { filter: "a", options: SubscriptionOptions::new(Qos::AtMostOnce) }];
+            let (packet_id, properties) = (PacketId::new(5).expect("not 0"), Properties::EMPTY);
+            let subscriptions = Subscriptions::new(&list);
+            cluster
+                .submit(subscriber, &Packet::Subscribe(Subscribe { packet_id, properties, subscriptions }));
+            // At any moment of the gathering.
+            for n in 0..40 {
+                let payload = format!("live {n}");
+                let message = publish("a", payload.as_bytes(), Qos::AtMostOnce, 0);
+                cluster.submit(publisher, &Packet::Publish(message));
+                cluster.step();
+            }
+            cluster.run();
+            let got = messages(&mut cluster, subscriber);
+            let times = got.iter().filter(|(_, payload)| payload == b"retained").count();
+            assert_eq!(times, 1, "{cores} cores, seed {seed}");
+        }
+    }
+}
+
+#[test]
 fn a_cancelled_gathering_does_not_hold_up_the_others() {
     for cores in [1, 2, 8] {
         let mut cluster = Cluster::new(cores);

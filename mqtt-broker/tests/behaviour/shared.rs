@@ -6,7 +6,7 @@ use mqtt_proto::packet::{Ack, Connect, Filters, Packet, Properties, Property, Su
 use mqtt_proto::packet::{SubscriptionOptions, Subscriptions, Unsubscribe};
 use mqtt_proto::types::{PacketId, Qos, ReasonCode, Version};
 
-use crate::cluster::{Cluster, connect, limits};
+use crate::cluster::{Cluster, Random, connect, limits};
 
 #[test]
 fn a_long_queue_of_qos_0_messages_drains_at_one_acknowledgement() {
@@ -51,6 +51,33 @@ fn unsubscribe_behind_subscribe_gets_both_answers() {
         }
         assert_eq!(cluster.total(|stats| stats.shared_subscriptions), 0);
     }
+}
+
+#[test]
+fn a_member_that_has_left_gets_nothing_more_though_the_owner_does_not_know_yet() {
+    let mut anywhere = 0;
+    for n in 0..64 {
+        let mut cluster = Cluster::new(8);
+        let stays = cluster.connect(0, Version::V5, &format!("stays-{n}"));
+        let leaves = cluster.connect(0, Version::V5, &format!("leaves-{n}"));
+        for member in [stays, leaves] {
+            cluster.subscribe(member, "$share/g/a", Qos::AtLeastOnce);
+        }
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        cluster.lanes_stalled = true;
+        assert_eq!(cluster.unsubscribe(leaves, "$share/g/a"), ReasonCode::SUCCESS);
+        for _ in 0..4 {
+            cluster.publish(publisher, "a", b"x");
+        }
+        cluster.lanes_stalled = false;
+        // Batches of different lanes are handled in any order.
+        cluster.random = Some(Random(n));
+        cluster.run();
+        cluster.expect_nothing(leaves);
+        assert_eq!(cluster.pending(stays), 4, "what was bound to the other goes to it");
+        anywhere += usize::from(cluster.core_of(stays) != cluster.core_of(leaves));
+    }
+    assert!(anywhere > 0);
 }
 
 #[test]

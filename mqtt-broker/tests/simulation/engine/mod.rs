@@ -1,0 +1,47 @@
+//! A whole broker from one number: a seed makes a scenario and a schedule, a run of them is judged by oracles, and
+//! what fails is made smaller.
+//!
+//! [`simulate`] runs a seed. All time is virtual, all chance comes from the seed: the same seed gives the same run, to
+//! the byte.
+
+mod client;
+mod coverage;
+mod epilogue;
+mod network;
+mod oracle;
+mod ports;
+mod random;
+mod run;
+mod scenario;
+mod schedule;
+mod shrink;
+mod trace;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub(crate) use coverage::Coverage;
+pub(crate) use oracle::Violation;
+pub(crate) use run::Outcome;
+pub(crate) use scenario::Scenario;
+pub(crate) use schedule::{Step, schedule};
+pub(crate) use shrink::shrink;
+
+/// Runs a scenario's schedule. A panic of the broker is a violation like any other.
+pub(crate) fn simulate(scenario: &Scenario, steps: &[Step], prints: bool) -> Outcome {
+    catch_unwind(AssertUnwindSafe(|| run::Run::of(scenario, steps, prints))).unwrap_or_else(|panic| {
+        let said = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("a panic without words");
+        Outcome {
+            violation: Some(Violation { rule: "panic", text: said.to_owned() }),
+            hash: 0,
+            events: 0,
+            micros: 0,
+            messages: 0,
+            coverage: Coverage::default(),
+        }
+    })
+}

@@ -1,0 +1,106 @@
+//! Ports that answer at once or late, and a store that commits later. The world collects what they put off.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use mqtt_broker::config::CoreId;
+use mqtt_broker::ports::{
+    Answer, Authenticate, AuthenticateRequest, Authentication, Authorize, AuthorizeRequest, Commit, Decision,
+    Identity, NoHooks, Permission, Ports, Record, Reply, Store, Ticket,
+};
+use mqtt_proto::types::ReasonCode;
+
+use super::random::Random;
+use super::scenario::Scenario;
+
+/// Replies on their way, each with its delay in microseconds.
+pub(crate) type Outstanding = Rc<RefCell<Vec<(u64, Reply)>>>;
+
+/// Topics and filters that nobody may use begin with this.
+pub(crate) const DENIED: &str = "deny/";
+
+/// The ports of one core.
+pub(crate) fn ports(scenario: &Scenario, core: CoreId, outstanding: &Outstanding) -> Ports {
+    let late = |purpose, micros| Late {
+        random: Random::new(scenario.seed, &[3, u64::from(core.0), purpose]),
+        micros,
+        outstanding: outstanding.clone(),
+    };
+    Ports {
+        authenticate: Box::new(LateAuthenticate(late(0, scenario.ports.authenticate))),
+        authorize: Box::new(LateAuthorize(late(1, scenario.ports.authorize))),
+        store: Box::new(LateStore { late: late(2, scenario.ports.store), core, position: 0 }),
+        hooks: Box::new(NoHooks),
+    }
+}
+
+struct Late {
+    random: Random,
+    /// 0: at once.
+    micros: u64,
+    outstanding: Outstanding,
+}
+
+impl Late {
+    /// Whether the reply comes later, in which case it is on its way.
+    fn puts_off(&mut self, reply: impl FnOnce() -> Reply) -> bool {
+        if self.micros == 0 || self.random.once_in(3) {
+            return false;
+        }
+        let delay = self.random.below(self.micros);
+        self.outstanding.borrow_mut().push((delay, reply()));
+        true
+    }
+}
+
+struct LateAuthenticate(Late);
+
+impl Authenticate for LateAuthenticate {
+    fn authenticate(&mut self, _: &AuthenticateRequest<'_>, ticket: Ticket) -> Decision<Authentication> {
+        let accept = Authentication::Accept(Identity::default());
+        let answer = accept.clone();
+        match self.0.puts_off(|| Reply::Answer(ticket, Answer::Authentication(answer))) {
+            true => Decision::Later,
+            false => Decision::Now(accept),
+        }
+    }
+}
+
+struct LateAuthorize(Late);
+
+impl Authorize for LateAuthorize {
+    fn authorize(&mut self, request: &AuthorizeRequest<'_>, ticket: Ticket) -> Decision<Permission> {
+        let what = match request {
+            AuthorizeRequest::Publish { topic, .. } => topic.as_str(),
+            AuthorizeRequest::Subscribe { filter, .. } => filter,
+        };
+        let permission = match what.starts_with(DENIED) {
+            true => Permission::Deny(ReasonCode::NOT_AUTHORIZED),
+            false => Permission::Allow,
+        };
+        match self.0.puts_off(|| Reply::Answer(ticket, Answer::Permission(permission))) {
+            true => Decision::Later,
+            false => Decision::Now(permission),
+        }
+    }
+}
+
+struct LateStore {
+    late: Late,
+    core: CoreId,
+    position: u64,
+}
+
+impl Store for LateStore {
+    fn append(&mut self, _: &Record<'_>) -> Commit {
+        if self.late.micros == 0 {
+            return Commit::Now;
+        }
+        self.position += 1;
+        let (core, position) = (self.core, self.position);
+        // Also what can be had at once is said later, so that positions are committed in any order.
+        let delay = self.late.random.below(self.late.micros);
+        self.late.outstanding.borrow_mut().push((delay, Reply::Committed(core, position)));
+        Commit::At(position)
+    }
+}
