@@ -86,7 +86,9 @@ fn replay(seed: u64, options: &Options) -> ExitCode {
     let mut outcome = simulate(&scenario, &steps, false);
     if let Some(violation) = outcome.violation.as_ref().filter(|_| !options.no_shrink) {
         let all = steps.len();
-        steps = shrink(&scenario, &steps, violation.rule);
+        steps = shrink(&steps, |part| {
+            simulate(&scenario, part, false).violation.is_some_and(|other| other.rule == violation.rule)
+        });
         println!("seed {seed} fails with {} of its {all} steps", steps.len());
     }
     if !options.quiet {

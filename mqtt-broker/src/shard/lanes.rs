@@ -365,6 +365,13 @@ mod tests {
         assert_eq!(told(&mut lanes), Some((false, 3, 3, false)));
         lanes.store_committed(10);
         assert_eq!(told(&mut lanes), None);
+        // So it is for one that was never asked to tell.
+        let mut other = super::tests::lanes(100_000);
+        arrives(&mut other, 1, 1, EnvelopeBatch::default(), Some(11));
+        send(&mut other, 50);
+        assert_eq!(told(&mut other), Some((true, 1, 0, false)));
+        other.store_committed(11);
+        assert_eq!(told(&mut other), Some((false, 1, 1, false)));
     }
 
     #[test]

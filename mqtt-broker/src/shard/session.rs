@@ -192,6 +192,11 @@ impl Session {
         groups.any(|known| known.is_none_or(|known| known == group))
     }
 
+    /// Whether the owner of a group has yet to answer.
+    pub(super) fn is_joining(&self) -> bool {
+        self.shared.iter().any(|shared| shared.values().any(Option::is_none))
+    }
+
     pub(super) fn is_member(&self, text: &str) -> bool {
         self.shared.as_ref().is_some_and(|shared| shared.contains_key(text))
     }

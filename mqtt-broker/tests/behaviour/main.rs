@@ -14,6 +14,7 @@ mod exactly_once;
 mod faults;
 mod forwarding;
 mod idle;
+mod judging;
 mod keeping;
 mod moving;
 mod recording;

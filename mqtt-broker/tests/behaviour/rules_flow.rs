@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use mqtt_proto::packet::{Ack, Connect, Packet, Properties, Property, Publish};
-use mqtt_proto::types::{PacketId, Qos, ReasonCode, TopicName, Version};
+use mqtt_proto::types::{Qos, ReasonCode, TopicName, Version};
 
 use crate::cluster::{ClientId, Cluster, connect, limits, publish};
-use crate::seen::{VERSIONS, expect_fault, ok, packet_id, raw_publish, see, see_id};
+use crate::seen::{VERSIONS, ok, raw_publish, see, see_id};
 
 /// A 5.0 Client that announces these properties, with a session where it asks for one.
 fn connect_5<'a>(cluster: &mut Cluster, name: &'a str, list: &'a [Property<'a>]) -> ClientId {
@@ -373,22 +373,6 @@ fn a_message_without_expiry_waits_as_long_as_its_session() {
     }
 }
 
-/// Section 4.9: the identifier of a finished flow is free, and flows that are under way keep theirs.
-#[test]
-fn a_window_of_one_goes_through_the_identifiers() {
-    let (mut cluster, subscriber) = flooded(1, 1, Qos::AtLeastOnce, 5);
-    let mut before: Option<PacketId> = None;
-    for _ in 0..5 {
-        let id = see_id(&mut cluster, subscriber);
-        assert_ne!(before, Some(id));
-        before = Some(id);
-        cluster.send(subscriber, &Packet::PubAck(ok(id)));
-    }
-    cluster.send(subscriber, &Packet::PubAck(ok(packet_id(40_000))));
-    assert!(!cluster.is_closed(subscriber));
-    cluster.expect_nothing(subscriber);
-}
-
 /// Section 3.3.4: versions before 5.0 have no Receive Maximum that a Client could exceed.
 #[test]
 fn before_5_no_receive_maximum_is_enforced() {
@@ -398,13 +382,4 @@ fn before_5_no_receive_maximum_is_enforced() {
         cluster.send(client, &Packet::Publish(publish("a", b"x", Qos::ExactlyOnce, n)));
         cluster.expect(client, |packet| assert!(matches!(packet, Packet::PubRec(_)), "{packet:?}"));
     }
-}
-
-/// Section 3.3.2.3.4: before 5.0 there are none, in either direction.
-#[test]
-fn before_5_there_are_no_topic_aliases() {
-    let mut cluster = Cluster::new(1);
-    let client = cluster.connect(0, Version::V3_1_1, "c");
-    cluster.send_bytes(client, &raw_publish(Version::V3_1_1, 0x30, b"", None, &[], b"x"));
-    expect_fault(&mut cluster, client, Version::V3_1_1, ReasonCode::PROTOCOL_ERROR);
 }

@@ -311,14 +311,15 @@ impl<M: Outgoing> Client<M> {
     /// [MQTT-4.12.1-1]. Without one there is no AUTH [MQTT-4.12.0-7].
     ///
     /// # Errors
-    /// Why it was not sent.
+    /// Why it was not sent: [`RequestError::NoAuthenticationMethod`] and [`RequestError::AuthenticationMethod`] among
+    /// others.
     pub fn authenticate(&mut self, auth: &Auth<'_>, now: u64) -> Result<(), RequestError> {
         self.settle();
-        if !self.is_closed() {
-            let method = self.method.as_deref().ok_or(RequestError::NoAuthenticationMethod)?;
-            if auth.properties.authentication_method().is_some_and(|said| said != method) {
-                return Err(RequestError::OtherAuthenticationMethod);
-            }
+        match (&self.method, auth.properties.authentication_method()) {
+            _ if self.is_closed() => {}
+            (None, _) => return Err(RequestError::NoAuthenticationMethod),
+            (Some(ours), Some(other)) if **ours != *other => return Err(RequestError::AuthenticationMethod),
+            _ => {}
         }
         match &mut self.link {
             Link::Closed => Err(RequestError::NotConnected),

@@ -114,12 +114,12 @@ pub enum RequestError {
     /// AUTH is only for a connection whose CONNECT named an Authentication Method [MQTT-4.12.0-7].
     #[error("CONNECT named no Authentication Method")]
     NoAuthenticationMethod,
-    /// AUTH names another Authentication Method than CONNECT did [MQTT-4.12.0-5].
-    #[error("AUTH names another Authentication Method than CONNECT")]
-    OtherAuthenticationMethod,
     /// No message with this Packet Identifier waits for [`Client::acknowledge`](super::Client::acknowledge).
     #[error("no message with this Packet Identifier waits to be acknowledged")]
     NothingToAcknowledge,
+    /// AUTH names another Authentication Method than CONNECT did [MQTT-4.12.0-5].
+    #[error("AUTH goes by the Authentication Method that CONNECT named")]
+    AuthenticationMethod,
     /// The packet breaks the format or is larger than the Server accepts [MQTT-3.2.2-15].
     #[error(transparent)]
     Encode(#[from] EncodeError),

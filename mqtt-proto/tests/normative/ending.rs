@@ -264,7 +264,7 @@ fn a_client_keeps_to_the_method_of_its_connect() {
         let asked = client.authenticate(&Auth { reason, properties }, 0);
         (asked, sent(&mut client))
     };
-    assert_eq!(ask(&other), (Err(RequestError::OtherAuthenticationMethod), vec![]));
+    assert_eq!(ask(&other), (Err(RequestError::AuthenticationMethod), vec![]));
     let missing = RequestError::Encode(EncodeError::MissingAuthenticationMethod);
     assert_eq!(ask(&[]), (Err(missing), vec![]));
     assert_eq!(ask(&of_connect), (Ok(()), vec![0xF0, 6, 0x19, 4, 0x15, 0, 1, b'm']));

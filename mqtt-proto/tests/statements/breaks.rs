@@ -27,7 +27,7 @@ struct Break {
     about: String,
     statement: Option<String>,
     version: Option<Version>,
-    /// Other statements that say the same, as `MQTT-4.7.1-3 3.1.1`.
+    /// Other statements that say the same, as `MQTT-4.7.1-2 5.0`.
     #[serde(default)]
     also: Vec<String>,
     #[serde(default)]

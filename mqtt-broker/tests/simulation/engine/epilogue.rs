@@ -28,6 +28,7 @@ fn come_back() -> ConnectPlan {
     ConnectPlan {
         core: 0,
         clean_start: false,
+        hurries: false,
         expiry: 3600,
         keep_alive: 0,
         receive_maximum: None,
@@ -49,12 +50,15 @@ impl Run {
             return Ok(());
         }
         let clients = self.first_probe();
+        let connected = (0..clients).filter_map(|party| self.ready(party).map(|(_, session)| session));
+        self.oracle.check_stranded(&connected.collect::<Vec<_>>(), self.world.now)?;
         self.return_all(clients)?;
         if self.oracle.inconclusive {
             return Ok(());
         }
         self.check_closes()?;
         self.check_answers(clients)?;
+        self.let_deadlines_pass(clients)?;
         let now = self.world.now;
         self.oracle.wills_due(now);
         if !self.scenario.tight {
@@ -121,14 +125,43 @@ impl Run {
         Ok(())
     }
 
-    /// Everything that was asked is answered, and everything begun is completed.
-    fn check_answers(&self, clients: usize) -> Check {
-        for party in 0..clients {
-            let Some((link, session)) = self.ready(party) else { continue };
-            let (state, flows) = (&self.links[link], &self.flows[session]);
+    /// What was due while a Client was away must not come now that it is back.
+    fn let_deadlines_pass(&mut self, clients: usize) -> Check {
+        let features = &self.scenario.features;
+        let seconds = if features.session_expiry && !features.keep_alive { 3_700 } else { 6 };
+        let ready: Vec<usize> = (0..clients).filter(|&party| self.ready(party).is_some()).collect();
+        self.pass(seconds * 1_000_000)?;
+        self.settle()?;
+        for party in ready {
+            ensure!(
+                self.ready(party).is_some(),
+                "closed",
+                "client {party} is closed though it does nothing wrong"
+            );
+        }
+        Ok(())
+    }
+
+    /// Nothing moves: whoever reads has its answers.
+    pub(crate) fn check_requests(&self) -> Check {
+        for party in 0..self.parties.len() {
+            let Some(link) = self.open_link(party).filter(|&link| self.world.wires[link].client_reads) else {
+                continue;
+            };
+            let state = &self.links[link];
             ensure!(state.requests.is_empty(), "answered", "client {party} waits for {:?}", state.requests);
             ensure!(state.releases.is_empty(), "answered", "client {party} waits for PUBCOMP");
             ensure!(state.pings == 0, "answered", "client {party} waits for PINGRESP");
+        }
+        Ok(())
+    }
+
+    /// Everything that was asked is answered, and everything begun is completed.
+    fn check_answers(&self, clients: usize) -> Check {
+        self.check_requests()?;
+        for party in 0..clients {
+            let Some((link, session)) = self.ready(party) else { continue };
+            let (state, flows) = (&self.links[link], &self.flows[session]);
             ensure!(flows.sent.is_empty(), "answered", "client {party} has messages on their way");
             let waits = &self.parties[party].to_publish;
             ensure!(waits.is_empty(), "answered", "client {party} cannot publish {} messages", waits.len());
@@ -208,17 +241,7 @@ impl Run {
             }
         }
         let qos = Qos::AtLeastOnce.min(self.scenario.limits.maximum_qos);
-        let plan = PublishPlan {
-            topic: topic.to_owned(),
-            qos,
-            retain: false,
-            empty: false,
-            bytes: 4,
-            expiry: None,
-            properties: false,
-            count: 1,
-            hops: 0,
-        };
+        let plan = PublishPlan { qos, ..PublishPlan::of(topic) };
         let message = self.oracle.messages.len();
         self.publish(party, &plan);
         self.settle()?;

@@ -25,7 +25,6 @@ pub(crate) enum Place {
 
 #[derive(Debug)]
 pub(crate) struct Wire {
-    pub(crate) party: usize,
     pub(crate) place: Place,
     /// Whether the broker does not want to read.
     pub(crate) paused: bool,
@@ -46,6 +45,9 @@ pub(crate) struct Wire {
     pub(crate) client_reads: bool,
     /// Whether the Client has its end.
     pub(crate) client_open: bool,
+    /// Whether its CONNECT was accepted. Before that at most one receive is under way, and none in the same turn after.
+    pub(crate) established: bool,
+    pub(crate) was_fed: bool,
     /// Whether an event for the Client's end is due.
     pub(crate) outgoing_due: bool,
     /// Whether the CONNACK, or something else instead, has been sent.
@@ -54,9 +56,8 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    pub(crate) fn new(party: usize, place: Place, random: Random) -> Wire {
+    pub(crate) fn new(place: Place, random: Random) -> Wire {
         Wire {
-            party,
             place,
             paused: false,
             incoming: VecDeque::new(),
@@ -68,6 +69,8 @@ impl Wire {
             last: None,
             client_reads: true,
             client_open: true,
+            established: false,
+            was_fed: false,
             outgoing_due: false,
             answered: false,
             random,

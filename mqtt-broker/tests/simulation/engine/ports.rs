@@ -10,11 +10,20 @@ use mqtt_broker::ports::{
 };
 use mqtt_proto::types::ReasonCode;
 
+use super::oracle::{MessageId, parse_payload};
 use super::random::Random;
 use super::scenario::Scenario;
 
-/// Replies on their way, each with its delay in microseconds.
-pub(crate) type Outstanding = Rc<RefCell<Vec<(u64, Reply)>>>;
+/// What the ports have put off, and what the store was given.
+#[derive(Default)]
+pub(crate) struct Outside {
+    /// Replies on their way, each with its delay in microseconds.
+    pub(crate) replies: Vec<(u64, Reply)>,
+    /// Messages that were queued for sessions: number, core and position of the record.
+    pub(crate) records: Vec<(MessageId, usize, u64)>,
+}
+
+pub(crate) type Outstanding = Rc<RefCell<Outside>>;
 
 /// Topics and filters that nobody may use begin with this.
 pub(crate) const DENIED: &str = "deny/";
@@ -48,7 +57,7 @@ impl Late {
             return false;
         }
         let delay = self.random.below(self.micros);
-        self.outstanding.borrow_mut().push((delay, reply()));
+        self.outstanding.borrow_mut().replies.push((delay, reply()));
         true
     }
 }
@@ -92,7 +101,7 @@ struct LateStore {
 }
 
 impl Store for LateStore {
-    fn append(&mut self, _: &Record<'_>) -> Commit {
+    fn append(&mut self, record: &Record<'_>) -> Commit {
         if self.late.micros == 0 {
             return Commit::Now;
         }
@@ -100,7 +109,13 @@ impl Store for LateStore {
         let (core, position) = (self.core, self.position);
         // Also what can be had at once is said later, so that positions are committed in any order.
         let delay = self.late.random.below(self.late.micros);
-        self.late.outstanding.borrow_mut().push((delay, Reply::Committed(core, position)));
+        let mut outside = self.late.outstanding.borrow_mut();
+        outside.replies.push((delay, Reply::Committed(core, position)));
+        if let Record::Enqueued { message, .. } = record
+            && let Some((id, _)) = parse_payload(message.payload)
+        {
+            outside.records.push((id, core.index(), position));
+        }
         Commit::At(position)
     }
 }

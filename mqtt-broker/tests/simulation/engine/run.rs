@@ -85,6 +85,7 @@ impl Run {
         while self.next_step < self.steps.len() && !self.oracle.inconclusive {
             if self.waits_for_quiet && self.world.is_quiet() {
                 self.waits_for_quiet = false;
+                self.check_requests()?;
                 self.plan_step();
             }
             if !self.world.step(u64::MAX) {
@@ -360,7 +361,7 @@ impl Run {
 
     /// Every connection that the broker ended had a reason to end.
     pub(crate) fn check_closes(&self) -> Check {
-        for link in self.links.iter().filter(|link| link.unexplained) {
+        if let Some(link) = self.links.iter().find(|link| link.unexplained) {
             let text = format!("client {} was closed with {:?}", link.party, link.last_reason);
             return Err(Violation { rule: "closed", text });
         }

@@ -13,6 +13,7 @@ use mqtt_broker::ports::Reply;
 use mqtt_broker::shard::{Action, ConnectionInfo, EnvelopeBatch, Now, Shard, ShardConfig, Stats};
 
 use super::network::{Place, Wire};
+use super::oracle::MessageId;
 use super::ports::{Outstanding, ports};
 use super::random::Random;
 use super::scenario::{Net, Scenario};
@@ -21,7 +22,7 @@ use super::trace::Trace;
 /// What those outside of the broker get to see.
 #[derive(Debug)]
 pub(crate) enum Notice {
-    /// A CONNECT was accepted; `false`: handed bytes that follow may say whether its session was present.
+    /// A CONNECT was accepted.
     Established(usize),
     /// The first bytes of the Server are a CONNACK with this Session Present flag, or something else.
     Answered(usize, Option<bool>),
@@ -60,6 +61,8 @@ struct Core {
     turn_at: Option<u64>,
     deadline_at: Option<u64>,
     stalled_until: u64,
+    /// Up to where the store has said that it has committed.
+    committed: u64,
     random: Random,
 }
 
@@ -113,7 +116,13 @@ impl World {
             Shard::new(config, ports(scenario, CoreId(core), &outstanding), START)
         };
         let stream = |kind, n: usize| Random::new(scenario.seed, &[kind, n as u64]);
-        let core = |n| Core { turn_at: None, deadline_at: None, stalled_until: 0, random: stream(4, n) };
+        let core = |n| Core {
+            turn_at: None,
+            deadline_at: None,
+            stalled_until: 0,
+            committed: 0,
+            random: stream(4, n),
+        };
         let lane = |n| Lane { batches: VecDeque::new(), stalled_until: 0, random: stream(5, n) };
         let mut world = World {
             now: 0,
@@ -155,6 +164,13 @@ impl World {
         let mut total = Stats::default();
         self.shards.iter().for_each(|shard| total += shard.stats());
         total
+    }
+
+    /// Whether the store has committed what it was given of a message.
+    pub(crate) fn is_stored(&self, message: MessageId) -> bool {
+        let outside = self.outstanding.borrow();
+        let mut records = outside.records.iter().filter(|(id, ..)| *id == message);
+        records.all(|(_, core, position)| self.cores[*core].committed >= *position)
     }
 
     /// Does what comes next; false if nothing ever does, or only after `until`.
@@ -231,7 +247,7 @@ impl World {
         let random = Random::new(self.seed, &[6, party as u64, nth]);
         let id = self.call(core, |shard, now| shard.connection_opened(ConnectionInfo::default(), now));
         let wire = self.wires.len();
-        let mut new = Wire::new(party, Place::Gone, random);
+        let mut new = Wire::new(Place::Gone, random);
         match id {
             Some(id) => {
                 new.place = Place::On(core, id);
@@ -296,7 +312,7 @@ impl World {
         let shard = &mut self.shards[core];
         self.calls += 1;
         let result = use_it(shard, now);
-        let asked = core::mem::take(&mut *self.outstanding.borrow_mut());
+        let asked = core::mem::take(&mut self.outstanding.borrow_mut().replies);
         for (delay, reply) in asked {
             self.replies.push(Some(reply));
             self.cause(self.now + delay, Event::Reply(self.replies.len() - 1), true);
@@ -340,6 +356,13 @@ impl World {
         while let Some(action) = self.shards[core].poll_action() {
             self.act(core, action);
         }
+        for wire in 0..self.wires.len() {
+            let state = &mut self.wires[wire];
+            let elsewhere = matches!(state.place, Place::On(on, _) if on != core);
+            if !elsewhere && core::mem::take(&mut state.was_fed) && state.has_arrived() {
+                self.cause(self.now, Event::Incoming(wire), true);
+            }
+        }
         // A busy core takes some of its batches later, when there is more in them.
         let busy = self.net.skips_lanes && self.cores[core].random.once_in(4);
         for to in 0..self.cores.len() {
@@ -378,6 +401,8 @@ impl World {
                 self.call(ticket.core.index(), |shard, now| shard.answer(ticket, answer, now));
             }
             Some(Reply::Committed(core, position)) => {
+                let committed = &mut self.cores[core.index()].committed;
+                *committed = position.max(*committed);
                 self.call(core.index(), |shard, now| shard.store_committed(position, now));
             }
             None => {}
@@ -399,8 +424,15 @@ impl World {
         let state = &mut self.wires[wire];
         state.arrive(now);
         let Place::On(core, id) = state.place else { return };
-        // What was on its way when the broker paused still comes.
-        if !state.has_arrived() || state.paused && !state.random.once_in(8) {
+        if !state.has_arrived() {
+            return;
+        }
+        let is_read = match (state.established, state.paused) {
+            (false, paused) => !paused && !core::mem::replace(&mut state.was_fed, true),
+            // What was on its way when the broker paused still comes.
+            (true, paused) => !paused || state.random.once_in(8),
+        };
+        if !is_read {
             return;
         }
         let bytes = state.take_arrived(now);
@@ -481,6 +513,7 @@ impl World {
             }
             Action::Established { id } => {
                 let Some(&wire) = self.places.get(&find(id)) else { return };
+                self.wires[wire].established = true;
                 self.notices.push_back(Notice::Established(wire));
             }
             Action::PauseRead { id } => {

@@ -87,9 +87,12 @@ pub(crate) enum Request {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Acknowledgement {
-    PubAck(PacketId, ReasonCode),
-    PubRec(PacketId, ReasonCode),
-    PubComp(PacketId),
+    /// PUBACK.
+    Taken(PacketId, ReasonCode),
+    /// PUBREC.
+    Received(PacketId, ReasonCode),
+    /// PUBCOMP.
+    Completed(PacketId),
 }
 
 /// What a Client keeps for a session from connection to connection.

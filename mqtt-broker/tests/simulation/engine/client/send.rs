@@ -92,6 +92,11 @@ impl Run {
             password: None,
         };
         self.send(link, &Packet::Connect(connect));
+        if plan.hurries {
+            // What is sent before CONNACK waits for it, wherever the connection is accepted.
+            self.send(link, &Packet::PingReq);
+            self.links[link].pings += 1;
+        }
     }
 
     pub(crate) fn disconnect(&mut self, party: usize, with_will: bool, expiry: Option<u32>) {
@@ -286,19 +291,19 @@ impl Run {
         let now = self.world.now;
         while let Some((_, due)) = self.links[link].acknowledgements.pop_front_if(|(at, _)| *at <= now) {
             let packet = match due {
-                Acknowledgement::PubAck(packet_id, reason) => {
+                Acknowledgement::Taken(packet_id, reason) => {
                     self.flows[session].unacknowledged.remove(&packet_id);
                     self.links[link].window.remove(&packet_id);
                     Packet::PubAck(Ack::new(packet_id, reason))
                 }
-                Acknowledgement::PubRec(packet_id, reason) => {
+                Acknowledgement::Received(packet_id, reason) => {
                     if reason.is_error() {
                         self.flows[session].unacknowledged.remove(&packet_id);
                         self.links[link].window.remove(&packet_id);
                     }
                     Packet::PubRec(Ack::new(packet_id, reason))
                 }
-                Acknowledgement::PubComp(packet_id) => {
+                Acknowledgement::Completed(packet_id) => {
                     self.flows[session].unacknowledged.remove(&packet_id);
                     self.links[link].window.remove(&packet_id);
                     Packet::PubComp(Ack::new(packet_id, ReasonCode::SUCCESS))

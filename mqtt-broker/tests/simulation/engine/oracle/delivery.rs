@@ -120,6 +120,9 @@ impl Oracle {
                 text: format!("the Message Expiry Interval of {id} is gone"),
             });
         };
+        // What is left is rounded up; what was begun in time is completed whatever the time [MQTT-4.3.2-3].
+        let begun = arrival.known || arrival.publish.dup;
+        ensure!(left > 0 || begun, "expired", "{id} comes though it has expired");
         let before = self.sessions[arrival.session].received.get(&id).and_then(|copies| copies.expiry);
         let most = if arrival.known { before.unwrap_or(asked) } else { asked };
         ensure!(left <= most, "expiry", "{id} has {left} s left, it had {most} s before");

@@ -2,7 +2,7 @@
 
 use mqtt_proto::types::Qos;
 
-use super::message::{Fate, Message, MessageId};
+use super::message::{Message, MessageId};
 use super::session::Subscription;
 use super::{Check, Oracle, SessionId, Violation};
 
@@ -109,9 +109,11 @@ impl Oracle {
 }
 
 impl Oracle {
-    /// Whether a Will may still come.
-    pub(crate) fn awaits_wills(&self) -> bool {
-        self.messages.iter().any(|message| matches!(message.fate, Fate::Pending(_)))
+    /// All is quiet: a message of a shared group does not wait for a member that is away while others are `connected`.
+    pub(crate) fn check_stranded(&self, connected: &[SessionId], now: u64) -> Check {
+        let mut stranded = None;
+        self.missing_in_groups(connected, now, &mut |rule, text| stranded = Some(Violation { rule, text }));
+        stranded.filter(|_| !self.tight).map_or(Ok(()), Err)
     }
 
     /// Compares what is missing with what the broker says it has dropped.

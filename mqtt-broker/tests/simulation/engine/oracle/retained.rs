@@ -73,8 +73,8 @@ impl Oracle {
             let mut last = self.last_of(&topic);
             let (Some((id, message)), None) = (last.next(), last.next()) else { continue };
             let asked = state.subscriptions.iter().filter(|subscription| {
-                !subscription.is_shared()
-                    && !(subscription.options.no_local && message.publisher == state.party)
+                let own = subscription.options.no_local && message.publisher == state.party;
+                !(subscription.is_shared() || own)
                     && subscription.options.retain_handling == RetainHandling::Send
                     && subscription.options.qos != Qos::AtMostOnce
                     && subscription.acked_at.is_some()
