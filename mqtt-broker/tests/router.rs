@@ -1,10 +1,13 @@
 //! The router against its definition: every answer must be that of `TopicFilter::matches` over a plain list.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use mqtt_broker::router::{CoreSet, Interest, Matches, Retainable, Retained, Subscriber, Subscriptions};
+use mqtt_broker::router::{
+    CoreSet, GroupId, Groups, Interest, Matches, Retainable, Retained, Strategy as Choice, Subscriber,
+    Subscriptions,
+};
 use mqtt_proto::packet::SubscriptionOptions;
-use mqtt_proto::types::{Qos, TopicFilter, TopicName};
+use mqtt_proto::types::{Qos, SharedFilter, TopicFilter, TopicName};
 use proptest::prelude::*;
 
 const SEED: [u64; 4] = [1, 2, 3, 4];
@@ -84,6 +87,13 @@ impl Retainable for Message {
 /// The order of the standard's levels: a topic before everything below it.
 fn in_levels(topic: &str) -> Vec<Vec<u8>> {
     topic.split('/').map(|level| level.as_bytes().to_vec()).collect()
+}
+
+/// Where the next slice goes on: further than the last one did, or the walk would never end.
+fn further(after: Option<&str>, position: Option<&str>) -> String {
+    let position = position.expect("an unfinished slice visits something");
+    assert!(after.is_none_or(|after| in_levels(after) < in_levels(position)), "{after:?}, {position:?}");
+    position.to_owned()
 }
 
 proptest! {
@@ -212,7 +222,7 @@ proptest! {
                 if scan.is_finished() {
                     break;
                 }
-                after = Some(scan.position().expect("an unfinished slice visits something").to_owned());
+                after = Some(further(after.as_deref(), scan.position()));
             }
             prop_assert_eq!(&sliced, &expected, "filter {}", text);
         }
@@ -222,6 +232,94 @@ proptest! {
         prop_assert_eq!(retained.bytes(), bytes(&retained));
         prop_assert!(retained.iter().all(|message| message.1 % 2 == 0));
         prop_assert_eq!(retained.len(), model.values().filter(|message| message.1 % 2 == 0).count());
+    }
+
+    /// What changes between two slices does no harm: what stays is seen once, and nothing is seen that is not kept.
+    #[test]
+    fn a_scan_in_slices_bears_changes_between_them(
+        sets in prop::collection::vec((topic(), 0usize..100), 0..200),
+        changes in prop::collection::vec((topic(), any::<bool>()), 0..60),
+        filter in filter(),
+        budget in 1usize..8,
+    ) {
+        let mut retained = Retained::new();
+        let mut model: BTreeMap<Vec<Vec<u8>>, Message> = BTreeMap::new();
+        for (topic, cost) in sets {
+            model.insert(in_levels(&topic), Message(topic.clone(), cost));
+            retained.set(Message(topic, cost));
+        }
+        let filter = as_filter(&filter);
+        let mut stays: BTreeMap<Vec<Vec<u8>>, Message> = model.clone();
+        stays.retain(|_, message| filter.matches(as_topic(&message.0)));
+        let mut seen = Vec::new();
+        let mut after: Option<String> = None;
+        let mut changes = changes.into_iter().zip(100..);
+        loop {
+            let mut scan = retained.scan(filter, after.as_deref()).with_budget(budget);
+            for message in scan.by_ref() {
+                prop_assert_eq!(model.get(&in_levels(&message.0)), Some(message));
+                prop_assert!(filter.matches(as_topic(&message.0)));
+                seen.push(in_levels(&message.0));
+            }
+            if scan.is_finished() {
+                break;
+            }
+            after = Some(further(after.as_deref(), scan.position()));
+            for ((topic, set), cost) in changes.by_ref().take(3) {
+                if set {
+                    let message = Message(topic.clone(), cost);
+                    prop_assert_eq!(retained.set(message.clone()), model.insert(in_levels(&topic), message));
+                } else {
+                    prop_assert_eq!(retained.remove(&topic), model.remove(&in_levels(&topic)));
+                    stays.remove(&in_levels(&topic));
+                }
+            }
+        }
+        prop_assert!(seen.is_sorted_by(|one, other| one < other), "in order, and none twice: {seen:?}");
+        prop_assert!(stays.keys().all(|topic| seen.contains(topic)), "{seen:?} of {stays:?}");
+    }
+
+    #[test]
+    fn groups_answer_as_the_definition(
+        operations in prop::collection::vec((any::<bool>(), 0usize..4, filter()), 0..100),
+        topics in prop::collection::vec(topic(), 10),
+    ) {
+        let mut groups = Groups::new(SEED);
+        let mut model: BTreeMap<(String, String), GroupId> = BTreeMap::new();
+        for (insert, name, text) in operations {
+            let name = ["one", "two", "onetwo", "é"][name];
+            let shared = format!("$share/{name}/{text}");
+            let shared = SharedFilter::new(&shared).expect("a shared filter");
+            let share_name = shared.share_name.expect("it begins with $share/");
+            let known = model.get(&(name.to_owned(), text.clone())).copied();
+            prop_assert_eq!(groups.find(share_name, shared.filter), known);
+            if insert {
+                let id = groups.insert(share_name, shared.filter, Choice::Sticky);
+                prop_assert!(known.is_none_or(|known| known == id));
+                prop_assert_eq!(groups.name(id), Some((name, &*text)));
+                prop_assert_eq!(groups.get(id).map(|group| group.strategy()), Some(Choice::Sticky));
+                model.insert((name.to_owned(), text), id);
+            } else if let Some(id) = known {
+                prop_assert!(groups.remove(id).is_some() && groups.get_mut(id).is_none());
+                prop_assert!(groups.remove(id).is_none() && groups.name(id).is_none());
+                model.remove(&(name.to_owned(), text.clone()));
+                let left = model.keys().any(|(_, other)| *other == text);
+                prop_assert_eq!(groups.has_filter(as_filter(&text)), left);
+            }
+            prop_assert_eq!((groups.len(), groups.is_empty()), (model.len(), model.is_empty()));
+        }
+        let mut ids: Vec<GroupId> = model.values().copied().collect();
+        ids.sort_unstable();
+        prop_assert!(groups.iter().map(|(id, _)| id).eq(ids));
+        for topic in &topics {
+            let mut found = Vec::new();
+            groups.matches(as_topic(topic), &mut found);
+            found.sort_unstable();
+            let matching = model.iter().filter(|((_, text), _)| as_filter(text).matches(as_topic(topic)));
+            let mut expected: Vec<GroupId> = matching.map(|(_, &id)| id).collect();
+            expected.sort_unstable();
+            prop_assert_eq!(found, expected, "topic {}", topic);
+        }
     }
 }
 
@@ -233,51 +331,113 @@ fn numbers(mut state: u64) -> impl FnMut(u64) -> u64 {
     }
 }
 
-#[test]
-fn ten_thousand_filters_answer_as_the_definition() {
-    let mut number = numbers(7);
-    let mut level = |wild: bool| match number(if wild { 12 } else { 9 }) {
+/// A level, the empty one and many a short one among them; a third of those of filters are `+`.
+fn any_level(number: &mut impl FnMut(u64) -> u64, of_filter: bool) -> String {
+    match number(if of_filter { 12 } else { 9 }) {
         0 => String::new(),
         1..4 => format!("n{}", number(200)),
         4..9 => ["a", "b", "c"][number(3) as usize].to_owned(),
         _ => "+".to_owned(),
-    };
-    let mut texts: Vec<String> = (0..10_000)
-        .map(|at| {
-            let mut levels: Vec<String> = (0..1 + at % 5).map(|_| level(true)).collect();
-            if at % 7 == 0 {
-                levels.push("#".to_owned());
-            }
-            levels.join("/")
-        })
-        .filter(|text| !text.is_empty())
-        .collect();
-    texts.sort_unstable();
-    texts.dedup();
+    }
+}
+
+/// Ten thousand different filters of up to six levels.
+fn many_filters(number: &mut impl FnMut(u64) -> u64) -> Vec<String> {
+    let mut texts = BTreeSet::new();
+    while texts.len() < 10_000 {
+        let mut levels: Vec<String> = (0..=number(5)).map(|_| any_level(number, true)).collect();
+        if number(7) == 0 {
+            levels.push("#".to_owned());
+        }
+        texts.insert(levels.join("/"));
+        texts.remove("");
+    }
+    texts.into_iter().collect()
+}
+
+/// A Topic Name that many of [`many_filters`] match.
+fn any_topic(number: &mut impl FnMut(u64) -> u64) -> String {
+    let levels: Vec<String> = (0..=number(6)).map(|_| any_level(number, false)).collect();
+    Some(levels.join("/")).filter(|text| !text.is_empty()).unwrap_or_else(|| "/".to_owned())
+}
+
+#[test]
+fn ten_thousand_filters_that_come_and_go_answer_as_the_definition() {
+    let number = &mut numbers(7);
+    let texts = many_filters(number);
     let mut subscriptions = Subscriptions::new(SEED);
-    for (key, text) in texts.iter().enumerate() {
-        assert!(subscriptions.insert(as_filter(text), subscriber(key as u32, 0)).first_on_core);
-    }
+    let mut live = vec![false; texts.len()];
     let mut found = Matches::default();
-    for at in 0..300 {
-        let topic: Vec<String> = (0..1 + at % 6).map(|_| level(false)).collect();
-        let topic = topic.join("/");
-        let Ok(topic) = TopicName::new(&topic) else { continue };
-        found.clear();
-        subscriptions.matches(topic, &mut found);
-        let expected: Vec<(u32, u32)> = (0..)
-            .zip(&texts)
-            .filter(|(_, text)| as_filter(text).matches(topic))
-            .map(|(key, _)| (key, 0))
-            .collect();
-        assert_eq!(sorted(&found), expected, "{topic}");
+    for round in 0..10 {
+        // All come first; then some of them go and come back.
+        for at in 0..texts.len() {
+            if round > 0 && number(3) > 0 {
+                continue;
+            }
+            live[at] = !live[at];
+            if live[at] {
+                let inserted = subscriptions.insert(as_filter(&texts[at]), subscriber(at as u32, round));
+                assert!(inserted.first_on_core && inserted.replaced.is_none());
+            } else {
+                let removed = subscriptions.remove(as_filter(&texts[at]), at as u32);
+                assert!(removed.is_some_and(|removed| removed.last_on_core));
+            }
+        }
+        assert_eq!(subscriptions.filters(), live.iter().filter(|&&live| live).count());
+        for _ in 0..30 {
+            let topic = any_topic(number);
+            found.clear();
+            subscriptions.matches(as_topic(&topic), &mut found);
+            let expected: Vec<u32> = (0..texts.len())
+                .filter(|&at| live[at] && as_filter(&texts[at]).matches(as_topic(&topic)))
+                .map(|at| at as u32)
+                .collect();
+            let found: Vec<u32> = sorted(&found).into_iter().map(|(key, _)| key).collect();
+            assert_eq!(found, expected, "{topic}");
+        }
     }
-    for (key, text) in texts.iter().enumerate() {
-        assert!(
-            subscriptions.remove(as_filter(text), key as u32).is_some_and(|removed| removed.last_on_core)
-        );
+    for at in (0..texts.len()).filter(|&at| live[at]) {
+        assert!(subscriptions.remove(as_filter(&texts[at]), at as u32).is_some());
     }
-    assert_eq!((subscriptions.len(), subscriptions.memory()), (0, 0));
+    assert_eq!((subscriptions.len(), subscriptions.filters(), subscriptions.memory()), (0, 0, 0));
+}
+
+#[test]
+fn interest_of_many_cores_in_ten_thousand_filters_that_come_and_go_misses_none() {
+    let number = &mut numbers(11);
+    let texts = many_filters(number);
+    let mut interest = Interest::new([5, 6]);
+    let mut model = vec![CoreSet::EMPTY; texts.len()];
+    let mut generation = interest.generation();
+    for round in 0..10 {
+        for _ in 0..5_000 {
+            let at = number(texts.len() as u64) as usize;
+            // Few cores at first, so that both the first and the last core of a filter come and go often.
+            let core = number([4, 128][round % 2]) as u16;
+            if model[at].contains(core) {
+                model[at].remove(core);
+                interest.remove(core, as_filter(&texts[at]));
+            } else {
+                model[at].insert(core);
+                interest.add(core, as_filter(&texts[at]));
+            }
+            assert!(interest.generation() > generation);
+            generation = interest.generation();
+        }
+        assert_eq!(interest.len(), model.iter().map(|cores| cores.len()).sum::<usize>());
+        for _ in 0..10 {
+            let topic = any_topic(number);
+            let matching = (0..texts.len()).filter(|&at| as_filter(&texts[at]).matches(as_topic(&topic)));
+            let expected = matching.fold(CoreSet::EMPTY, |cores, at| cores.union(model[at]));
+            let found = interest.cores(as_topic(&topic));
+            assert!(expected.iter().all(|core| found.contains(core)), "{topic}: {found:?}, {expected:?}");
+            assert_eq!(found, expected, "{topic}: no two of so few filters share 48 bits of a hash");
+        }
+    }
+    for (text, cores) in texts.iter().zip(model) {
+        cores.iter().for_each(|core| interest.remove(core, as_filter(text)));
+    }
+    assert_eq!((interest.len(), interest.memory()), (0, 0));
 }
 
 #[test]

@@ -113,18 +113,28 @@ fn every_golden_packet_is_read_and_written_as_described() {
 }
 
 #[test]
-fn the_golden_packets_show_every_type_and_every_property() {
+fn the_golden_packets_show_every_type_right_and_wrong_and_every_property() {
     let all = Golden::all();
-    let mut types = BTreeSet::new();
-    let mut properties = BTreeSet::new();
+    let (mut right, mut wrong, mut properties) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for golden in &all {
-        let Ok(packet) = decode(golden.version, &golden.bytes) else { continue };
-        types.insert((golden.version, packet.packet_type() as u8));
+        let shown = (golden.version, golden.bytes[0] >> 4);
+        let Ok(packet) = decode(golden.version, &golden.bytes) else {
+            wrong.insert(shown);
+            continue;
+        };
+        right.insert(shown);
         let (own, will) = properties_of(&packet);
         properties.extend(own.iter().chain(will.iter()).map(|property| property.id()));
     }
-    // AUTH exists in 5.0 only.
-    assert_eq!(types.len(), 14 + 14 + 15);
+    for version in [Version::V3_1, Version::V3_1_1, Version::V5] {
+        for packet_type in 1..=15 {
+            // AUTH exists in 5.0 only.
+            let exists = packet_type != 15 || version == Version::V5;
+            let shown = (version, packet_type);
+            assert_eq!(right.contains(&shown), exists, "type {packet_type} of {version:?}, right");
+            assert!(wrong.contains(&shown), "type {packet_type} of {version:?}, wrong");
+        }
+    }
     assert_eq!(properties.len(), 27);
 }
 

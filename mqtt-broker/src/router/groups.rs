@@ -208,4 +208,13 @@ mod tests {
         assert_ne!(one, other);
         assert!(groups.remove(one).is_some() && groups.get(other).is_some());
     }
+
+    /// Nobody without the seed can make many groups share a hash, nor do a name and a filter that run together.
+    #[test]
+    fn the_hash_of_a_group_depends_on_its_name_its_filter_and_the_seed() {
+        let (groups, others) = (Groups::new([1, 2, 3, 4]), Groups::new([1, 2, 3, 5]));
+        let hash = groups.hash("ab", "c");
+        let different = [groups.hash("a", "bc"), groups.hash("ab", "d"), others.hash("ab", "c")];
+        assert!(different.iter().all(|&other| other != hash), "{hash}, {different:?}");
+    }
 }

@@ -253,11 +253,11 @@ mod tests {
         interest.remove(5, filter("a/b"));
         interest.remove(5, filter("a/b"));
         assert_eq!(interest.cores(topic("a/b")), [0, 9, 127].into_iter().collect());
-        assert_eq!(interest.len(), 4);
+        assert_eq!((interest.len(), interest.is_empty()), (4, false));
         for (core, text) in [(0, "a/b"), (127, "a/b"), (9, "a/+"), (9, "$SYS/#")] {
             interest.remove(core, filter(text));
         }
-        assert_eq!((interest.len(), interest.memory()), (0, start));
+        assert_eq!((interest.len(), interest.is_empty(), interest.memory()), (0, true, start));
     }
 
     /// Real collisions of 48 bits cannot be had in a test, so the same filter counts as two.

@@ -329,7 +329,7 @@ fn mix(value: u64) -> u64 {
 mod tests {
     use super::*;
     use mqtt_proto::types::Qos;
-    use proptest::prelude::{Just, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
+    use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
     use proptest::strategy::Strategy as _;
 
     const OPTIONS: SubscriptionOptions = SubscriptionOptions::new(Qos::AtLeastOnce);
@@ -380,7 +380,10 @@ mod tests {
         assert_eq!((chosen(&mut group, 0), chosen(&mut group, 1)), (Some(0), Some(0)));
         assert_eq!(chosen(&mut group, 2), Some(1), "0 has no credit");
         group.add_credit(id(0), 1);
-        assert_eq!(chosen(&mut group, 3), Some(0), "it is still the one");
+        group.set_offline(id(2));
+        group.set_offline(id(7));
+        assert_eq!(chosen(&mut group, 3), Some(0), "it is still the one, whoever else goes");
+        group.set_online(id(2), 2);
         group.set_offline(id(0));
         assert_eq!(chosen(&mut group, 4), Some(1));
         group.set_online(id(0), 2);
@@ -406,6 +409,31 @@ mod tests {
                 let now = chosen(&mut group, hash(number as u64)).unwrap();
                 assert!(now == before || before == 3);
                 assert_ne!(now, 3);
+            }
+        }
+    }
+
+    /// Sessions of the same key and generation on different cores, of different generations, of different keys: each
+    /// third gets about a third.
+    #[test]
+    fn hashing_tells_members_apart_by_all_that_names_them() {
+        let members: [fn(u32) -> MemberId; 3] = [
+            |n| MemberId { core: n as u16, key: 7, generation: 3 },
+            |n| MemberId { core: 1, key: n, generation: 3 },
+            |n| MemberId { core: 1, key: 7, generation: n },
+        ];
+        for member in members {
+            let mut group = Group::new(Strategy::HashTopic);
+            for id in (0..3).map(member) {
+                group.join(id, OPTIONS, 0);
+                group.set_online(id, u16::MAX);
+            }
+            for number in 0..900u64 {
+                group.choose(0, number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            }
+            for id in (0..3).map(member) {
+                let share = group.in_flight(id).expect("a member");
+                assert!((220..380).contains(&share), "{share} of 900 for {id:?}");
             }
         }
     }
@@ -450,15 +478,23 @@ mod tests {
         Online(u32, u16),
         Offline(u32),
         Credit(u32, u16),
+        Persistent(u32, bool),
         Choose(u64),
     }
 
     #[derive(Default)]
     struct Model {
         online: bool,
+        persistent: bool,
         credit: u16,
         in_flight: u32,
         last: u64,
+    }
+
+    impl Model {
+        fn is_ready(&self) -> bool {
+            self.online && self.credit > 0
+        }
     }
 
     fn operation() -> impl proptest::strategy::Strategy<Value = Operation> {
@@ -469,19 +505,22 @@ mod tests {
             2 => (key(), 0u16..5).prop_map(|(key, credit)| Operation::Online(key, credit)),
             1 => key().prop_map(Operation::Offline),
             2 => (key(), 0u16..4).prop_map(|(key, credit)| Operation::Credit(key, credit)),
-            8 => any::<u64>().prop_map(Operation::Choose),
-            1 => Just(Operation::Choose(0)),
+            1 => (key(), any::<bool>()).prop_map(|(key, is)| Operation::Persistent(key, is)),
+            9 => (0u64..4).prop_map(Operation::Choose),
         ]
     }
 
     proptest! {
         #[test]
-        fn only_members_online_with_credit_are_chosen(
+        fn a_group_answers_as_a_plain_list_of_its_members(
             strategy in prop::sample::select(Strategy::ALL.to_vec()),
-            operations in prop::collection::vec(operation(), 0..200),
+            operations in prop::collection::vec(operation(), 0..120),
         ) {
             let mut group = Group::new(strategy);
             let mut model: BTreeMap<MemberId, Model> = BTreeMap::new();
+            // The one that a sticky group keeps to; who was chosen for a hash among whom.
+            let mut kept = None;
+            let mut chosen_before: BTreeMap<(u64, Vec<MemberId>), MemberId> = BTreeMap::new();
             for (now, operation) in (1u64..).zip(operations) {
                 match operation {
                     Operation::Join(key) => {
@@ -490,18 +529,20 @@ mod tests {
                     }
                     Operation::Leave(key) => {
                         prop_assert_eq!(group.leave(id(key)), model.remove(&id(key)).is_some());
+                        kept = kept.filter(|&kept| kept != id(key));
                     }
                     Operation::Online(key, credit) => {
                         group.set_online(id(key), credit);
                         if let Some(member) = model.get_mut(&id(key)) {
-                            *member = Model { online: true, credit, in_flight: 0, last: member.last };
+                            (member.online, member.credit, member.in_flight) = (true, credit, 0);
                         }
                     }
                     Operation::Offline(key) => {
                         group.set_offline(id(key));
                         if let Some(member) = model.get_mut(&id(key)) {
-                            *member = Model { last: member.last, ..Model::default() };
+                            (member.online, member.credit, member.in_flight) = (false, 0, 0);
                         }
+                        kept = kept.filter(|&kept| kept != id(key));
                     }
                     Operation::Credit(key, credit) => {
                         group.add_credit(id(key), credit);
@@ -510,8 +551,16 @@ mod tests {
                             member.in_flight = member.in_flight.saturating_sub(u32::from(credit));
                         }
                     }
+                    Operation::Persistent(key, is) => {
+                        group.set_persistent(id(key), is);
+                        if let Some(member) = model.get_mut(&id(key)) {
+                            member.persistent = is;
+                        }
+                    }
                     Operation::Choose(hash) => {
-                        let ready = || model.values().filter(|member| member.online && member.credit > 0);
+                        let ready = || model.values().filter(|member| member.is_ready());
+                        let among: Vec<MemberId> =
+                            model.iter().filter(|(_, member)| member.is_ready()).map(|(&id, _)| id).collect();
                         prop_assert_eq!(group.is_ready(), ready().next().is_some());
                         let least = ready().map(|member| member.in_flight).min();
                         let oldest = ready().map(|member| member.last).min();
@@ -520,18 +569,26 @@ mod tests {
                             continue;
                         };
                         let member = model.get_mut(&chosen.id).expect("a member");
-                        prop_assert!(member.online && member.credit > 0);
+                        prop_assert!(member.is_ready());
                         match strategy {
                             Strategy::LeastInFlight => prop_assert_eq!(Some(member.in_flight), least),
                             Strategy::RoundRobin => prop_assert_eq!(Some(member.last), oldest),
-                            _ => {}
+                            Strategy::Sticky => match kept.filter(|kept| among.contains(kept)) {
+                                Some(kept) => prop_assert_eq!(chosen.id, kept),
+                                None => kept = kept.or(Some(chosen.id)),
+                            },
+                            Strategy::HashClient | Strategy::HashTopic => {
+                                let before = chosen_before.insert((hash, among), chosen.id);
+                                prop_assert!(before.is_none_or(|before| before == chosen.id));
+                            }
                         }
                         member.credit -= 1;
                         member.in_flight += 1;
                         member.last = now;
                     }
                 }
-                prop_assert_eq!(group.len(), model.len());
+                prop_assert_eq!((group.len(), group.is_empty()), (model.len(), model.is_empty()));
+                prop_assert_eq!(group.has_persistent(), model.values().any(|member| member.persistent));
                 prop_assert_eq!(group.online(), model.values().filter(|member| member.online).count());
                 prop_assert!(group.members().eq(model.keys().copied()));
                 for (id, member) in &model {

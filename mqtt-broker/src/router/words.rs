@@ -176,13 +176,44 @@ mod tests {
                 expected.sort_unstable();
                 prop_assert_eq!(found, expected);
                 prop_assert_eq!(words.len(), model.len());
-                prop_assert!(words.memory() <= 4 * size_of::<u64>() * words.len());
+                let slots = words.slots.len();
+                prop_assert!(slots <= 4 * words.len());
+                prop_assert!(slots <= FULL_MAX || words.len() * 5 <= slots * 4, "a fifth stays free");
             }
             for word in model {
                 prop_assert!(words.remove(word));
             }
             prop_assert_eq!(words.memory(), 0);
         }
+    }
+
+    /// What a search walks over is short while hashes are spread, and growing or shrinking is rare.
+    #[test]
+    fn words_lie_near_the_place_their_hash_gives_them() {
+        let mut words = Words::default();
+        let word = |number: u64| number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let (mut rebuilt, mut slots) = (0, 0);
+        let mut check = |words: &Words| {
+            let capacity = words.slots.len();
+            rebuilt += usize::from(capacity != slots);
+            slots = capacity;
+            let full = words.slots.iter().enumerate().filter(|&(_, &word)| word != 0);
+            let far = full.map(|(at, &word)| distance(home((word >> 32) as u32, capacity), at, capacity));
+            far.max().unwrap_or(0)
+        };
+        for number in 0..5_000 {
+            words.insert(word(number));
+            assert!(number % 100 != 0 || check(&words) < 50);
+        }
+        for number in 0..5_000 {
+            // One goes and comes back at any size: that alone must not rebuild the table each time.
+            assert!(words.remove(word(number)));
+            words.insert(word(number));
+            assert!(words.remove(word(number)));
+            assert!(number % 100 != 0 || check(&words) < 50);
+        }
+        assert_eq!(words.memory(), 0);
+        assert!(rebuilt < 40, "{rebuilt} of 100 times the table had another size");
     }
 
     #[test]

@@ -4,10 +4,17 @@
 //! so, then looks once more. Between the two steps each side has a sequentially consistent fence, so that at least
 //! one of them sees the other: work is never left lying beside a sleeping core, and a core that is awake costs its
 //! peers no system call.
+//!
+//! With `cfg(loom)` the parts are those of `tests/lanes`, which runs all of this in every order that matters.
 
+#[cfg(not(loom))]
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
+#[cfg(not(loom))]
 use crossbeam::queue::ArrayQueue;
+
+#[cfg(loom)]
+use super::model::{ArrayQueue, AtomicBool, Ordering, fence};
 
 /// Ends the sleep of a core, now or as soon as it begins.
 pub(super) trait Wake {
@@ -18,6 +25,8 @@ pub(super) trait Wake {
 /// The bell of one core.
 #[derive(Debug)]
 pub(super) struct Doorbell<W> {
+    /// Written by swaps only: each write stands right behind the one that it replaced, so one ring cannot be taken for
+    /// the next. loom, which cannot tell that of plain stores, reports a lost wake-up where a swap meets one.
     asleep: AtomicBool,
     wake: W,
 }
@@ -43,7 +52,7 @@ impl<W: Wake> Doorbell<W> {
 
     /// The core is about to sleep. Whether it may: `idle` looks once more for work.
     pub(super) fn park(&self, idle: impl FnOnce() -> bool) -> bool {
-        self.asleep.store(true, Ordering::Relaxed);
+        self.asleep.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         let idle = idle();
         if !idle {
@@ -54,7 +63,10 @@ impl<W: Wake> Doorbell<W> {
 
     /// The core is awake.
     pub(super) fn unpark(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
+        // Only this core says that it sleeps: what it reads here is at most too old to know that it was woken.
+        if self.asleep.load(Ordering::Relaxed) {
+            self.asleep.swap(false, Ordering::Relaxed);
+        }
     }
 }
 
@@ -63,7 +75,7 @@ impl<W: Wake> Doorbell<W> {
 #[derive(Debug)]
 pub(super) struct Lane<T> {
     queue: ArrayQueue<T>,
-    /// The sender has found the lane full.
+    /// The sender has found the lane full. Written by swaps only, as [`Doorbell::asleep`].
     wanted: AtomicBool,
 }
 
@@ -77,7 +89,7 @@ impl<T> Lane<T> {
         if !self.queue.is_full() {
             return true;
         }
-        self.wanted.store(true, Ordering::Relaxed);
+        self.wanted.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         !self.queue.is_full()
     }
@@ -96,6 +108,12 @@ impl<T> Lane<T> {
         self.queue.is_empty()
     }
 
+    /// Drops all items. Whether the sender waits for room and is to be rung for.
+    pub(super) fn clear(&self) -> bool {
+        while self.pop().is_some() {}
+        self.room_was_wanted()
+    }
+
     /// After the receiver has popped: whether the sender waits for room and is to be rung for.
     pub(super) fn room_was_wanted(&self) -> bool {
         fence(Ordering::SeqCst);
@@ -103,7 +121,33 @@ impl<T> Lane<T> {
     }
 }
 
-#[cfg(test)]
+/// Whether the core that reads some queues has ended. It clears them then, and whoever comes later does: nothing lies
+/// for ever in a queue that nobody reads.
+#[derive(Debug)]
+pub(super) struct Ended(AtomicBool);
+
+impl Ended {
+    pub(super) fn new() -> Ended {
+        Ended(AtomicBool::new(false))
+    }
+
+    /// After something was put into a queue: `clear` drops what is there if nobody will read it.
+    pub(super) fn check(&self, clear: impl FnOnce()) {
+        fence(Ordering::SeqCst);
+        if self.0.load(Ordering::Relaxed) {
+            clear();
+        }
+    }
+
+    /// The core reads no more. `clear` drops what is in all of its queues.
+    pub(super) fn end(&self, clear: impl FnOnce()) {
+        self.0.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        clear();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::AtomicU32;

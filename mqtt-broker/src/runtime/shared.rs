@@ -2,13 +2,13 @@
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crossbeam::queue::SegQueue;
 
-use super::lane::{Doorbell, Lane, Wake};
+use super::lane::{Doorbell, Ended, Lane, Wake};
 use super::local::{Pipe, PipeEnd};
 use crate::config::CoreId;
 use crate::ports::Reply;
@@ -62,8 +62,8 @@ pub(super) struct CorePort {
     pub(super) inbox: SegQueue<Command>,
     /// Lanes to this core, by the index of the sender.
     pub(super) lanes: Vec<Lane<LaneItem>>,
-    /// It takes no more commands.
-    gone: AtomicBool,
+    /// Whether it takes no more items and commands.
+    ended: Ended,
 }
 
 impl Wake for Arc<EventFd> {
@@ -79,19 +79,16 @@ impl CorePort {
         let lane = &self.lanes[from.index()];
         let pushed = lane.push(item).is_ok();
         debug_assert!(pushed, "one sender a lane, and it looked for room");
-        fence(Ordering::SeqCst);
-        if self.gone.load(Ordering::SeqCst) {
-            while lane.pop().is_some() {}
-        }
+        self.ended.check(|| {
+            lane.clear();
+        });
     }
 
     /// Gives the core a command. One that comes too late is dropped, and whoever waits for its answer learns that.
     pub(super) fn command(&self, command: Command) {
         self.inbox.push(command);
         self.bell.ring();
-        if self.gone.load(Ordering::SeqCst) {
-            while self.inbox.pop().is_some() {}
-        }
+        self.ended.check(|| while self.inbox.pop().is_some() {});
     }
 }
 
@@ -141,7 +138,7 @@ impl Shared {
                 bell: Doorbell::new(Arc::new(EventFd::new()?)),
                 inbox: SegQueue::new(),
                 lanes: (0..cores).map(|_| Lane::new(LANE_SLOTS)).collect(),
-                gone: AtomicBool::new(false),
+                ended: Ended::new(),
             })
         };
         let cores = (0..cores).map(|_| port()).collect::<std::io::Result<Vec<_>>>()?;
@@ -185,12 +182,14 @@ impl Shared {
     /// A core has ended: commands to it are dropped from now on.
     pub(super) fn core_ended(&self, core: CoreId) {
         let port = self.core(core);
-        port.gone.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        while port.inbox.pop().is_some() {}
-        for lane in &port.lanes {
-            while lane.pop().is_some() {}
-        }
+        port.ended.end(|| {
+            while port.inbox.pop().is_some() {}
+            for (lane, from) in port.lanes.iter().zip(&self.cores) {
+                if lane.clear() {
+                    from.bell.ring();
+                }
+            }
+        });
         self.life().running -= 1;
         self.changed.notify_all();
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mqtt_proto::codec;
+use mqtt_proto::connection::{PeerLimits, Sender, TooLarge};
 use mqtt_proto::packet::{Auth, Connect, Packet, Properties, Property};
 use mqtt_proto::types::{ReasonCode, Version};
 
@@ -83,7 +84,9 @@ impl Shard {
                     // [MQTT-4.12.0-6]: a port that asks on where there is nothing to ask refuses.
                     return self.refuse(key, connect.version, ReasonCode::BAD_AUTHENTICATION_METHOD);
                 };
-                self.send_auth(key, connect.version, ReasonCode::CONTINUE_AUTHENTICATION, method, &data);
+                if self.ask_on(key, connect, method, &data).is_err() {
+                    return self.refuse(key, connect.version, ReasonCode::PACKET_TOO_LARGE);
+                }
                 self.keep_deciding(key, connect, client_id, assigned, step + 1, None);
                 return Step::Next;
             }
@@ -91,6 +94,17 @@ impl Shard {
         };
         let client_id = identity.client_id.clone().unwrap_or(client_id);
         self.judge_will(key, connect, Approved { client_id, assigned, identity, data })
+    }
+
+    /// Sends the port's next question. Before CONNACK the connection has no sender; CONNECT says what the Client takes
+    /// [MQTT-3.1.2-24].
+    fn ask_on(&mut self, key: Key, connect: &Connect<'_>, method: &str, data: &[u8]) -> Result<(), TooLarge> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        let mut sender = Sender::new(&PeerLimits::from_connect(connect), 0);
+        let out = &mut connection.output.buffer;
+        with_auth(ReasonCode::CONTINUE_AUTHENTICATION, method, data, |auth| sender.encode(auth, out))?;
+        self.mark_dirty(key);
+        Ok(())
     }
 
     /// Asks whether the Will may be published.
@@ -209,8 +223,7 @@ impl Shard {
             Authentication::AcceptWith(identity, data) => (identity, data),
             Authentication::Continue(data) => {
                 live.re_authentication = live.re_authentication.map(|step| step + 1);
-                self.send_auth(key, Version::V5, ReasonCode::CONTINUE_AUTHENTICATION, &method, &data);
-                return Step::Next;
+                return self.answer_auth(key, ReasonCode::CONTINUE_AUTHENTICATION, &method, &data);
             }
             // [MQTT-4.12.1-2]
             Authentication::Refuse(reason) => return self.fault(key, reason),
@@ -221,19 +234,23 @@ impl Shard {
         }
         live.re_authentication = None;
         live.identity = identity;
-        self.send_auth(key, Version::V5, ReasonCode::SUCCESS, &method, &data);
-        Step::Next
+        self.answer_auth(key, ReasonCode::SUCCESS, &method, &data)
     }
 
-    fn send_auth(&mut self, key: Key, version: Version, reason: ReasonCode, method: &str, data: &[u8]) {
-        let list = [Property::AuthenticationMethod(method), Property::AuthenticationData(data)];
-        let list = if data.is_empty() { &list[..1] } else { &list };
-        let auth = Packet::Auth(Auth { reason, properties: Properties::new(list) });
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        // Before CONNACK there is no sender to ask.
-        codec::encode(&auth, version, &mut connection.output.buffer).expect("an AUTH of 5.0 can be encoded");
-        self.mark_dirty(key);
+    /// Answers an AUTH of a Client that is let in. One that takes no packet as large as the answer would wait for ever.
+    fn answer_auth(&mut self, key: Key, reason: ReasonCode, method: &str, data: &[u8]) -> Step {
+        match with_auth(reason, method, data, |auth| self.try_send(key, auth)) {
+            Ok(()) => Step::Next,
+            Err(TooLarge) => self.fault(key, ReasonCode::PACKET_TOO_LARGE),
+        }
     }
+}
+
+/// Calls `send` with an AUTH of this content.
+fn with_auth<T>(reason: ReasonCode, method: &str, data: &[u8], send: impl FnOnce(&Packet<'_>) -> T) -> T {
+    let list = [Property::AuthenticationMethod(method), Property::AuthenticationData(data)];
+    let list = if data.is_empty() { &list[..1] } else { &list };
+    send(&Packet::Auth(Auth { reason, properties: Properties::new(list) }))
 }
 
 /// `connect` as bytes of its own.

@@ -136,6 +136,8 @@ pub(super) struct Held {
     pub(super) why: Why,
     /// Answers to the questions of the first packet in `input`, by their position in it.
     pub(super) answers: Vec<(u16, Permission)>,
+    /// Monotonic milliseconds since when the first packet in `input` waits. Those behind it may have come later.
+    pub(super) since: u64,
 }
 
 /// What held input waits for.

@@ -559,11 +559,35 @@ mod tests {
             Envelope::Load { load },
             Envelope::Stats { counters: numbers },
         ];
+        let combinations = (0..32u8).map(|bits| {
+            let message = MessageRef {
+                qos: [Qos::AtMostOnce, Qos::AtLeastOnce][usize::from(bits & 1)],
+                retain: bits & 2 != 0,
+                expires_at: (bits & 4 != 0).then_some(5),
+                ..message(b"z")
+            };
+            Envelope::Publish { message, deliver: bits & 8 != 0, retain: bits & 16 != 0, publisher: 9 }
+        });
+        let others = [
+            Envelope::Interest { filter, add: false },
+            Envelope::Slice { token: 2, count: 0, position: "", done: false },
+            Envelope::GroupJoined { token: 3, group, new: false },
+            Envelope::GroupDeliver {
+                group,
+                member,
+                qos: Qos::ExactlyOnce,
+                retain: false,
+                identifier: 0,
+                message: message(b"w"),
+            },
+        ];
+        let all: Vec<Envelope<'_>> = all.into_iter().chain(combinations).chain(others).collect();
         let mut batch = EnvelopeBatch::default();
         for envelope in &all {
             Writer { bytes: &mut batch.bytes, large: &mut batch.large }.write(envelope, &mut None);
         }
         assert_eq!(batch.large.len(), 2);
+        assert_eq!(batch.cost(), batch.bytes.len() + 2 * message(&big).to_message().cost());
         let read: Vec<_> = batch.envelopes().map(|(envelope, _)| format!("{envelope:?}")).collect();
         let written: Vec<_> = all.iter().map(|envelope| format!("{envelope:?}")).collect();
         assert_eq!(read, written);

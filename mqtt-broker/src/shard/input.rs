@@ -32,6 +32,9 @@ impl Shard {
         self.stats.bytes_received += input.len() as u64;
         connection.last_received = self.now.millis;
         if let Some(held) = &mut connection.held {
+            if held.input.is_empty() {
+                held.since = self.now.millis;
+            }
             held.input.extend_from_slice(input);
             if held.input.len() - held.packet_bytes > self.limits.held_input_bytes_max as usize {
                 self.close(key, Some(ReasonCode::QUOTA_EXCEEDED), true);
@@ -61,6 +64,7 @@ impl Shard {
             if !matches!(step, Step::Again(_)) {
                 self.stats.packets_received += 1;
                 self.answers.clear();
+                self.waited = 0;
             }
             match step {
                 Step::Next => {
@@ -114,9 +118,10 @@ impl Shard {
     /// `packet_bytes`: length of the packet that `input` begins with, if that is what waits.
     fn hold(&mut self, key: Key, input: Vec<u8>, packet_bytes: usize, why: Why) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        // A packet that waits once more keeps the answers it has.
+        // A packet that waits once more keeps the answers it has, and goes on waiting.
         let answers = core::mem::take(&mut self.answers);
-        connection.held = Some(Box::new(Held { input, packet_bytes, why, answers }));
+        let since = self.now.millis - core::mem::take(&mut self.waited);
+        connection.held = Some(Box::new(Held { input, packet_bytes, why, answers, since }));
         self.actions.push_back(Action::PauseRead { id: key.into() });
         match why {
             Why::Lane => self.lane_blocked.push(key),
@@ -143,7 +148,9 @@ impl Shard {
                 let input = core::mem::take(&mut held.input);
                 // The first packet asks again and finds its answers.
                 self.answers = core::mem::take(&mut held.answers);
+                self.waited = self.now.millis - held.since;
                 self.process(key, &input);
+                self.waited = 0;
                 let Some(connection) = self.connections.get_mut(key) else { return };
                 if connection.held.is_none() {
                     let deadline = connection.keep_alive_deadline();

@@ -226,3 +226,171 @@ impl Lanes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::MessageRef;
+    use mqtt_proto::types::{Qos, TopicName};
+
+    const ONE: CoreId = CoreId(1);
+
+    fn lanes(bytes_max: u32) -> Lanes {
+        Lanes::new(CoreId(0), 2, bytes_max)
+    }
+
+    /// Sends core 1 an envelope of `bytes`; its number.
+    fn send(lanes: &mut Lanes, bytes: usize) -> u64 {
+        let before = lanes.lanes[1].sent_bytes;
+        let payload = vec![0; bytes - 14];
+        let message = MessageRef {
+            topic: TopicName::new("a").expect("a topic"),
+            properties: &[],
+            payload: &payload,
+            qos: Qos::AtMostOnce,
+            retain: false,
+            expires_at: None,
+        };
+        let envelope = Envelope::Publish { message, deliver: true, retain: false, publisher: 0 };
+        let seq = lanes.send(1, &envelope, &mut None);
+        assert_eq!(lanes.lanes[1].sent_bytes - before, bytes as u64, "14 bytes beside the payload");
+        seq
+    }
+
+    /// A batch of core 1 with `count` envelopes of 100 bytes, the last of which has the number `last`.
+    fn arrives(lanes: &mut Lanes, last: u64, count: u64, head: EnvelopeBatch, commit: Option<u64>) {
+        let batch = EnvelopeBatch { bytes: vec![0; 100 * count as usize], last, ..head };
+        lanes.handle_head(ONE, &batch);
+        (0..count).for_each(|_| lanes.handled_one(ONE, commit));
+        lanes.handled(ONE, batch);
+        lanes.check_invariants();
+    }
+
+    /// Whether there is anything to tell core 1: whether it brings envelopes, what is handled and committed, and
+    /// whether an answer is wanted.
+    fn told(lanes: &mut Lanes) -> Option<(bool, u64, u64, bool)> {
+        let batch = lanes.poll(ONE)?;
+        Some((!batch.is_empty(), batch.handled, batch.committed, batch.answer_wanted))
+    }
+
+    #[test]
+    fn a_lane_is_full_above_its_credit_and_free_when_half_of_it_is_handled() {
+        let mut lanes = lanes(1000);
+        for _ in 0..10 {
+            send(&mut lanes, 100);
+            assert!(lanes.congested().is_empty(), "the last byte of the credit may be used");
+        }
+        send(&mut lanes, 100);
+        assert!(lanes.congested().contains(1));
+        assert_eq!(told(&mut lanes), Some((true, 0, 0, true)));
+        let head =
+            |handled| EnvelopeBatch { handled, handled_bytes: handled * 100, ..EnvelopeBatch::default() };
+        assert!(!lanes.handle_head(ONE, &head(5)), "six tenths are not handled");
+        assert!(lanes.handle_head(ONE, &head(6)));
+        assert!(lanes.congested().is_empty());
+        assert!(!lanes.handle_head(ONE, &head(7)), "nobody waits any more");
+        assert_eq!(told(&mut lanes), None);
+    }
+
+    #[test]
+    fn an_answer_is_asked_for_while_more_than_half_of_the_credit_is_used() {
+        let mut lanes = lanes(1000);
+        send(&mut lanes, 500);
+        assert_eq!(told(&mut lanes), Some((true, 0, 0, false)));
+        send(&mut lanes, 100);
+        assert_eq!(told(&mut lanes), Some((true, 0, 0, true)));
+        let half = EnvelopeBatch { handled: 1, handled_bytes: 500, ..EnvelopeBatch::default() };
+        lanes.handle_head(ONE, &half);
+        send(&mut lanes, 100);
+        assert_eq!(told(&mut lanes), Some((true, 0, 0, false)));
+    }
+
+    #[test]
+    fn what_is_handled_is_told_alone_once_a_quarter_of_the_credit_is_owed() {
+        let mut lanes = lanes(1000);
+        arrives(&mut lanes, 2, 2, EnvelopeBatch::default(), None);
+        assert_eq!(told(&mut lanes), None);
+        arrives(&mut lanes, 3, 1, EnvelopeBatch::default(), None);
+        assert_eq!(told(&mut lanes), Some((false, 3, 3, false)));
+        // It counts from what was told last.
+        arrives(&mut lanes, 5, 2, EnvelopeBatch::default(), None);
+        assert_eq!(told(&mut lanes), None);
+        // Beside something else it travels at any time.
+        send(&mut lanes, 50);
+        assert_eq!(told(&mut lanes), Some((true, 5, 5, false)));
+        arrives(&mut lanes, 6, 1, EnvelopeBatch { answer_wanted: true, ..EnvelopeBatch::default() }, None);
+        assert_eq!(told(&mut lanes), Some((false, 6, 6, false)));
+        assert_eq!(told(&mut lanes), None);
+    }
+
+    #[test]
+    fn who_waits_asks_and_is_found_when_the_other_end_has_committed() {
+        let mut lanes = lanes(1000);
+        let waiter =
+            |seq| Waiter { seq, connection: ConnectionId { index: 1, generation: 2 }, serial: seq as u32 };
+        let first = send(&mut lanes, 50);
+        assert!(lanes.wait(1, waiter(first)));
+        assert_eq!(told(&mut lanes), Some((true, 0, 0, true)));
+        assert_eq!(told(&mut lanes), None, "asked once");
+        let second = send(&mut lanes, 50);
+        lanes.poll(ONE);
+        // What it waits for has left before: it is asked for alone.
+        assert!(lanes.wait(1, waiter(second)));
+        assert_eq!(told(&mut lanes), Some((false, 0, 0, true)));
+        let head = |committed| EnvelopeBatch { handled: 2, committed, ..EnvelopeBatch::default() };
+        lanes.handle_head(ONE, &head(1));
+        assert_eq!(lanes.poll_waiter(ONE).map(|waiter| waiter.serial), Some(1));
+        assert!(lanes.poll_waiter(ONE).is_none(), "handled, and not committed");
+        lanes.handle_head(ONE, &head(2));
+        assert_eq!(lanes.poll_waiter(ONE).map(|waiter| waiter.serial), Some(2));
+        assert!(!lanes.wait(1, waiter(second)), "it is there already");
+        assert_eq!(told(&mut lanes), None);
+    }
+
+    #[test]
+    fn what_the_store_has_not_committed_is_told_as_soon_as_it_has() {
+        let mut lanes = lanes(100_000);
+        arrives(&mut lanes, 1, 1, EnvelopeBatch::default(), Some(7));
+        arrives(&mut lanes, 2, 1, EnvelopeBatch::default(), None);
+        arrives(&mut lanes, 3, 1, EnvelopeBatch::default(), Some(9));
+        send(&mut lanes, 50);
+        assert_eq!(told(&mut lanes), Some((true, 3, 0, false)));
+        lanes.store_committed(6);
+        assert_eq!(told(&mut lanes), None);
+        lanes.store_committed(8);
+        assert_eq!(told(&mut lanes), Some((false, 3, 2, false)), "the second needs no record");
+        lanes.store_committed(8);
+        assert_eq!(told(&mut lanes), None);
+        lanes.store_committed(9);
+        assert_eq!(told(&mut lanes), Some((false, 3, 3, false)));
+        lanes.store_committed(10);
+        assert_eq!(told(&mut lanes), None);
+        // So it is for one that was never asked to tell.
+        let mut other = super::tests::lanes(100_000);
+        arrives(&mut other, 1, 1, EnvelopeBatch::default(), Some(11));
+        send(&mut other, 50);
+        assert_eq!(told(&mut other), Some((true, 1, 0, false)));
+        other.store_committed(11);
+        assert_eq!(told(&mut other), Some((false, 1, 1, false)));
+    }
+
+    #[test]
+    fn buffers_of_handled_batches_are_filled_again_and_not_kept_without_end() {
+        let mut lanes = lanes(1_000_000);
+        let bytes = Vec::with_capacity(SPARE_BYTES_MAX);
+        let place = bytes.as_ptr();
+        lanes.handled(ONE, EnvelopeBatch { bytes, ..EnvelopeBatch::default() });
+        lanes.handled(
+            ONE,
+            EnvelopeBatch { bytes: Vec::with_capacity(SPARE_BYTES_MAX + 1), ..EnvelopeBatch::default() },
+        );
+        send(&mut lanes, 50);
+        let batch = lanes.poll(ONE).expect("an envelope");
+        assert_eq!((batch.bytes.as_ptr(), batch.bytes.len()), (place, 50), "the one that is not too large");
+        for _ in 0..2 * SPARE_MAX {
+            lanes.handled(ONE, EnvelopeBatch { bytes: Vec::with_capacity(8), ..EnvelopeBatch::default() });
+        }
+        lanes.handled(ONE, EnvelopeBatch::default());
+        assert_eq!(lanes.spare.len(), SPARE_MAX);
+    }
+}

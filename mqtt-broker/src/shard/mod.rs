@@ -111,6 +111,8 @@ pub struct Shard {
     buffers: Vec<Vec<u8>>,
     /// Late answers to what the packet at hand asks, by their position in it.
     answers: Vec<(u16, Permission)>,
+    /// Milliseconds that the packet at hand was held.
+    waited: u64,
     // Kept between calls for their memory alone.
     matches: Matches,
     group_matches: Vec<GroupId>,
@@ -198,6 +200,7 @@ impl Shard {
             dirty: VecDeque::new(),
             buffers: Vec::new(),
             answers: Vec::new(),
+            waited: 0,
             matches: Matches::default(),
             group_matches: Vec::new(),
             properties: Vec::new(),

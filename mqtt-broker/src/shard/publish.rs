@@ -108,6 +108,8 @@ impl Shard {
             publish.properties.message_expiry_interval(),
             self.limits.message_expiry_max_seconds,
         );
+        // [MQTT-3.3.2-6]: it may have waited for its permission, or for a lane.
+        let received_at = self.now.millis - self.waited;
         let mut scratch = core::mem::take(&mut self.properties);
         let message = MessageRef {
             topic,
@@ -115,7 +117,7 @@ impl Shard {
             payload: publish.payload,
             qos: publish.qos,
             retain: publish.retain,
-            expires_at: expiry.map(|seconds| self.now.millis + u64::from(seconds) * 1000),
+            expires_at: expiry.map(|seconds| received_at + u64::from(seconds) * 1000),
         };
         let routed = self.route(&mut Outgoing::new(message), Some(session_key));
         self.properties = scratch;

@@ -192,6 +192,11 @@ impl Session {
         groups.any(|known| known.is_none_or(|known| known == group))
     }
 
+    /// Whether the owner of a group has yet to answer.
+    pub(super) fn is_joining(&self) -> bool {
+        self.shared.iter().any(|shared| shared.values().any(Option::is_none))
+    }
+
     pub(super) fn is_member(&self, text: &str) -> bool {
         self.shared.as_ref().is_some_and(|shared| shared.contains_key(text))
     }
@@ -266,5 +271,32 @@ mod tests {
     fn what_a_session_may_never_use_takes_a_pointer() {
         let session = size_of::<Session>();
         assert!(session <= 192, "{session} bytes");
+    }
+
+    /// What queues are bounded by is what they take: the message's bytes, its allocation and the place in the queue.
+    #[test]
+    fn a_queued_message_costs_its_bytes_and_its_place() {
+        let message = crate::message::MessageRef {
+            topic: mqtt_proto::types::TopicName::new("a/b").expect("a topic"),
+            properties: &[],
+            payload: &[0; 100],
+            qos: Qos::AtMostOnce,
+            retain: false,
+            expires_at: None,
+        };
+        let delivery = Delivery {
+            message: message.to_message(),
+            qos: Qos::AtMostOnce,
+            retain: false,
+            identifiers: Identifiers::None,
+            group: None,
+        };
+        assert_eq!(delivery.cost(), 103 + size_of::<Delivery>() + 32);
+        let mut queue = Queue::default();
+        queue.push(delivery.clone());
+        queue.push(delivery.clone());
+        assert_eq!((queue.len(), queue.bytes()), (2, 2 * delivery.cost()));
+        queue.pop();
+        assert_eq!((queue.len(), queue.bytes()), (1, delivery.cost()));
     }
 }

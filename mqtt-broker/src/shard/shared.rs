@@ -216,11 +216,14 @@ impl Shard {
             return;
         }
         let groups: Vec<GroupRef> = state.groups().collect();
+        // What was started for a group that the session has left is its own [MQTT-3.10.4-3]. A message may come before
+        // the session knows which group it has joined.
+        let keeps_started = state.is_persistent() && !state.is_joining();
         let member = self.own_session(session);
-        for group in groups {
+        for &group in &groups {
             self.tell_owner(group, &Envelope::GroupOnline { group, member, credit: 0 });
         }
-        self.give_back(session, |_| true);
+        self.give_back(session, |group| !keeps_started || groups.contains(&group));
     }
 
     /// Gives messages of shared groups back to their owners: those not started, and those of QoS 1.

@@ -158,4 +158,26 @@ mod tests {
         assert_eq!(back, stats);
         assert_eq!(stats.dropped_total(), 2);
     }
+
+    #[test]
+    fn every_reason_has_its_counter_and_counts_once_in_the_total() {
+        let reasons = [
+            DropReason::QueueFull,
+            DropReason::SlowConsumer,
+            DropReason::Offline,
+            DropReason::Expired,
+            DropReason::TooLarge,
+            DropReason::SessionEnded,
+            DropReason::GroupQueueFull,
+            DropReason::Refused,
+        ];
+        let mut all = Stats::default();
+        for (power, reason) in reasons.into_iter().enumerate() {
+            let mut stats = Stats::default();
+            stats.dropped(reason, 10);
+            assert_eq!(stats.iter().filter(|&(_, value)| value != 0).count(), 1, "{reason:?}");
+            all.dropped(reason, 1 << power);
+        }
+        assert_eq!(all.dropped_total(), (1 << reasons.len()) - 1);
+    }
 }

@@ -395,6 +395,34 @@ fn a_publish_that_waits_keeps_its_place_and_is_counted_once() {
     }
 }
 
+/// [MQTT-3.3.2-6] [MQTT-3.3.2-5]: the time until its permission comes is time in the broker.
+#[test]
+fn a_publish_that_waits_for_its_permission_grows_older() {
+    for cores in [1, 2, 8] {
+        let (mut cluster, asked) = cluster(cores, limits(|limits| limits.decision_timeout_seconds = 60));
+        let watcher = cluster.connect(0, Version::V5, "watcher");
+        cluster.subscribe(watcher, "#", Qos::AtMostOnce);
+        let client = cluster.connect(0, Version::V5, "c");
+        let mut bytes = Vec::new();
+        for (topic, expiry) in [("later/1", 30), ("later/2", 9)] {
+            let list = [Property::MessageExpiryInterval(expiry)];
+            let message = publish(topic, b"x", Qos::AtMostOnce, 0);
+            let message = mqtt_proto::packet::Publish { properties: Properties::new(&list), ..message };
+            bytes.extend(cluster.encoded(client, &Packet::Publish(message)));
+        }
+        cluster.send_bytes(client, &bytes);
+        cluster.advance(12_000);
+        permit(&mut cluster, question(&asked, "publish later/1"));
+        cluster.expect(watcher, |packet| {
+            let Packet::Publish(publish) = packet else { panic!("{packet:?}") };
+            assert_eq!(publish.properties.message_expiry_interval(), Some(18));
+        });
+        cluster.advance(10_000);
+        permit(&mut cluster, question(&asked, "publish later/2"));
+        cluster.expect_nothing(watcher);
+    }
+}
+
 #[test]
 fn a_publish_by_topic_alias_that_waits_is_not_too_large_for_that() {
     let (mut cluster, asked) = cluster(1, limits(|limits| limits.packet_bytes_max = 100));

@@ -40,7 +40,7 @@ const FLAGS: [u16; 16] = {
     let mut allowed = [1; 16];
     allowed[0] = 0;
     // DUP 8, QoS 2 and 4, RETAIN 1: not QoS 3, and DUP only above QoS 0.
-    allowed[PacketType::Publish as usize] = 0b0011_1111_0011_1111 & !(1 << 8 | 1 << 9);
+    allowed[PacketType::Publish as usize] = 0b0011_1100_0011_1111;
     // 3.1 counts these as QoS 1 and lets them be sent again with DUP.
     allowed[PacketType::PubRel as usize] = 1 << 2 | 1 << 10;
     allowed[PacketType::Subscribe as usize] = 1 << 2 | 1 << 10;

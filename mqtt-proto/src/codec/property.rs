@@ -277,7 +277,8 @@ fn measure_some(properties: Properties<'_>, rules: &PropertyRules) -> Result<usi
         seen.insert(id);
         encode_property(property, &mut length)?;
     }
-    if length.0 > REMAINING_LENGTH_MAX { Err(EncodeError::PacketTooLarge) } else { Ok(length.0) }
+    // Whether they are too long is asked of the whole packet.
+    Ok(length.0)
 }
 
 /// Bytes of properties that measure `len`, Property Length included.

@@ -36,7 +36,7 @@ pub(super) fn put_packet_id(sink: &mut impl Sink, id: PacketId) {
     sink.put(&id.get().to_be_bytes());
 }
 
-/// Writes a Variable Byte Integer; `value` is at most 268,435,455.
+/// Writes a Variable Byte Integer; `value` is at most 268,435,455 where the sink keeps it.
 #[inline]
 pub(super) fn put_variable_byte_integer(sink: &mut impl Sink, value: u32) {
     if value < 0x80 {

@@ -223,6 +223,23 @@ mod tests {
         }
     }
 
+    /// Chance alone would leave 377 of 1,024 chains empty and make the longest 6 or 7 long.
+    #[test]
+    fn topics_that_differ_little_fall_into_different_chains() {
+        let kinds: [fn(u32) -> String; 3] = [
+            |n| format!("home/room{n}/temperature"),
+            |n| format!("{n:08}"),
+            |n| format!("{}{}", "a".repeat(1 + n as usize / 26), char::from(b'a' + (n % 26) as u8)),
+        ];
+        for kind in kinds {
+            let mut lengths = [0; 1_024];
+            (0..1_024).for_each(|n| lengths[hash(kind(n).as_bytes()) as usize % 1_024] += 1);
+            let empty = lengths.iter().filter(|&&len| len == 0).count();
+            assert!(empty < 450, "{empty} chains are empty, {} is the first topic", kind(0));
+            assert!(lengths.iter().all(|&len| len <= 12), "{} is the first topic", kind(0));
+        }
+    }
+
     #[test]
     fn the_whole_range_of_aliases_can_be_asked_for() {
         let mut table = AliasTable::new(u16::MAX);

@@ -4,16 +4,18 @@
 //! Identifier is used by one PUBLISH, SUBSCRIBE or UNSUBSCRIBE at a time [MQTT-2.2.1-3]; nothing is queued beyond
 //! what the Server allows to be unacknowledged. Lives on: whichever thread holds the socket.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::error::ProtocolError;
 use super::exchange::{Ended, Event, Open, Request, Settings, Unacknowledged, opening_event};
 use super::handshake::{Connection, Handshake};
-use super::limits::PeerLimits;
+use super::limits::{PeerLimits, carried};
 use super::request::{ConnectOptions, Outgoing, RequestError, Unsent};
+use crate::codec::EncodeError;
 use crate::packet::{
-    Auth, Disconnect, Filters, Packet, PacketType, Properties, Publish, Subscribe, Subscription,
+    Auth, Disconnect, Filters, Packet, PacketType, Properties, PropertyId, Publish, Subscribe, Subscription,
     Subscriptions, Unsubscribe,
 };
 use crate::session::Session;
@@ -67,12 +69,17 @@ use crate::types::{PacketId, Qos, ReasonCode, Version};
 pub struct Client<M> {
     link: Link,
     session: Session<M>,
+    /// The session is one that a Server may have as well: it was given, or an earlier CONNECT asked for it. That one's
+    /// CONNACK may have been lost.
+    has_session: bool,
     /// SUBSCRIBE and UNSUBSCRIBE without an answer.
     requests: Vec<Request>,
     /// Messages without our acknowledgement, in the order of arrival.
     unacknowledged: VecDeque<Unacknowledged>,
     transmit: Vec<u8>,
     settings: Settings,
+    /// The Authentication Method of CONNECT.
+    method: Option<Box<str>>,
     /// Why the link closes, until the event that said so has been looked at.
     ended: Option<Ended>,
     /// When packets came last.
@@ -87,27 +94,32 @@ enum Link {
 }
 
 impl<M: Outgoing> Default for Client<M> {
+    /// A Client that never connected: it has no Session State yet.
     fn default() -> Client<M> {
-        Client::new(Session::new())
+        Client { has_session: false, ..Client::new(Session::new()) }
     }
 }
 
 impl<M: Outgoing> Client<M> {
-    /// A Client with this Session State, which is [`Session::new`] for one that never connected.
+    /// A Client with this Session State, be it empty by now. One that has none is [`Client::default`], which does not
+    /// go on where the Server says that it has: connect it with Clean Start then [MQTT-3.2.2-4].
     pub const fn new(session: Session<M>) -> Client<M> {
         Client {
             link: Link::Closed,
             session,
+            has_session: true,
             requests: Vec::new(),
             unacknowledged: VecDeque::new(),
             transmit: Vec::new(),
             settings: Settings {
                 version: Version::V5,
                 clean_start: false,
+                may_resume: false,
                 receive_maximum: u16::MAX,
                 topic_alias_limit: 0,
                 manual_acknowledgement: false,
             },
+            method: None,
             ended: None,
             now: 0,
         }
@@ -124,14 +136,18 @@ impl<M: Outgoing> Client<M> {
         self.connection_lost();
         let connect = &options.connect;
         let handshake = Handshake::client(connect, options.patience, now, &mut self.transmit)?;
+        let said = carried(connect.properties, connect.version);
         self.link = Link::Opening(handshake);
+        self.method = said.authentication_method().map(Box::from);
         self.settings = Settings {
             version: connect.version,
             clean_start: connect.clean_start,
+            may_resume: self.has_session && !connect.clean_start,
             receive_maximum: PeerLimits::from_connect(connect).receive_maximum,
             topic_alias_limit: options.topic_alias_limit,
             manual_acknowledgement: options.manual_acknowledgement,
         };
+        self.has_session = true;
         Ok(())
     }
 
@@ -191,6 +207,9 @@ impl<M: Outgoing> Client<M> {
             Some(RequestError::QosNotSupported)
         } else if publish.retain && !half.peer().retain_available {
             Some(RequestError::RetainNotSupported)
+        } else if publish.properties.subscription_identifiers().next().is_some() {
+            // [MQTT-3.3.4-6]
+            Some(EncodeError::PropertyNotAllowed(PropertyId::SubscriptionIdentifier).into())
         } else if qos != Qos::AtMostOnce && !session.outbound.can_start() {
             Some(RequestError::WindowFull)
         } else {
@@ -288,12 +307,20 @@ impl<M: Outgoing> Client<M> {
         Ok(())
     }
 
-    /// Sends AUTH, in the handshake or to authenticate again.
+    /// Sends AUTH, in the handshake or to authenticate again, by the method that CONNECT named [MQTT-4.12.0-5]
+    /// [MQTT-4.12.1-1]. Without one there is no AUTH [MQTT-4.12.0-7].
     ///
     /// # Errors
-    /// Why it was not sent.
+    /// Why it was not sent: [`RequestError::NoAuthenticationMethod`] and [`RequestError::AuthenticationMethod`] among
+    /// others.
     pub fn authenticate(&mut self, auth: &Auth<'_>, now: u64) -> Result<(), RequestError> {
         self.settle();
+        match (&self.method, auth.properties.authentication_method()) {
+            _ if self.is_closed() => {}
+            (None, _) => return Err(RequestError::NoAuthenticationMethod),
+            (Some(ours), Some(other)) if **ours != *other => return Err(RequestError::AuthenticationMethod),
+            _ => {}
+        }
         match &mut self.link {
             Link::Closed => Err(RequestError::NotConnected),
             Link::Opening(handshake) => Ok(handshake.authenticate(auth, &mut self.transmit)?),
@@ -328,7 +355,9 @@ impl<M: Outgoing> Client<M> {
     ) -> Result<Option<Event<'a, M>>, ProtocolError> {
         self.settle();
         self.now = now;
-        let Client { link, session, requests, unacknowledged, transmit, settings, ended, .. } = self;
+        let Client {
+            link, session, has_session, requests, unacknowledged, transmit, settings, ended, ..
+        } = self;
         let event = match link {
             Link::Closed => return Ok(None),
             Link::Opening(handshake) => match handshake.poll_packet(input) {
@@ -354,6 +383,7 @@ impl<M: Outgoing> Client<M> {
             }
         };
         if let Err(error) = &event {
+            *has_session &= settings.clean_start || *error != ProtocolError::UnexpectedSession;
             *ended = Some(Ended::ByFault(*error));
         }
         event

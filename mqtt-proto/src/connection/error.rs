@@ -54,7 +54,7 @@ pub enum ProtocolError {
     /// The packet that the peer owed did not come: CONNECT, CONNACK or PINGRESP.
     #[error("{0:?} did not come in time")]
     NotInTime(PacketType),
-    /// Session Present is set although this Client began anew [MQTT-3.2.2-2] [MQTT-3.2.2-4].
+    /// Session Present is set although this Client begins anew or never had a session [MQTT-3.2.2-2] [MQTT-3.2.2-4].
     #[error("the Server resumed a session that the Client does not have")]
     UnexpectedSession,
     /// A SUBACK or UNSUBACK answers nothing that was sent, or has the wrong number of Reason Codes.

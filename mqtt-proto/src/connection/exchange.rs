@@ -79,6 +79,8 @@ pub(super) enum Ended {
 pub(super) struct Settings {
     pub(super) version: Version,
     pub(super) clean_start: bool,
+    /// The Server may have the session of this Client.
+    pub(super) may_resume: bool,
     pub(super) receive_maximum: u16,
     pub(super) topic_alias_limit: u16,
     pub(super) manual_acknowledgement: bool,
@@ -113,7 +115,7 @@ pub(super) fn opening_event<'a, M>(
             Ok(Event::Refused(connack))
         }
         Packet::ConnAck(connack) => {
-            if connack.session_present && settings.clean_start {
+            if connack.session_present && !settings.may_resume {
                 return Err(ProtocolError::UnexpectedSession);
             }
             let mut discarded = Vec::new();

@@ -60,7 +60,7 @@ impl Handshake {
         codec::encode(&Packet::Connect(*connect), connect.version, out)?;
         let announced = PeerLimits::from_connect(connect);
         let mut receiver = Receiver::new(Role::Client, announced.maximum_packet_size);
-        receiver.set_version(connect.version);
+        receiver.set_connect(connect);
         receiver.set_topic_alias_maximum(announced.topic_alias_maximum);
         Ok(Handshake {
             receiver,
@@ -159,12 +159,15 @@ impl Handshake {
         let _ = Sender::new(&peer, 0).encode(&Packet::ConnAck(*connack), out);
     }
 
-    /// A side that authenticates appends AUTH to `out` [MQTT-4.12.0-2] [MQTT-4.12.0-3].
+    /// A side that authenticates appends AUTH to `out` [MQTT-4.12.0-2] [MQTT-4.12.0-3]. A Server leaves out what the
+    /// Client did not ask for or has no room for, as [`Sender::encode`] does.
     ///
     /// # Errors
-    /// What makes `auth` impossible to encode.
+    /// What makes `auth` impossible to encode, or larger than the Client takes.
     pub fn authenticate(&self, auth: &Auth<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        codec::encode(&Packet::Auth(*auth), self.receiver.version().unwrap_or_default(), out)
+        // A Client does not know the Server's limits yet.
+        let unknown = PeerLimits::new(self.receiver.version().unwrap_or_default());
+        Sender::new(self.peer.as_ref().unwrap_or(&unknown), 0).try_encode(&Packet::Auth(*auth), out)
     }
 
     /// A Client goes on after a successful CONNACK; hands itself back if none has come.

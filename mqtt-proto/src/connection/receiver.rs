@@ -7,8 +7,9 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::error::ProtocolError;
+use super::limits::carried;
 use crate::codec::{self, Framer};
-use crate::packet::{Packet, PacketType, Property, Publish};
+use crate::packet::{Connect, Packet, PacketType, Property, Publish};
 use crate::types::{TopicName, Version};
 
 /// Which side of the Network Connection we are.
@@ -32,13 +33,37 @@ const FORMAT_MAXIMUM_PACKET_SIZE: u32 = 268_435_460;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     AwaitConnect,
-    /// `auth`: CONNECT named an Authentication Method.
-    FromClient {
-        auth: bool,
-    },
+    FromClient,
     AwaitConnAck,
     FromServer,
     Ended,
+}
+
+/// What the two sides speak, by the CONNECT of whichever of them sends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialect {
+    /// CONNECT has not come.
+    Unknown,
+    Plain(Version),
+    /// 5.0, and CONNECT names an Authentication Method: there may be AUTH [MQTT-4.12.0-6] [MQTT-4.12.0-7].
+    WithAuth,
+}
+
+impl Dialect {
+    fn of(connect: &Connect<'_>) -> Dialect {
+        match carried(connect.properties, connect.version).authentication_method() {
+            Some(_) => Dialect::WithAuth,
+            None => Dialect::Plain(connect.version),
+        }
+    }
+
+    const fn version(self) -> Option<Version> {
+        match self {
+            Dialect::Unknown => None,
+            Dialect::Plain(version) => Some(version),
+            Dialect::WithAuth => Some(Version::V5),
+        }
+    }
 }
 
 /// The receiving half of a Network Connection.
@@ -51,7 +76,7 @@ pub struct Receiver {
     aliases: Vec<Box<str>>,
     maximum_packet_size: u32,
     topic_alias_maximum: u16,
-    version: Option<Version>,
+    dialect: Dialect,
     state: State,
 }
 
@@ -69,7 +94,7 @@ impl Receiver {
             aliases: Vec::new(),
             maximum_packet_size,
             topic_alias_maximum: 0,
-            version: None,
+            dialect: Dialect::Unknown,
             state: match role {
                 Role::Client => State::AwaitConnAck,
                 Role::Server => State::AwaitConnect,
@@ -77,14 +102,20 @@ impl Receiver {
         }
     }
 
-    /// A Client tells the version of the CONNECT that it sends. A Server learns it by itself.
+    /// A Client tells the version of the CONNECT that it sends, one without an Authentication Method. A Server learns it
+    /// by itself.
     pub const fn set_version(&mut self, version: Version) {
-        self.version = Some(version);
+        self.dialect = Dialect::Plain(version);
+    }
+
+    /// A Client tells the CONNECT that it sends: its version, and whether the Server may send AUTH.
+    pub fn set_connect(&mut self, connect: &Connect<'_>) {
+        self.dialect = Dialect::of(connect);
     }
 
     /// The version, `None` before CONNECT.
     pub const fn version(&self) -> Option<Version> {
-        self.version
+        self.dialect.version()
     }
 
     /// The Topic Alias Maximum that we announced to the peer; 0 if none.
@@ -114,16 +145,16 @@ impl Receiver {
         let Some(packet_type) = PacketType::from_bits(frame[0] >> 4) else {
             return Err(codec::DecodeError::ForbiddenPacketType(0).into());
         };
-        admit(self.state, self.version, packet_type)?;
-        let mut packet = codec::decode(self.version.unwrap_or_default(), frame)?;
+        admit(self.state, self.dialect, packet_type)?;
+        let mut packet = codec::decode(self.dialect.version().unwrap_or_default(), frame)?;
         match &mut packet {
             Packet::Publish(publish) if !publish.properties.is_empty() => {
                 let from_client = self.state != State::FromServer;
                 resolve_topic(&mut self.aliases, self.topic_alias_maximum, publish, from_client)?;
             }
             Packet::Connect(connect) => {
-                self.version = Some(connect.version);
-                self.state = State::FromClient { auth: connect.properties.authentication_method().is_some() };
+                self.dialect = Dialect::of(connect);
+                self.state = State::FromClient;
             }
             Packet::ConnAck(connack) => {
                 self.state = if connack.reason.is_error() { State::Ended } else { State::FromServer };
@@ -146,13 +177,11 @@ impl Receiver {
 
     /// During the handshake a wrong packet fails with its first byte, before anything of it is kept.
     fn check_first_byte(&self, input: &[u8]) -> Result<(), ProtocolError> {
-        if matches!(self.state, State::FromClient { .. } | State::FromServer)
-            || self.framer.buffered_len() > 0
-        {
+        if matches!(self.state, State::FromClient | State::FromServer) || self.framer.buffered_len() > 0 {
             return Ok(());
         }
         match input.first().and_then(|byte| PacketType::from_bits(byte >> 4)) {
-            Some(packet_type) => admit(self.state, self.version, packet_type),
+            Some(packet_type) => admit(self.state, self.dialect, packet_type),
             None => Ok(()),
         }
     }
@@ -160,24 +189,26 @@ impl Receiver {
 
 /// Whether the peer may send this packet now.
 #[inline]
-fn admit(state: State, version: Option<Version>, packet_type: PacketType) -> Result<(), ProtocolError> {
+fn admit(state: State, dialect: Dialect, packet_type: PacketType) -> Result<(), ProtocolError> {
     use PacketType as T;
-    let has_auth = version.is_some_and(Version::has_properties);
     match (state, packet_type) {
         (State::AwaitConnect, T::Connect) => Ok(()),
         (State::AwaitConnect, _) => Err(ProtocolError::ConnectExpected),
-        (State::FromClient { .. }, T::Connect) => Err(ProtocolError::SecondConnect),
-        (State::FromClient { .. }, T::ConnAck | T::SubAck | T::UnsubAck | T::PingResp) => {
+        (State::FromClient | State::AwaitConnAck | State::FromServer, T::Auth)
+            if dialect == Dialect::WithAuth =>
+        {
+            Ok(())
+        }
+        (State::FromClient, T::Connect) => Err(ProtocolError::SecondConnect),
+        (State::FromClient, T::ConnAck | T::SubAck | T::UnsubAck | T::PingResp | T::Auth) => {
             Err(ProtocolError::UnexpectedPacket(packet_type))
         }
-        (State::FromClient { auth }, T::Auth) if !(auth && has_auth) => {
-            Err(ProtocolError::UnexpectedPacket(packet_type))
-        }
-        (State::FromClient { .. }, _) => Ok(()),
+        (State::FromClient, _) => Ok(()),
         (State::AwaitConnAck, T::ConnAck) => Ok(()),
-        (State::AwaitConnAck, T::Auth) if has_auth => Ok(()),
         (State::AwaitConnAck, _) => Err(ProtocolError::ConnAckExpected),
-        (State::FromServer, T::Disconnect | T::Auth) if has_auth => Ok(()),
+        (State::FromServer, T::Disconnect) if dialect.version().is_some_and(Version::has_properties) => {
+            Ok(())
+        }
         (
             State::FromServer,
             T::Connect | T::ConnAck | T::Subscribe | T::Unsubscribe | T::PingReq | T::Disconnect | T::Auth,
@@ -230,7 +261,7 @@ fn resolve_topic<'a>(
 mod tests {
     use super::*;
     use crate::codec::DecodeError;
-    use crate::packet::{Auth, ConnAck, Connect, Disconnect, Properties};
+    use crate::packet::{Auth, ConnAck, Disconnect, Properties};
     use crate::types::{Qos, ReasonCode};
 
     fn connect(version: Version, properties: Properties<'_>) -> Packet<'_> {
@@ -434,6 +465,6 @@ mod tests {
 
     #[test]
     fn a_receiver_is_small() {
-        assert!(size_of::<Receiver>() <= 72);
+        assert!(size_of::<Receiver>() <= 64);
     }
 }

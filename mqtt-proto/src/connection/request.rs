@@ -111,9 +111,15 @@ pub enum RequestError {
     /// The Server keeps no retained messages [MQTT-3.2.2-14].
     #[error("the Server does not support retained messages")]
     RetainNotSupported,
+    /// AUTH is only for a connection whose CONNECT named an Authentication Method [MQTT-4.12.0-7].
+    #[error("CONNECT named no Authentication Method")]
+    NoAuthenticationMethod,
     /// No message with this Packet Identifier waits for [`Client::acknowledge`](super::Client::acknowledge).
     #[error("no message with this Packet Identifier waits to be acknowledged")]
     NothingToAcknowledge,
+    /// AUTH names another Authentication Method than CONNECT did [MQTT-4.12.0-5].
+    #[error("AUTH goes by the Authentication Method that CONNECT named")]
+    AuthenticationMethod,
     /// The packet breaks the format or is larger than the Server accepts [MQTT-3.2.2-15].
     #[error(transparent)]
     Encode(#[from] EncodeError),

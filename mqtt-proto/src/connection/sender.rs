@@ -433,6 +433,13 @@ mod tests {
     }
 
     #[test]
+    fn a_sender_knows_the_version_it_speaks() {
+        for version in [Version::V3_1, Version::V3_1_1, Version::V5] {
+            assert_eq!(Sender::new(&PeerLimits::new(version), 0).version(), version);
+        }
+    }
+
+    #[test]
     fn a_connect_is_written_whatever_the_limits() {
         let connect = Connect {
             version: Version::V3_1_1,

@@ -271,6 +271,22 @@ mod tests {
     }
 
     #[test]
+    fn a_restored_identifier_is_a_duplicate_until_it_is_released() {
+        let mut inbound = Inbound::new();
+        for n in [9, 3, 9, 5] {
+            inbound.restore(id(n));
+        }
+        assert_eq!(inbound.awaiting_pubrel().map(PacketId::get).collect::<Vec<_>>(), [3, 5, 9]);
+        inbound.restart();
+        assert_eq!(inbound.unacknowledged(), 0, "they came on another connection");
+        assert_eq!(inbound.publish_received(Qos::ExactlyOnce, id(5), 1), Ok(Arrival::Duplicate));
+        assert_eq!(inbound.unacknowledged(), 1);
+        assert!(inbound.pubrel_received(id(9)));
+        assert!(inbound.pubrel_received(id(3)));
+        assert_eq!(inbound.awaiting_pubrel().collect::<Vec<_>>(), [id(5)]);
+    }
+
+    #[test]
     fn an_empty_half_is_small() {
         assert!(size_of::<Inbound>() <= 40);
     }

@@ -42,3 +42,24 @@ impl<M> Default for Session<M> {
         Session::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{PacketId, Qos, ReasonCode};
+
+    #[test]
+    fn a_flow_in_either_direction_keeps_a_session_busy() {
+        let mut session: Session<u32> = Session::new();
+        session.restart(1);
+        assert!(session.is_idle());
+        let id = session.outbound.start(Qos::AtLeastOnce, 7).expect("quota");
+        assert!(!session.is_idle());
+        assert_eq!(session.outbound.handle_puback(id, ReasonCode::SUCCESS), Ok(7));
+        assert!(session.is_idle());
+        assert_eq!(session.inbound.publish_received(Qos::ExactlyOnce, PacketId::FIRST, 1), Ok(Arrival::New));
+        assert!(!session.is_idle());
+        assert!(session.inbound.pubrel_received(PacketId::FIRST));
+        assert!(session.is_idle());
+    }
+}

@@ -627,6 +627,35 @@ mod tests {
         assert_eq!(outbound.entries.capacity(), 0, "a drained large window gives its memory back");
     }
 
+    /// Closing them at each acknowledgement would take quadratic time.
+    #[test]
+    fn gaps_stay_until_they_outnumber_what_is_left() {
+        let mut outbound = open(100);
+        for message in 1..=100 {
+            outbound.start(QOS_1, message).expect("quota");
+        }
+        for value in 2..=55 {
+            outbound.handle_puback(id(value), OK).expect("in flight");
+            assert_eq!(outbound.entries.len(), 100);
+        }
+        outbound.handle_puback(id(56), OK).expect("in flight");
+        assert_eq!(outbound.entries.len(), 45, "100 is more than twice 45 and 8");
+        assert!(outbound.sorted, "what is left is still searched by halves");
+        assert_eq!(outbound.handle_puback(id(70), OK), Ok(70));
+    }
+
+    #[test]
+    fn a_message_can_be_changed_until_it_is_acknowledged() {
+        let mut outbound = open(10);
+        outbound.start(QOS_1, 1).expect("quota");
+        outbound.start(QOS_2, 2).expect("quota");
+        *outbound.get_mut(id(2)).expect("unacknowledged") = 20;
+        assert_eq!(outbound.get_mut(id(3)), None);
+        assert_eq!(outbound.handle_pubrec(id(2), OK), Ok(PubRec::Release(Some(20))));
+        assert_eq!(outbound.get_mut(id(2)), None, "PUBREC has come");
+        assert_eq!(outbound.get_mut(id(1)), Some(&mut 1));
+    }
+
     #[test]
     fn unacknowledged_qos_1_messages_can_be_taken_out() {
         let mut outbound = open(10);

@@ -50,6 +50,8 @@ impl Run {
             return Ok(());
         }
         let clients = self.first_probe();
+        let connected = (0..clients).filter_map(|party| self.ready(party).map(|(_, session)| session));
+        self.oracle.check_stranded(&connected.collect::<Vec<_>>(), self.world.now)?;
         self.return_all(clients)?;
         if self.oracle.inconclusive {
             return Ok(());
@@ -239,17 +241,7 @@ impl Run {
             }
         }
         let qos = Qos::AtLeastOnce.min(self.scenario.limits.maximum_qos);
-        let plan = PublishPlan {
-            topic: topic.to_owned(),
-            qos,
-            retain: false,
-            empty: false,
-            bytes: 4,
-            expiry: None,
-            properties: false,
-            count: 1,
-            hops: 0,
-        };
+        let plan = PublishPlan { qos, ..PublishPlan::of(topic) };
         let message = self.oracle.messages.len();
         self.publish(party, &plan);
         self.settle()?;

@@ -99,6 +99,23 @@ pub(crate) struct PublishPlan {
     pub(crate) hops: u32,
 }
 
+impl PublishPlan {
+    /// A small message without anything special.
+    pub(crate) fn of(topic: &str) -> PublishPlan {
+        PublishPlan {
+            topic: topic.to_owned(),
+            qos: Qos::AtMostOnce,
+            retain: false,
+            empty: false,
+            bytes: 10,
+            expiry: None,
+            properties: false,
+            count: 1,
+            hops: 0,
+        }
+    }
+}
+
 /// What a peer does that breaks the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rudeness {
@@ -128,7 +145,8 @@ pub(crate) const SHARED: [&str; 3] = ["$share/one/s/#", "$share/two/s/a", "$shar
 
 /// The schedule of a scenario.
 pub(crate) fn schedule(scenario: &Scenario) -> Vec<Step> {
-    let mut maker = Maker { random: Random::new(scenario.seed, &[2]), scenario, steps: Vec::new(), at: 0 };
+    let stream = |purpose| Random::new(scenario.seed, &[purpose]);
+    let mut maker = Maker { random: stream(2), races: stream(7), scenario, steps: Vec::new(), at: 0 };
     for party in 0..scenario.parties.len() {
         maker.connect(party);
         maker.subscribe(party);
@@ -136,6 +154,9 @@ pub(crate) fn schedule(scenario: &Scenario) -> Vec<Step> {
     while maker.steps.len() < scenario.steps {
         maker.at += maker.random.below(2 * scenario.pace);
         maker.step();
+        if scenario.cores > 2 && maker.races.once_in(20) {
+            maker.race();
+        }
     }
     maker.steps.sort_by_key(|step| step.at);
     maker.steps
@@ -143,6 +164,8 @@ pub(crate) fn schedule(scenario: &Scenario) -> Vec<Step> {
 
 struct Maker<'a> {
     random: Random,
+    /// For races, so that they do not shift all else.
+    races: Random,
     scenario: &'a Scenario,
     steps: Vec<Step>,
     at: u64,
@@ -243,6 +266,42 @@ impl Maker<'_> {
             }
             13 => self.push(party, What::Quiet),
             _ => self.connect(party),
+        }
+    }
+
+    /// What chance brings about too rarely: while a message is on its way on a slow lane, a subscriber of it goes, to
+    /// whom it is owed if it was acknowledged before; or one comes, to whom its last retained value is owed.
+    fn race(&mut self) {
+        let (scenario, random) = (self.scenario, &mut self.races);
+        let parties = scenario.parties.len();
+        let [publisher, stays, moves] = [(); 3].map(|()| random.index(parties));
+        let [from, to] = [(); 2].map(|()| random.below(scenario.cores.into()) as u16);
+        let micros = 400_000 + random.below(1_000_000);
+        let goes = scenario.features.unsubscribes && random.once_in(2);
+        let topic = if goes { "t/b".to_owned() } else { format!("r/{publisher}/0") };
+        let subscribe = || {
+            let options = SubscriptionOptions::new(Qos::ExactlyOnce);
+            What::Subscribe { filters: vec![(topic.clone(), options)], identifier: None }
+        };
+        let publish = || {
+            let qos = Qos::AtLeastOnce.min(scenario.limits.maximum_qos);
+            What::Publish(PublishPlan { qos, retain: !goes, ..PublishPlan::of(&topic) })
+        };
+        if goes {
+            self.push(stays, subscribe());
+            self.push(moves, subscribe());
+        } else {
+            self.push(publisher, publish());
+            self.push(moves, What::Unsubscribe { filter: topic.clone() });
+        }
+        self.push(publisher, What::Quiet);
+        self.push(publisher, What::StallLane { from, to, micros });
+        self.push(publisher, publish());
+        if goes {
+            self.at += micros * 3 / 4;
+            self.push(moves, What::Unsubscribe { filter: topic.clone() });
+        } else {
+            self.push(moves, subscribe());
         }
     }
 

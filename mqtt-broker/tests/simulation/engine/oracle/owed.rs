@@ -109,6 +109,13 @@ impl Oracle {
 }
 
 impl Oracle {
+    /// All is quiet: a message of a shared group does not wait for a member that is away while others are `connected`.
+    pub(crate) fn check_stranded(&self, connected: &[SessionId], now: u64) -> Check {
+        let mut stranded = None;
+        self.missing_in_groups(connected, now, &mut |rule, text| stranded = Some(Violation { rule, text }));
+        stranded.filter(|_| !self.tight).map_or(Ok(()), Err)
+    }
+
     /// Compares what is missing with what the broker says it has dropped.
     pub(crate) fn check_missing(&self, now: u64, dropped: u64) -> Check {
         let missing = self.missing(now);
