@@ -19,7 +19,8 @@ pub(crate) struct Account {
     pub(crate) live: Option<usize>,
     /// Session Expiry Interval in force; `None`: it cannot be told.
     expiry: Option<u32>,
-    /// When the last connection ended.
+    /// When the last connection ended: not before the former and not after the latter.
+    away_from: u64,
     away_since: u64,
     /// What was said in DISCONNECT before the last connection ended.
     goodbye: Option<Goodbye>,
@@ -70,9 +71,7 @@ impl Oracle {
             (Some(_), _) if unclear => None,
             (Some(_), Some(0)) => Some(false),
             (Some(_), Some(u32::MAX)) => Some(true),
-            (Some(_), Some(seconds)) => {
-                self.is_over(account.away_since + u64::from(seconds) * 1_000_000, now).map(|over| !over)
-            }
+            (Some(_), Some(seconds)) => self.has_expired(account, seconds, now).map(|over| !over),
             (Some(_), None) => None,
         };
         let old_will = account.will;
@@ -132,10 +131,14 @@ impl Oracle {
         now: u64,
     ) {
         let limits = self.limits;
+        // It may have ended before a gap and be told behind it.
+        let gap = self.gaps.iter().find(|(from, to)| *from <= now && now <= to + self.slack);
+        let away_from = gap.map_or(now, |(from, _)| from.saturating_sub(self.slack));
         let account = &mut self.accounts[party];
         if account.live != Some(connection) {
             return;
         }
+        account.away_from = away_from;
         account.live = None;
         account.away_since = now;
         account.goodbye = goodbye;
@@ -157,7 +160,11 @@ impl Oracle {
                 Some(expiry) => {
                     let due = now + u64::from(delay.min(expiry)) * 1_000_000;
                     message.sent_at = due;
-                    if due == now { Fate::Published } else { Fate::Pending(due) }
+                    match due == now {
+                        true => Fate::Published,
+                        false if away_from < now => Fate::Maybe,
+                        false => Fate::Pending(due),
+                    }
                 }
             },
         };
@@ -181,6 +188,13 @@ impl Oracle {
         }
     }
 
+    /// Whether the Session Expiry Interval is over; `None`: it cannot be told.
+    fn has_expired(&self, account: &Account, seconds: u32, now: u64) -> Option<bool> {
+        let interval = u64::from(seconds) * 1_000_000;
+        let first = self.is_over(account.away_from + interval, now);
+        first.filter(|first| self.is_over(account.away_since + interval, now) == Some(*first))
+    }
+
     /// Whether the account's session certainly lives; `None`: it cannot be told.
     pub(crate) fn lives(&self, party: PartyId, now: u64) -> Option<bool> {
         let account = &self.accounts[party];
@@ -189,9 +203,7 @@ impl Oracle {
             (Some(_), Some(_), _) => Some(true),
             (.., Some(0)) => Some(false),
             (.., Some(u32::MAX)) => Some(true),
-            (.., Some(seconds)) => {
-                self.is_over(account.away_since + u64::from(seconds) * 1_000_000, now).map(|over| !over)
-            }
+            (.., Some(seconds)) => self.has_expired(account, seconds, now).map(|over| !over),
             (.., None) => None,
         }
     }

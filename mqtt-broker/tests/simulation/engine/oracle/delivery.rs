@@ -39,11 +39,11 @@ impl Oracle {
         if arrival.version == Version::V5 {
             self.check_properties(id, arrival, now)?;
         }
-        if arrival.known {
-            return Ok(Some(id));
+        if !arrival.known {
+            self.check_match(id, arrival)?;
+            self.check_count(id, arrival)?;
         }
-        self.check_match(id, arrival)?;
-        self.check_count(id, arrival)?;
+        // What is sent again comes with all that was sent behind it, so it ends with the last value as before.
         if Self::is_single_publisher(topic) {
             self.sessions[session].values.insert(topic.to_owned(), (Some(id), now));
         }

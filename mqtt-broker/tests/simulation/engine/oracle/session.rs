@@ -62,7 +62,10 @@ impl Subscription {
 
     /// Whether a message published in these microseconds may have met it; open ended if `until` is not known.
     pub(crate) fn may_meet(&self, from: u64, until: Option<u64>) -> bool {
-        self.ended_at.is_none_or(|ended| ended >= from) && until.is_none_or(|until| until >= self.sent_at)
+        // A SUBSCRIBE to a group whose connection broke may be answered by the group's owner behind its end.
+        let joins_late = self.is_shared() && self.acked_at.is_none();
+        (joins_late || self.ended_at.is_none_or(|ended| ended >= from))
+            && until.is_none_or(|until| until >= self.sent_at)
     }
 
     /// Whether every message published at `from` and acknowledged at `until` has met it. What happened in the same
