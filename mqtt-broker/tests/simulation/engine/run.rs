@@ -309,7 +309,7 @@ impl Run {
         let refused = self.scarce_sessions();
         if refused && self.links[link].established_at.is_none() {
             // It may have ended the session that it was refused another one for.
-            self.oracle.accounts[self.links[link].party].lose_track();
+            self.oracle.lose_track(self.links[link].party);
         }
         let state = &mut self.links[link];
         state.closed_at = Some(now);

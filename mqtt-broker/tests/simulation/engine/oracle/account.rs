@@ -28,13 +28,6 @@ pub(crate) struct Account {
     will: Option<(MessageId, u32)>,
 }
 
-impl Account {
-    /// Nobody can tell any more whether the session lives.
-    pub(crate) fn lose_track(&mut self) {
-        self.expiry = None;
-    }
-}
-
 /// What a connection asks of its session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
@@ -107,6 +100,17 @@ impl Oracle {
         };
         account.expiry = Some(expiry.min(limits.session_expiry_max));
         Ok(if asked.clean_start { Some(false) } else { expected })
+    }
+
+    /// Nobody can tell any more whether the party's session lives.
+    pub(crate) fn lose_track(&mut self, party: PartyId) {
+        let account = &mut self.accounts[party];
+        account.expiry = None;
+        if let Some((will, _)) = account.will
+            && let Fate::Pending(_) = self.messages[will].fate
+        {
+            self.messages[will].fate = Fate::Maybe;
+        }
     }
 
     /// The Session Present flag is known: the session of the connection.

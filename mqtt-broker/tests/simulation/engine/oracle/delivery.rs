@@ -26,7 +26,7 @@ impl Oracle {
             return Ok(None);
         }
         let Some((id, _)) = parse_payload(publish.payload) else {
-            return self.empty_arrived(session, publish, topic, now);
+            return self.empty_arrived(session, publish, topic);
         };
         let Some(message) = self.messages.get(id) else {
             return Err(Violation { rule: "intact", text: format!("message {id} was never published") });
@@ -45,7 +45,7 @@ impl Oracle {
         }
         // What is sent again comes with all that was sent behind it, so it ends with the last value as before.
         if Self::is_single_publisher(topic) {
-            self.sessions[session].values.insert(topic.to_owned(), (Some(id), now));
+            self.sessions[session].values.insert(topic.to_owned(), Some(id));
         }
         Ok(Some(id))
     }
@@ -60,7 +60,6 @@ impl Oracle {
         session: SessionId,
         publish: &Publish<'_>,
         topic: &str,
-        now: u64,
     ) -> Check<Option<MessageId>> {
         ensure!(publish.payload.is_empty(), "intact", "a payload on {topic} that nobody sent");
         let published =
@@ -70,7 +69,7 @@ impl Oracle {
         let state = &mut self.sessions[session];
         ensure!(state.subscriptions.iter().any(matches), "match", "{topic} does not match");
         if Self::is_single_publisher(topic) {
-            state.values.insert(topic.to_owned(), (None, now));
+            state.values.insert(topic.to_owned(), None);
         }
         Ok(None)
     }

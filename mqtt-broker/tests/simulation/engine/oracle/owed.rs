@@ -61,7 +61,7 @@ impl Oracle {
     }
 
     /// Whether the Client's Maximum Packet Size certainly allows it.
-    fn fits(&self, session: SessionId, message: &Message) -> bool {
+    pub(super) fn fits(&self, session: SessionId, message: &Message) -> bool {
         let max = self.sessions[session].packet_bytes_min;
         max.is_none_or(|max| message.len() + PUBLISH_OVERHEAD <= max as usize)
     }

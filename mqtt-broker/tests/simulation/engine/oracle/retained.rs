@@ -82,11 +82,16 @@ impl Oracle {
                     && subscription.matches(&topic)
             });
             // Any of several would do; one has to be there from before the message until now.
-            let Some(since) = asked.map(|subscription| subscription.sent_at).max() else { continue };
+            let Some((since, granted)) =
+                asked.map(|subscription| (subscription.sent_at, subscription.acked_at)).max()
+            else {
+                continue;
+            };
             let certain = message.is_taken()
                 && message.fate == Fate::Sent
                 && message.qos != Qos::AtMostOnce
-                && !message.may_be_expired(now);
+                && !message.may_be_expired(now)
+                && self.fits(session, message);
             if !certain {
                 continue;
             }
@@ -98,9 +103,10 @@ impl Oracle {
             }
             if Self::is_single_publisher(&topic) {
                 let expected = (!message.empty).then_some(id);
-                let (seen, at) = state.values.get(&topic).copied().unwrap_or_default();
+                let seen = state.values.get(&topic).copied().flatten();
                 // Nobody tells a new subscription that there is no value any more.
-                let left_over = expected.is_none() && at < since;
+                let left_over =
+                    expected.is_none() && granted.is_none_or(|granted| message.sent_at <= granted);
                 if seen != expected && !left_over {
                     let party = state.party;
                     miss(

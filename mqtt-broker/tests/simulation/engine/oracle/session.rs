@@ -15,8 +15,8 @@ pub(crate) struct Session {
     pub(crate) received: BTreeMap<MessageId, Copies>,
     /// The last message of a publisher, topic, published and delivered QoS.
     pub(crate) last: BTreeMap<(PartyId, String, u8, u8), MessageId>,
-    /// The last value seen of topics with one publisher, and when; `None`: it was removed.
-    pub(crate) values: BTreeMap<String, (Option<MessageId>, u64)>,
+    /// The last value seen of topics with one publisher; `None`: it was removed.
+    pub(crate) values: BTreeMap<String, Option<MessageId>>,
     /// Smallest Maximum Packet Size of its connections.
     pub(crate) packet_bytes_min: Option<u32>,
 }
