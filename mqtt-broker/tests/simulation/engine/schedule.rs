@@ -334,7 +334,7 @@ impl Maker<'_> {
                 qos: random.pick(&QOS).min(scenario.limits.maximum_qos),
                 retain: features.retained && random.once_in(3),
                 delay: random.pick(&[0, 0, 1, 4]),
-                expiry: None,
+                expiry: (features.message_expiry && random.once_in(2)).then(|| random.pick(&[1, 100_000])),
             }),
         };
         self.push(party, What::Connect(plan));
@@ -358,7 +358,8 @@ impl Maker<'_> {
         if features.shared {
             filters.extend(SHARED);
             filters.extend(SHARED);
-            filters.push("s/#");
+            // Ordinary subscriptions to what groups have, too.
+            filters.extend(["s/#", "s/a", "s/+"]);
         }
         if features.wills {
             filters.extend(["w/#", "w/a"]);
@@ -380,8 +381,8 @@ impl Maker<'_> {
             let filter = self.filter();
             let shared = filter.starts_with("$share/");
             // Members of a group mostly take what there is as it was published.
-            let qos =
-                if shared || self.random.once_in(2) { Qos::ExactlyOnce } else { self.random.pick(&QOS) };
+            let highest = self.random.percent(if shared { 80 } else { 50 });
+            let qos = if highest { Qos::ExactlyOnce } else { self.random.pick(&QOS) };
             let mut options = SubscriptionOptions::new(qos);
             if v5 {
                 options.no_local = !shared && features.no_local && self.random.once_in(2);
