@@ -260,6 +260,24 @@ fn an_answer_fits_its_request() {
     }
 }
 
+/// [MQTT-3.2.2-4]
+#[test]
+fn a_foreign_session_stays_foreign_until_the_client_begins_anew() {
+    let mut client: Client<Message> = Client::default();
+    let mut connect = |clean_start, present: bool| {
+        client.connection_lost();
+        let mut options = options(Version::V3_1_1, false);
+        options.connect.clean_start = clean_start;
+        client.connect(&options, 0).expect("closed");
+        client.poll_event(&mut &[0x20, 2, present.into(), 0][..], 0).map(|event| event.is_some())
+    };
+    for _ in 0..2 {
+        assert_eq!(connect(false, true), Err(ProtocolError::UnexpectedSession));
+    }
+    assert_eq!(connect(true, false), Ok(true));
+    assert_eq!(connect(false, true), Ok(true), "that session is the Client's own");
+}
+
 #[test]
 fn a_client_that_was_left_is_not_connected() {
     // DISCONNECT of the Server, and a packet that it must not send.

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use mqtt_broker::config::{CoreId, Limits};
 use mqtt_broker::ports::Ports;
-use mqtt_broker::shard::{Action, ConnectionId, ConnectionInfo, EnvelopeBatch, Now, Shard, ShardConfig};
+use mqtt_broker::shard::{
+    Action, ConnectionId, ConnectionInfo, EnvelopeBatch, Handed, Now, Shard, ShardConfig,
+};
 use mqtt_proto::codec::{self, Framer};
 use mqtt_proto::packet::{
     Ack, Connect, Disconnect, Filters, Packet, Properties, Property, Publish, Subscribe, Subscription,
@@ -68,6 +70,10 @@ pub(crate) struct Cluster {
     lanes: VecDeque<(usize, usize, EnvelopeBatch)>,
     /// Whether batches are held back.
     pub(crate) lanes_stalled: bool,
+    /// Connections on their way: whose, where to. One whose Client has not taken what was sent to it stays.
+    moving: VecDeque<(usize, CoreId, Box<Handed>)>,
+    /// Whether they are held back.
+    pub(crate) moving_stalled: bool,
     /// Whose turn it is; a lane's batches stay in order. `None`: all in turn.
     pub(crate) random: Option<Random>,
 }
@@ -102,6 +108,8 @@ impl Cluster {
             clients: Vec::new(),
             lanes: VecDeque::new(),
             lanes_stalled: false,
+            moving: VecDeque::new(),
+            moving_stalled: false,
             random: None,
         }
     }
@@ -127,6 +135,8 @@ impl Cluster {
     pub(crate) fn send_bytes(&mut self, client: ClientId, bytes: &[u8]) {
         if let Some((core, id)) = self.clients[client.0].place {
             self.shards[core].handle_input(id, bytes, self.now);
+        } else if let Some((.., handed)) = self.moving.iter_mut().find(|(moving, ..)| *moving == client.0) {
+            handed.push_input(bytes);
         }
         self.run();
     }
@@ -195,6 +205,9 @@ impl Cluster {
     /// Takes what the cores have to say and moves one batch; whether there was anything.
     pub(crate) fn step(&mut self) -> bool {
         let mut any = false;
+        while !self.moving_stalled && self.hand_over() {
+            any = true;
+        }
         for core in 0..self.shards.len() {
             while let Some(action) = self.shards[core].poll_action() {
                 any = true;
@@ -283,10 +296,11 @@ impl Cluster {
             }
             Action::Handoff { id, to, handed } => {
                 let client = self.find(core, id).expect("a connection that is there");
-                let arrived = self.shards[to.index()].connection_arrived(handed, self.now);
-                self.clients[client].place = arrived.map(|id| (to.index(), id));
-                // Reading begins anew where it arrives.
-                self.clients[client].paused = false;
+                self.clients[client].place = None;
+                self.moving.push_back((client, to, handed));
+                if !self.moving_stalled {
+                    self.hand_over();
+                }
             }
             Action::PauseRead { id } => {
                 let client = self.find(core, id).expect("a connection that is there");
@@ -299,6 +313,29 @@ impl Cluster {
             Action::Established { .. } => {}
             other => panic!("an action that this test does not know: {other:?}"),
         }
+    }
+
+    /// The next connection on its way arrives; whether there was one.
+    fn hand_over(&mut self) -> bool {
+        let ready = |(client, ..): &(usize, CoreId, Box<Handed>)| {
+            self.clients[*client].closed || self.clients[*client].unread.is_none()
+        };
+        let Some(at) = self.moving.iter().position(ready) else { return false };
+        let (client, to, handed) = self.moving.remove(at).expect("just found");
+        let core = to.index();
+        let place = self.shards[core].connection_arrived(handed, self.now).map(|id| (core, id));
+        let broken = core::mem::replace(&mut self.clients[client].closed, place.is_none());
+        self.clients[client].place = place;
+        // Reading begins anew where it arrives.
+        self.clients[client].paused = false;
+        if broken {
+            // It broke on the way, which is seen only now.
+            while let Some(action) = self.shards[core].poll_action() {
+                self.act(core, action);
+            }
+            self.drop_connection(ClientId(client));
+        }
+        true
     }
 
     /// Moves time, firing every deadline on the way.

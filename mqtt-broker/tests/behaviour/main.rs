@@ -5,7 +5,6 @@ mod answers;
 mod backpressure;
 mod basics;
 mod bounds;
-#[allow(dead_code, reason = "shared with the simulation: each uses its part of it")]
 mod cluster;
 mod connecting;
 mod contract;

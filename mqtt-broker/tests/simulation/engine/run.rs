@@ -256,7 +256,13 @@ impl Run {
         if self.flows.len() <= session {
             self.flows.resize_with(session + 1, Flows::default);
         }
-        self.links[link].session = Some(session);
+        let state = &mut self.links[link];
+        state.session = Some(session);
+        // What one connection cannot take is not kept for the next.
+        if let Some(max) = state.plan.maximum_packet_size.filter(|_| state.version == Version::V5) {
+            let known = self.oracle.sessions[session].packet_bytes_min.get_or_insert(max);
+            *known = max.min(*known);
+        }
         if present {
             self.coverage.count("sessions resumed");
         }
@@ -298,6 +304,10 @@ impl Run {
         self.let_go(link, certain);
         let keep_alive = u64::from(self.effective_keep_alive(link)) * 1_500_000;
         let refused = self.scarce_sessions();
+        if refused && self.links[link].established_at.is_none() {
+            // It may have ended the session that it was refused another one for.
+            self.oracle.accounts[self.links[link].party].lose_track();
+        }
         let state = &mut self.links[link];
         state.closed_at = Some(now);
         let timed_out = match state.established_at {

@@ -46,6 +46,8 @@ pub(crate) struct Net {
     pub(crate) pipe_bytes: usize,
     pub(crate) turn: u64,
     pub(crate) lane: u64,
+    /// Whether some lanes are much slower than others.
+    pub(crate) uneven_lanes: bool,
     pub(crate) handoff: u64,
     /// Whether a core may leave a lane for a later turn.
     pub(crate) skips_lanes: bool,
@@ -89,7 +91,7 @@ macro_rules! features {
 
 features! {
     retained: 50;
-    single_publisher: 35;
+    single_publisher: 45;
     shared: 35;
     wills: 35;
     feeding: 20;
@@ -172,6 +174,7 @@ fn net(random: &mut Random) -> Net {
         pipe_bytes: random.pick(&[64, 1000, 8_000, 1_000_000]),
         turn: random.pick(&[0, 50, 2_000]),
         lane: random.pick(&[0, 100, 5_000, 80_000]),
+        uneven_lanes: random.once_in(2),
         handoff: random.pick(&[0, 100, 20_000]),
         skips_lanes: random.once_in(2),
     }

@@ -157,6 +157,9 @@ pub(crate) fn schedule(scenario: &Scenario) -> Vec<Step> {
         if scenario.cores > 2 && maker.races.once_in(20) {
             maker.race();
         }
+        if scenario.cores > 1 && maker.races.once_in(60) {
+            maker.flood();
+        }
     }
     maker.steps.sort_by_key(|step| step.at);
     maker.steps
@@ -305,6 +308,20 @@ impl Maker<'_> {
         }
     }
 
+    /// More is published at once than a lane holds, so that the publisher has to wait for it.
+    fn flood(&mut self) {
+        let (scenario, random) = (self.scenario, &mut self.races);
+        let [publisher, subscriber] = [(); 2].map(|()| random.index(scenario.parties.len()));
+        let filter = "t/b".to_owned();
+        let options = SubscriptionOptions::new(Qos::AtLeastOnce);
+        self.push(subscriber, What::Subscribe { filters: vec![(filter.clone(), options)], identifier: None });
+        self.push(publisher, What::Quiet);
+        let many = PublishPlan { bytes: 12_000, count: 8, ..PublishPlan::of(&filter) };
+        self.push(publisher, What::Publish(many));
+        let qos = Qos::AtLeastOnce.min(scenario.limits.maximum_qos);
+        self.push(publisher, What::Publish(PublishPlan { qos, ..PublishPlan::of(&filter) }));
+    }
+
     /// Whoever leaves mostly comes back, at once or later.
     fn come_back(&mut self, party: usize) {
         if self.random.percent(85) {
@@ -334,7 +351,7 @@ impl Maker<'_> {
                 qos: random.pick(&QOS).min(scenario.limits.maximum_qos),
                 retain: features.retained && random.once_in(3),
                 delay: random.pick(&[0, 0, 1, 4]),
-                expiry: None,
+                expiry: (features.message_expiry && random.once_in(2)).then(|| random.pick(&[1, 100_000])),
             }),
         };
         self.push(party, What::Connect(plan));
@@ -358,7 +375,8 @@ impl Maker<'_> {
         if features.shared {
             filters.extend(SHARED);
             filters.extend(SHARED);
-            filters.push("s/#");
+            // Ordinary subscriptions to what groups have, too.
+            filters.extend(["s/#", "s/a", "s/+"]);
         }
         if features.wills {
             filters.extend(["w/#", "w/a"]);
@@ -380,8 +398,8 @@ impl Maker<'_> {
             let filter = self.filter();
             let shared = filter.starts_with("$share/");
             // Members of a group mostly take what there is as it was published.
-            let qos =
-                if shared || self.random.once_in(2) { Qos::ExactlyOnce } else { self.random.pick(&QOS) };
+            let highest = self.random.percent(if shared { 80 } else { 50 });
+            let qos = if highest { Qos::ExactlyOnce } else { self.random.pick(&QOS) };
             let mut options = SubscriptionOptions::new(qos);
             if v5 {
                 options.no_local = !shared && features.no_local && self.random.once_in(2);

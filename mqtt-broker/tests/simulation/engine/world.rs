@@ -69,6 +69,8 @@ struct Core {
 #[derive(Debug)]
 struct Lane {
     batches: VecDeque<(u64, EnvelopeBatch)>,
+    /// How much slower it is than the scenario says.
+    factor: u64,
     stalled_until: u64,
     random: Random,
 }
@@ -123,7 +125,11 @@ impl World {
             committed: 0,
             random: stream(4, n),
         };
-        let lane = |n| Lane { batches: VecDeque::new(), stalled_until: 0, random: stream(5, n) };
+        let lane = |n| {
+            let mut random = stream(5, n);
+            let factor = if scenario.net.uneven_lanes { random.pick(&[0, 1, 1, 30]) } else { 1 };
+            Lane { batches: VecDeque::new(), factor, stalled_until: 0, random }
+        };
         let mut world = World {
             now: 0,
             shards: (0..scenario.cores).map(shard).collect(),
@@ -382,7 +388,7 @@ impl World {
         let (now, delay) = (self.now, self.net.lane);
         let lane = &mut self.lanes[from * self.cores.len() + to];
         let before = lane.batches.back().map_or(0, |(at, _)| *at);
-        let at = before.max(lane.stalled_until).max(now + lane.random.below(delay));
+        let at = before.max(lane.stalled_until).max(now + lane.random.below(delay * lane.factor));
         lane.batches.push_back((at, batch));
         self.cause(at, Event::Lane(from, to), true);
     }

@@ -96,12 +96,6 @@ impl Run {
             return Ok(());
         }
         state.is_open = true;
-        if state.version == Version::V5
-            && let Some(max) = state.plan.maximum_packet_size
-        {
-            let known = self.oracle.sessions[session].packet_bytes_min.get_or_insert(max);
-            *known = max.min(*known);
-        }
         self.resend(link, session);
         self.keep_alive(link);
         self.publish_waiting(party);

@@ -27,6 +27,13 @@ pub(crate) struct Account {
     will: Option<(MessageId, u32)>,
 }
 
+impl Account {
+    /// Nobody can tell any more whether the session lives.
+    pub(crate) fn lose_track(&mut self) {
+        self.expiry = None;
+    }
+}
+
 /// What a connection asks of its session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {

@@ -86,7 +86,7 @@ impl Oracle {
             messages: Vec::new(),
             sessions: Vec::new(),
             accounts: scenario.parties.iter().map(|_| Account::default()).collect(),
-            slack: 50_000 + 4 * scenario.net.turn + stalls + late + scenario.net.lane,
+            slack: 50_000 + 4 * scenario.net.turn + stalls + late + 30 * scenario.net.lane,
             leap: None,
             tight: scenario.tight,
             groups_disturbed: false,
