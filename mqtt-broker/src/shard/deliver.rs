@@ -67,11 +67,6 @@ impl Shard {
         if how.group.is_none() {
             self.stats.messages_matched += 1;
         }
-        // It may have waited in a lane [MQTT-3.3.2-5]. At the very moment it may still leave: its interval may be 0.
-        if outgoing.message.expires_at.is_some_and(|at| at < self.now.millis) {
-            self.stats.dropped(DropReason::Expired, 1);
-            return self.credit(how.group, key);
-        }
         let Some(session) = self.sessions.get_mut(key) else {
             return self.stats.dropped(DropReason::SessionEnded, 1);
         };
