@@ -29,6 +29,8 @@ pub(crate) struct Copies {
     pub(crate) retained: u32,
     /// With DUP and not known before.
     pub(crate) retried: u32,
+    /// Those of all these that came at QoS 2.
+    pub(crate) exact: u32,
     /// The smallest Message Expiry Interval it came with.
     pub(crate) expiry: Option<u32>,
 }
