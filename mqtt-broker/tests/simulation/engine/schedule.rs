@@ -160,6 +160,9 @@ pub(crate) fn schedule(scenario: &Scenario) -> Vec<Step> {
         if scenario.cores > 1 && maker.races.once_in(60) {
             maker.flood();
         }
+        if scenario.cores > 1 && scenario.features.shared && maker.races.once_in(40) {
+            maker.stand_beside_a_group();
+        }
     }
     maker.steps.sort_by_key(|step| step.at);
     maker.steps
@@ -320,6 +323,23 @@ impl Maker<'_> {
         self.push(publisher, What::Publish(many));
         let qos = Qos::AtLeastOnce.min(scenario.limits.maximum_qos);
         self.push(publisher, What::Publish(PublishPlan { qos, ..PublishPlan::of(&filter) }));
+    }
+
+    /// A subscription with the filter of a shared group comes and goes: the interest that the group needs stays.
+    fn stand_beside_a_group(&mut self) {
+        let (scenario, random) = (self.scenario, &mut self.races);
+        let [publisher, member, other] = [(); 3].map(|()| random.index(scenario.parties.len()));
+        let group = random.pick(&SHARED);
+        let filter = group.rsplit_once("s/").map(|(_, rest)| format!("s/{rest}")).unwrap_or_default();
+        let options = SubscriptionOptions::new(Qos::ExactlyOnce);
+        for (party, filter) in [(member, group.to_owned()), (other, filter.clone())] {
+            self.push(party, What::Subscribe { filters: vec![(filter, options)], identifier: None });
+        }
+        self.push(other, What::Quiet);
+        self.push(other, What::Unsubscribe { filter });
+        self.push(other, What::Quiet);
+        let qos = Qos::AtLeastOnce.min(scenario.limits.maximum_qos);
+        self.push(publisher, What::Publish(PublishPlan { qos, ..PublishPlan::of("s/a") }));
     }
 
     /// Whoever leaves mostly comes back, at once or later.
