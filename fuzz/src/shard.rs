@@ -136,11 +136,12 @@ impl Run {
         }
     }
 
-    /// Every message is delivered, kept or dropped.
+    /// Every message is delivered, kept or dropped; no session has two connections.
     fn account(&self) {
         let total = |counter: fn(&Stats) -> u64| self.cluster.total(counter);
         let ended = total(|stats| stats.messages_delivered) + total(Stats::dropped_total);
         assert_eq!(total(|stats| stats.messages_matched), ended + total(|stats| stats.messages_kept));
+        assert!(total(|stats| stats.clients_connected) <= total(|stats| stats.sessions));
     }
 
     /// Everything that was held back comes, all Clients leave and all sessions end: nothing is left.

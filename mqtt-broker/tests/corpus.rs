@@ -27,7 +27,7 @@ fn replay(target: &str, at_least: usize, run: fn(&[u8])) {
 
 #[test]
 fn stored_inputs_are_matched_as_the_definition_says() {
-    replay("filter", 20, filter::run);
+    replay("filter", 10, filter::run);
 }
 
 #[test]

@@ -185,13 +185,6 @@ impl Session {
         self.shared.iter().flat_map(|shared| shared.values().copied().flatten())
     }
 
-    /// Whether it is a member of `group`, or may be: the owner of a group that it joins binds messages to it before it is
-    /// told which group that is.
-    pub(super) fn may_be_in(&self, group: GroupRef) -> bool {
-        let mut groups = self.shared.iter().flat_map(|shared| shared.values());
-        groups.any(|known| known.is_none_or(|known| known == group))
-    }
-
     /// Whether the owner of a group has yet to answer.
     pub(super) fn is_joining(&self) -> bool {
         self.shared.iter().any(|shared| shared.values().any(Option::is_none))

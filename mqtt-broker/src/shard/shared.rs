@@ -289,17 +289,20 @@ impl Shard {
         how: How<'_>,
     ) {
         let key = member.key();
-        if self
-            .sessions
-            .get(key)
-            .is_some_and(|session| session.connection.is_some() && session.may_be_in(group))
-        {
+        let state = self.sessions.get(key);
+        let connected = state.is_some_and(|session| session.connection.is_some());
+        // Before it is told that it has joined, a session does not know which group it was.
+        let is_member = state.is_some_and(|session| session.groups().any(|known| known == group))
+            || self.joins.values().any(|join| join.session == key);
+        if connected && is_member {
             return self.deliver(key, outgoing, how);
         }
-        // Its owner may not know that it is away: a SUBSCRIBE was not answered before its connection ended. Or it has
-        // left, and gets nothing from its UNSUBSCRIBE on [MQTT-3.10.4-2]. Told first, the owner does not choose the same
-        // member again.
-        self.tell_owner(group, &Envelope::GroupOnline { group, member, credit: 0 });
+        // One that has left gets nothing from its UNSUBACK on [MQTT-3.10.4-2]; its owner hears of that first, as lanes are
+        // in order. It may not know of one that is away: a SUBSCRIBE was not answered before its connection ended. Told
+        // first, it does not choose the same member again.
+        if !connected {
+            self.tell_owner(group, &Envelope::GroupOnline { group, member, credit: 0 });
+        }
         let message = outgoing.keep();
         self.return_to_group(group, &message);
         self.drain_due();

@@ -6,7 +6,7 @@ use mqtt_proto::packet::{Ack, Connect, Filters, Packet, Properties, Property, Su
 use mqtt_proto::packet::{SubscriptionOptions, Subscriptions, Unsubscribe};
 use mqtt_proto::types::{PacketId, Qos, ReasonCode, Version};
 
-use crate::cluster::{Cluster, Random, connect, limits};
+use crate::cluster::{Cluster, Random, connect, limits, publish};
 
 #[test]
 fn a_long_queue_of_qos_0_messages_drains_at_one_acknowledgement() {
@@ -78,6 +78,40 @@ fn a_member_that_has_left_gets_nothing_more_though_the_owner_does_not_know_yet()
         anywhere += usize::from(cluster.core_of(stays) != cluster.core_of(leaves));
     }
     assert!(anywhere > 0);
+}
+
+#[test]
+fn a_member_that_leaves_and_joins_again_in_one_breath_is_a_member() {
+    for n in 0..400 {
+        let mut cluster = Cluster::new(if n % 2 == 0 { 2 } else { 8 });
+        let member = cluster.connect(0, Version::V5, &format!("member-{n}"));
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        cluster.random = Some(Random(n));
+        let mut random = Random(n);
+        for id in 1..6 {
+            let packet_id = PacketId::new(id).expect("not 0");
+            let list =
+                [Subscription { filter: "$share/g/a", options: SubscriptionOptions::new(Qos::AtLeastOnce) }];
+            let (properties, subscriptions) = (Properties::EMPTY, Subscriptions::new(&list));
+            let filters = ["$share/g/a"];
+            let filters = Filters::new(&filters);
+            // The first and the last are SUBSCRIBE.
+            let packet = match id % 2 {
+                1 => Packet::Subscribe(Subscribe { packet_id, properties, subscriptions }),
+                _ => Packet::Unsubscribe(Unsubscribe { packet_id, properties, filters }),
+            };
+            cluster.submit(member, &packet);
+            for _ in 0..random.below(12) {
+                cluster.submit(publisher, &Packet::Publish(publish("a", b"meanwhile", Qos::AtMostOnce, 0)));
+                cluster.step();
+            }
+        }
+        cluster.run();
+        while cluster.look(member, |_| ()).is_some() {}
+        cluster.publish(publisher, "a", b"last");
+        cluster.expect_message(member, "a", b"last");
+        assert_eq!(cluster.total(|stats| stats.messages_kept), 0, "run {n}");
+    }
 }
 
 #[test]

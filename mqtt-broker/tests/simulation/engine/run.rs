@@ -182,10 +182,13 @@ impl Run {
             }
             What::Rude(rudeness) => self.be_rude(party, *rudeness),
             What::StallLane { from, to, micros } => self.world.stall_lane(*from, *to, *micros),
-            What::StallCore { core, micros } => self.world.stall_core(*core, *micros),
+            What::StallCore { core, micros } => {
+                self.world.stall_core(*core, *micros);
+                self.oracle.gaps.push((now, now + micros));
+            }
             What::Jump { millis } => {
                 self.world.now += millis * 1000;
-                self.oracle.leap = Some((now, self.world.now));
+                self.oracle.gaps.push((now, self.world.now));
                 self.coverage.count("clock jumps");
             }
             What::SetWallClock { forward, millis } => {
@@ -315,7 +318,7 @@ impl Run {
             None => self.scenario.tight || now + 2_000 >= state.opened_at + 10_000_000,
         };
         // A leap of the clock can be longer than the patience for a late answer.
-        let undecided = self.scenario.ports.authorize > 0 && self.oracle.leap.is_some();
+        let undecided = self.scenario.ports.authorize > 0 && !self.oracle.gaps.is_empty();
         let by_itself = state.goodbye.is_some() || state.rude || state.has_ended;
         state.unexplained = !(timed_out || undecided || by_itself || refused);
         if timed_out && state.established_at.is_some() {

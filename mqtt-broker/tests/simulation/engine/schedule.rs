@@ -157,6 +157,9 @@ pub(crate) fn schedule(scenario: &Scenario) -> Vec<Step> {
         if scenario.cores > 2 && maker.races.once_in(20) {
             maker.race();
         }
+        if scenario.cores > 1 && maker.races.once_in(60) {
+            maker.flood();
+        }
     }
     maker.steps.sort_by_key(|step| step.at);
     maker.steps
@@ -303,6 +306,20 @@ impl Maker<'_> {
         } else {
             self.push(moves, subscribe());
         }
+    }
+
+    /// More is published at once than a lane holds, so that the publisher has to wait for it.
+    fn flood(&mut self) {
+        let (scenario, random) = (self.scenario, &mut self.races);
+        let [publisher, subscriber] = [(); 2].map(|()| random.index(scenario.parties.len()));
+        let filter = "t/b".to_owned();
+        let options = SubscriptionOptions::new(Qos::AtLeastOnce);
+        self.push(subscriber, What::Subscribe { filters: vec![(filter.clone(), options)], identifier: None });
+        self.push(publisher, What::Quiet);
+        let many = PublishPlan { bytes: 12_000, count: 8, ..PublishPlan::of(&filter) };
+        self.push(publisher, What::Publish(many));
+        let qos = Qos::AtLeastOnce.min(scenario.limits.maximum_qos);
+        self.push(publisher, What::Publish(PublishPlan { qos, ..PublishPlan::of(&filter) }));
     }
 
     /// Whoever leaves mostly comes back, at once or later.

@@ -238,17 +238,18 @@ impl Oracle {
             (false, true) => copies.retained += 1,
             (false, false) => copies.live += 1,
         }
+        copies.exact += u32::from(publish.qos == Qos::ExactlyOnce);
         let copies = *copies;
         let routed = if message.qos == Qos::AtLeastOnce { message.tries } else { 1 };
-        // A group's message goes to another member when its own goes away; at QoS 1 it may have been taken by both.
-        let bounces = !groups.is_empty() && disturbed && publish.qos != Qos::ExactlyOnce;
+        // A group's message goes to another member when its own goes away; below QoS 2 both may have had it.
+        let bounces = !groups.is_empty() && disturbed;
         let most = routed * (plain + groups.len() as u32) + if message.retain { gathers } else { 0 };
         let total = copies.live + copies.retained;
         ensure!(total <= most || bounces, "once", "{id} came {total} times, {most} times at most is right");
         // At QoS 2 not even DUP excuses a second copy: its Packet Identifier would have told.
         let exactly = publish.qos == Qos::ExactlyOnce && message.qos == Qos::ExactlyOnce;
         ensure!(
-            !exactly || total + copies.retried <= most,
+            !exactly || copies.exact <= most,
             "exactly once",
             "{id} came {total} times and {} with DUP",
             copies.retried
@@ -273,7 +274,8 @@ impl Oracle {
                     false => plain += 1,
                 }
             }
-            total += state.received.get(&id).map_or(0, |copies| copies.live);
+            let copies = state.received.get(&id).copied().unwrap_or_default();
+            total += if self.groups_disturbed { copies.exact } else { copies.live };
         }
         let routed = if message.qos == Qos::AtLeastOnce { message.tries } else { 1 };
         let most = routed * (groups.len() as u32 + plain);

@@ -55,8 +55,8 @@ pub(crate) struct Oracle {
     pub(crate) accounts: Vec<Account>,
     /// Microseconds by which the broker may be late with what is due.
     pub(crate) slack: u64,
-    /// The last leap of the clock: from where to where.
-    pub(crate) leap: Option<(u64, u64)>,
+    /// When the clock leapt or a core stood still: what became due meanwhile is due at the end.
+    pub(crate) gaps: Vec<(u64, u64)>,
     /// Whether bounds may cost messages.
     pub(crate) tight: bool,
     /// Members of shared groups that lost their connection or left may get what others have had.
@@ -80,14 +80,13 @@ struct OracleLimits {
 impl Oracle {
     pub(crate) fn new(scenario: &Scenario) -> Oracle {
         let limits = &scenario.limits;
-        let stalls = if scenario.features.stalled_cores { 30 * scenario.pace } else { 0 };
         let late = scenario.ports.authenticate + scenario.ports.authorize + scenario.ports.store;
         Oracle {
             messages: Vec::new(),
             sessions: Vec::new(),
             accounts: scenario.parties.iter().map(|_| Account::default()).collect(),
-            slack: 50_000 + 4 * scenario.net.turn + stalls + late + 30 * scenario.net.lane,
-            leap: None,
+            slack: 50_000 + 4 * scenario.net.turn + late + 30 * scenario.net.lane,
+            gaps: Vec::new(),
             tight: scenario.tight,
             groups_disturbed: false,
             inconclusive: false,
@@ -103,11 +102,13 @@ impl Oracle {
 
     /// Whether something due at `due` has happened at `now`, if that is certain.
     pub(crate) fn is_over(&self, due: u64, now: u64) -> Option<bool> {
-        // Whatever became due within a leap is due at its end, in any order.
-        let due_latest = match self.leap {
-            Some((from, to)) if due >= from && due <= to => to,
-            _ => due,
-        };
+        let mut due_latest = due;
+        for &(from, to) in &self.gaps {
+            // They come in order, and each may end in the next.
+            if (from..=to).contains(&due_latest) {
+                due_latest = to;
+            }
+        }
         if now + self.slack < due {
             Some(false)
         } else if now > due_latest.saturating_add(self.slack) {

@@ -84,9 +84,12 @@ impl Oracle {
             let lasting = |qos: Qos| {
                 // What was begun goes down with the session of its member if it is of QoS 2 [MQTT-4.8.2-5], or if the
                 // member has left [MQTT-3.10.4-3].
-                members.iter().all(|(session, subscription)| {
-                    let goes_on = qos != Qos::ExactlyOnce && subscription.end_sent_at.is_none();
-                    subscription.options.qos != Qos::AtMostOnce && (goes_on || alive.contains(session))
+                let is_in = |member: SessionId| {
+                    members.iter().any(|(session, state)| *session == member && state.end_sent_at.is_none())
+                };
+                members.iter().all(|&(session, subscription)| {
+                    let goes_on = qos != Qos::ExactlyOnce && is_in(session);
+                    subscription.options.qos != Qos::AtMostOnce && (goes_on || alive.contains(&session))
                 })
             };
             for (id, message) in self.kept_messages(now) {

@@ -29,6 +29,8 @@ pub(crate) struct Copies {
     pub(crate) retained: u32,
     /// With DUP and not known before.
     pub(crate) retried: u32,
+    /// Those of all these that came at QoS 2.
+    pub(crate) exact: u32,
     /// The smallest Message Expiry Interval it came with.
     pub(crate) expiry: Option<u32>,
 }
@@ -63,10 +65,11 @@ impl Subscription {
         self.ended_at.is_none_or(|ended| ended >= from) && until.is_none_or(|until| until >= self.sent_at)
     }
 
-    /// Whether every message published from `from` on and acknowledged by `until` has met it. Of what happens in one
-    /// microsecond it cannot be told what came first.
+    /// Whether every message published at `from` and acknowledged at `until` has met it. What happened in the same
+    /// microsecond may have happened in any order.
     pub(crate) fn must_meet(&self, from: u64, until: u64) -> bool {
-        self.acked_at.is_some_and(|acked| acked < from) && self.end_sent_at.is_none_or(|end| end > until)
+        let lasts = self.end_sent_at.is_none_or(|end| end > until);
+        lasts && self.acked_at.is_some_and(|acked| acked < from)
     }
 }
 
