@@ -121,6 +121,33 @@ fn both_sides_authenticate_in_steps_and_later_again() {
     }
 }
 
+/// [MQTT-4.12.0-5]: in AUTH before CONNACK, in CONNACK, in AUTH after it.
+#[test]
+fn a_client_closes_when_the_server_names_another_method() {
+    const OTHER: Property<'static> = Property::AuthenticationMethod("PLAIN");
+    let refuses = |client: &mut Client<Message>, wire: &[u8]| {
+        let error = client.poll_event(&mut &wire[..], 0).expect_err("another method");
+        assert_eq!(error, ProtocolError::AuthenticationMethod);
+        assert_eq!(error.reason_code(), ReasonCode::BAD_AUTHENTICATION_METHOD);
+        assert!(client.is_closed());
+    };
+
+    let (mut client, server) = asked(Version::V5, &[METHOD]);
+    let mut wire = Vec::new();
+    server.authenticate(&auth(ReasonCode::CONTINUE_AUTHENTICATION, &[OTHER]), &mut wire).expect("valid");
+    refuses(&mut client, &wire);
+
+    let (mut client, server) = asked(Version::V5, &[METHOD]);
+    let mut wire = Vec::new();
+    server.accept(&connack(ReasonCode::SUCCESS, &[OTHER]), 0, 0, &mut wire).expect("small");
+    refuses(&mut client, &wire);
+
+    let (mut client, mut server) = opened(Version::V5, &[METHOD]);
+    let mut wire = Vec::new();
+    server.encode(&Packet::Auth(auth(ReasonCode::SUCCESS, &[OTHER])), 0, &mut wire).expect("small");
+    refuses(&mut client, &wire);
+}
+
 #[test]
 fn a_server_refuses_in_the_middle_of_authentication() {
     let (mut client, mut server) = asked(Version::V5, &[METHOD]);

@@ -356,12 +356,23 @@ impl<M: Outgoing> Client<M> {
         self.settle();
         self.now = now;
         let Client {
-            link, session, has_session, requests, unacknowledged, transmit, settings, ended, ..
+            link,
+            session,
+            has_session,
+            requests,
+            unacknowledged,
+            transmit,
+            settings,
+            method,
+            ended,
+            ..
         } = self;
         let event = match link {
             Link::Closed => return Ok(None),
             Link::Opening(handshake) => match handshake.poll_packet(input) {
-                Ok(Some(packet)) => opening_event(packet, session, settings, ended).map(Some),
+                Ok(Some(packet)) => by_method(&packet, method.as_deref())
+                    .and_then(|()| opening_event(packet, session, settings, ended))
+                    .map(Some),
                 Ok(None) => Ok(None),
                 Err(error) => Err(error),
             },
@@ -375,7 +386,7 @@ impl<M: Outgoing> Client<M> {
                         if let Packet::Disconnect(_) = packet {
                             *ended = Some(Ended::ByServer);
                         }
-                        open.event(packet).map(Some)
+                        by_method(&packet, method.as_deref()).and_then(|()| open.event(packet)).map(Some)
                     }
                     Ok(None) => Ok(None),
                     Err(error) => Err(error),
@@ -461,6 +472,19 @@ impl<M: Outgoing> Client<M> {
             let (_, half) = connection.split();
             act(&mut Open { half, session, requests, unacknowledged, transmit, settings, now: *now });
         }
+    }
+}
+
+/// Whether AUTH and CONNACK name no other Authentication Method than CONNECT did [MQTT-4.12.0-5] [MQTT-4.12.0-6].
+fn by_method(packet: &Packet<'_>, ours: Option<&str>) -> Result<(), ProtocolError> {
+    let properties = match packet {
+        Packet::Auth(auth) => auth.properties,
+        Packet::ConnAck(connack) => connack.properties,
+        _ => return Ok(()),
+    };
+    match properties.authentication_method() {
+        named @ Some(_) if named != ours => Err(ProtocolError::AuthenticationMethod),
+        _ => Ok(()),
     }
 }
 

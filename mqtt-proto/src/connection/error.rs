@@ -66,6 +66,9 @@ pub enum ProtocolError {
     /// A PUBLISH with RETAIN although CONNACK said that it is not available [MQTT-3.2.2-14].
     #[error("a PUBLISH with RETAIN where retained messages are not available")]
     RetainNotSupported,
+    /// AUTH or CONNACK names another Authentication Method than CONNECT did [MQTT-4.12.0-5].
+    #[error("the Authentication Method is not that of CONNECT")]
+    AuthenticationMethod,
 }
 
 impl ProtocolError {
@@ -87,6 +90,7 @@ impl ProtocolError {
             ProtocolError::NotInTime(_) => ReasonCode::UNSPECIFIED_ERROR,
             ProtocolError::QosNotSupported => ReasonCode::QOS_NOT_SUPPORTED,
             ProtocolError::RetainNotSupported => ReasonCode::RETAIN_NOT_SUPPORTED,
+            ProtocolError::AuthenticationMethod => ReasonCode::BAD_AUTHENTICATION_METHOD,
         }
     }
 }
