@@ -18,6 +18,9 @@ use mqtt_proto::packet::{
 };
 use mqtt_proto::types::{PacketId, Qos, ReasonCode, TopicName, Version};
 
+/// Steps after which whatever is still under way goes round in circles.
+const STEPS_MAX: usize = 10_000_000;
+
 /// Names a Client of a [`Cluster`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ClientId(pub(crate) usize);
@@ -199,7 +202,8 @@ impl Cluster {
 
     /// Moves bytes and batches until all is quiet.
     pub(crate) fn run(&mut self) {
-        while self.step() {}
+        let rest = (0..STEPS_MAX).find(|_| !self.step());
+        assert!(rest.is_some(), "the cores come to rest within {STEPS_MAX} steps");
     }
 
     /// Takes what the cores have to say and moves one batch; whether there was anything.

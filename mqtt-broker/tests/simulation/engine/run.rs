@@ -40,6 +40,9 @@ pub(crate) struct Outcome {
 /// Virtual microseconds in which everything has to come to rest once no fault lasts any longer.
 const REST: u64 = 60_000_000;
 
+/// Events that no run of a sound broker comes near: one that goes round in circles is told, not waited for.
+const EVENTS_MAX: u64 = 2_000_000;
+
 impl Run {
     /// Runs `steps`; `prints` a line for all that happens.
     pub(crate) fn of(scenario: &Scenario, steps: &[Step], prints: bool) -> Outcome {
@@ -88,12 +91,20 @@ impl Run {
                 self.check_requests()?;
                 self.plan_step();
             }
-            if !self.world.step(u64::MAX) {
+            if !self.moves(u64::MAX)? {
                 break;
             }
-            self.take_notices()?;
         }
         Ok(())
+    }
+
+    /// Does what comes next and what follows from it; false if nothing comes, or only after `until`.
+    fn moves(&mut self, until: u64) -> Result<bool, Violation> {
+        let moved = self.world.step(until);
+        self.take_notices()?;
+        let events = self.world.trace.events;
+        ensure!(events <= EVENTS_MAX, "rest", "there were {events} events, and there is no end of them");
+        Ok(moved)
     }
 
     /// Asks for the next step to happen as long after this moment as it lies behind the step before.
@@ -107,9 +118,8 @@ impl Run {
     pub(crate) fn settle(&mut self) -> Check {
         let end = self.world.now + REST;
         while !self.world.is_quiet() {
-            let moved = self.world.step(end);
+            let moved = self.moves(end)?;
             ensure!(moved, "rest", "after {} s of calm there is still something under way", REST / 1_000_000);
-            self.take_notices()?;
         }
         Ok(())
     }
@@ -117,9 +127,7 @@ impl Run {
     /// Lets time pass.
     pub(crate) fn pass(&mut self, micros: u64) -> Check {
         let end = self.world.now + micros;
-        while self.world.step(end) {
-            self.take_notices()?;
-        }
+        while self.moves(end)? {}
         self.world.now = end;
         Ok(())
     }
