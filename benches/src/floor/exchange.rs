@@ -221,14 +221,15 @@ impl Exchange {
     /// PUBLISH: the frame as it came to all who asked for its topic.
     fn publish(&mut self, socket: SocketId, at: u32, frame: &[u8], body: &[u8]) -> Understood {
         let (topic, rest) = text(body)?;
-        match frame[0] >> 1 & 0x03 {
-            0 => {}
+        let payload = match frame[0] >> 1 & 0x03 {
+            0 => rest,
             qos @ (1 | 2) => {
-                let id = rest.get(..2)?;
+                let (id, payload) = rest.split_first_chunk::<2>()?;
                 self.reply(at, &[if qos == 1 { 0x40 } else { 0x50 }, 2, id[0], id[1]]);
+                payload
             }
             _ => return None,
-        }
+        };
         let connection = &mut self.connections[socket.index as usize];
         if connection.generation != self.table.generation || connection.topic != topic {
             connection.generation = self.table.generation;
@@ -253,7 +254,9 @@ impl Exchange {
                 self.dirty.push(to);
             }
         }
-        if is_retained {
+        if is_retained && payload.is_empty() {
+            self.retained.remove(topic);
+        } else if is_retained {
             self.retained.insert(topic.into(), frame.into());
         }
         Some(())

@@ -10,11 +10,14 @@ use std::rc::Rc;
 /// Nobody attacks this program: the fastest hash will do.
 pub(crate) type Map<K, V> = HashMap<K, V, BuildHasherDefault<ahash::AHasher>>;
 
+/// A filter with wildcards, and whose it is.
+type Wild = (Rc<[u8]>, u32);
+
 /// The filters of all sessions.
 #[derive(Default)]
 pub(crate) struct Table {
     exact: Map<Rc<[u8]>, Vec<u32>>,
-    wild: Map<Box<[u8]>, Vec<(Rc<[u8]>, u32)>>,
+    wild: Map<Box<[u8]>, Vec<Wild>>,
     /// Counts the changes: a route made before the last one may be wrong.
     pub(crate) generation: u64,
 }
