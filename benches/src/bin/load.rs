@@ -21,19 +21,24 @@ use load::fleet::Fleet;
 use load::report::Report;
 use load::{churn, flow, idle, observe, offline, payload, plot, retained, soak, sparse, stalled};
 
-/// Puts load on an MQTT broker and checks everything that it delivers.
-///
-/// One thread plays all clients. Each message says in its payload which stream it belongs to and which one it is, so
-/// that a message that is altered, doubled, out of order or sent to the wrong client is noticed and reported as a
-/// violation. With --pid the report says what the broker's process paid for it.
 #[derive(Parser)]
-#[command(name = "mqtt-load", version, after_help = EXAMPLES)]
+#[command(name = "mqtt-load", version, about = ABOUT, long_about = DESCRIPTION, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     scenario: Scenario,
     #[command(flatten)]
     common: Common,
 }
+
+const ABOUT: &str = "Puts load on an MQTT broker and checks everything that it delivers";
+
+const DESCRIPTION: &str = "\
+Puts load on an MQTT broker and checks everything that it delivers.
+
+One thread plays all clients. Each message says in its payload which stream it
+belongs to and which one it is, so that a message that is altered, doubled, out
+of order or sent to the wrong client is noticed and reported as a violation.
+With --pid the report says what the broker's process paid for it.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -86,6 +91,8 @@ enum Scenario {
         window: Window,
         #[command(flatten)]
         messages: Messages,
+        #[command(flatten)]
+        count: Count,
     },
     /// Pairs at a fixed rate, whatever the broker does; latency counts from when a message was due.
     Paced {
@@ -97,6 +104,8 @@ enum Scenario {
         rate: u64,
         #[command(flatten)]
         messages: Messages,
+        #[command(flatten)]
+        count: Count,
     },
     /// One publisher, many subscribers to one topic.
     FanOut {
@@ -107,6 +116,8 @@ enum Scenario {
         window: Window,
         #[command(flatten)]
         messages: Messages,
+        #[command(flatten)]
+        count: Count,
     },
     /// Many publishers, one subscriber to all of them.
     FanIn {
@@ -117,6 +128,8 @@ enum Scenario {
         window: Window,
         #[command(flatten)]
         messages: Messages,
+        #[command(flatten)]
+        count: Count,
     },
     /// Very many subscriptions, of which each message meets few.
     Sparse {
@@ -240,6 +253,10 @@ struct Messages {
     payload: usize,
     #[command(flatten)]
     time: Time,
+}
+
+#[derive(Args)]
+struct Count {
     /// Deliveries after which the measurement ends early.
     #[arg(long)]
     count: Option<u64>,
@@ -284,8 +301,16 @@ fn main() -> ExitCode {
 /// Draws the picture, if one is wanted.
 fn draw(cli: &Cli, report: &Report) -> io::Result<()> {
     let Some(path) = &cli.common.plot else { return Ok(()) };
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let title = format!("mqtt-load {}", arguments.join(" "));
+    // The command again, but for what says nothing about the load.
+    let mut title = "mqtt-load".to_owned();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--json" => {}
+            "--plot" | "--pid" => drop(arguments.next()),
+            _ => title = title + " " + &argument,
+        }
+    }
     plot::draw(path, &title, &report.points, report.latency.as_ref())
         .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
 }
@@ -299,7 +324,7 @@ fn run(cli: &Cli) -> io::Result<Report> {
         MqttVersion::V5 => Version::V5,
     };
     let fleet = Fleet::new(broker, version, Clock::start())?;
-    let flow = |shape, messages: &Messages, window: u64, rate| flow::Plan {
+    let flow = |shape, messages: &Messages, window: u64, rate, count: Option<u64>| flow::Plan {
         shape,
         qos: Qos::from_bits(messages.qos).unwrap_or_default(),
         payload_len: messages.payload,
@@ -307,22 +332,24 @@ fn run(cli: &Cli) -> io::Result<Report> {
         rate,
         warm_up: seconds(messages.time.warm_up),
         duration: seconds(messages.time.duration),
-        count: messages.count,
+        count,
         pid: *pid,
     };
     match &cli.scenario {
-        Scenario::Pairs { pairs, window, messages } => {
-            flow::run(&flow(flow::Shape::Pairs(*pairs), messages, window.window, None), fleet)
+        Scenario::Pairs { pairs, window, messages, count } => {
+            flow::run(&flow(flow::Shape::Pairs(*pairs), messages, window.window, None, count.count), fleet)
         }
-        Scenario::Paced { pairs, rate, messages } => {
-            flow::run(&flow(flow::Shape::Pairs(*pairs), messages, u64::MAX, Some(*rate)), fleet)
+        Scenario::Paced { pairs, rate, messages, count } => {
+            flow::run(&flow(flow::Shape::Pairs(*pairs), messages, u64::MAX, Some(*rate), count.count), fleet)
         }
-        Scenario::FanOut { subscribers, window, messages } => {
-            flow::run(&flow(flow::Shape::FanOut(*subscribers), messages, window.window, None), fleet)
-        }
-        Scenario::FanIn { publishers, window, messages } => {
-            flow::run(&flow(flow::Shape::FanIn(*publishers), messages, window.window, None), fleet)
-        }
+        Scenario::FanOut { subscribers, window, messages, count } => flow::run(
+            &flow(flow::Shape::FanOut(*subscribers), messages, window.window, None, count.count),
+            fleet,
+        ),
+        Scenario::FanIn { publishers, window, messages, count } => flow::run(
+            &flow(flow::Shape::FanIn(*publishers), messages, window.window, None, count.count),
+            fleet,
+        ),
         Scenario::Idle { connections, keep_alive, probes, hold } => {
             let (connections, keep_alive, probes) = (*connections, *keep_alive, *probes);
             let plan = idle::Plan { connections, keep_alive, probes, hold: seconds(*hold), pid: *pid };
@@ -353,7 +380,7 @@ fn run(cli: &Cli) -> io::Result<Report> {
         }
         Scenario::Stalled { pairs, rate, flood_rate, messages } => {
             let pairs = usize::from(*pairs);
-            let flow = flow(flow::Shape::Pairs(pairs), messages, u64::MAX, Some(*rate));
+            let flow = flow(flow::Shape::Pairs(pairs), messages, u64::MAX, Some(*rate), None);
             stalled::run(&stalled::Plan { pairs, flow, flood_rate: *flood_rate }, fleet)
         }
         Scenario::Churn { cycles, warm_up, clients } => {

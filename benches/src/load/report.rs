@@ -103,7 +103,8 @@ impl fmt::Display for Report {
         let name_width = lines().map(|(name, _)| name.len()).max().unwrap_or(0);
         let width = values.iter().map(String::len).max().unwrap_or(0);
         for ((name, _), value) in lines().zip(values) {
-            writeln!(f, "{:name_width$}  {value:>width$}", name.replace('_', " "))?;
+            let name = name.replace('_', " ").replace("cpu", "CPU").replace("rss", "RSS");
+            writeln!(f, "{name:name_width$}  {value:>width$}")?;
         }
         for text in &self.violations {
             writeln!(f, "VIOLATION: {text}")?;
