@@ -93,7 +93,7 @@ impl Shard {
                 let share = ShareName::new(share).expect("checked with its SUBSCRIBE");
                 self.take_member(token, share, filter, member, options, identifier, credit);
             }
-            Envelope::GroupJoined { token, group, new } => self.joined(token, group, new),
+            Envelope::GroupJoined { token, group } => self.joined(token, group),
             Envelope::GroupLeave { .. } | Envelope::GroupOnline { .. } | Envelope::GroupCredit { .. } => {
                 self.group_told(&envelope);
             }

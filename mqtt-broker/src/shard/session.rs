@@ -185,11 +185,6 @@ impl Session {
         self.shared.iter().flat_map(|shared| shared.values().copied().flatten())
     }
 
-    /// Whether the owner of a group has yet to answer.
-    pub(super) fn is_joining(&self) -> bool {
-        self.shared.iter().any(|shared| shared.values().any(Option::is_none))
-    }
-
     pub(super) fn is_member(&self, text: &str) -> bool {
         self.shared.as_ref().is_some_and(|shared| shared.contains_key(text))
     }
