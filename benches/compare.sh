@@ -10,7 +10,7 @@
 #   --only A,B,...    some loads: pairs0 pairs1 pairs2 paced fanout fanin sparse idle churn retained offline stalled
 #   --without A,B,... leave brokers out: floor mosquitto rumqttd
 #   --svg FILE        draws the CPU figures
-#   --raw DIRECTORY   keeps every report as JSON
+#   --raw DIRECTORY   keeps every report as JSON; what an earlier run left there counts too (with --rounds 0, nothing else)
 # A COMMAND starts another broker in the foreground; {port} in it is where it must listen, and {dir} a new directory.
 #
 # mosquitto and rumqttd take part if they are installed. Needs bash, taskset and jq. From the root of the repository:
@@ -58,6 +58,8 @@ for name in "${names[@]}"; do
 done
 
 work=$(mktemp -d)
+reports=${raw:-$work/reports}
+mkdir -p "$reports"
 broker=
 stop() {
     if [[ -n $broker ]]; then
@@ -70,8 +72,9 @@ trap 'stop; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 ulimit -n "$(ulimit -H -n)"
 
-# A port that nothing listens on, tried by the brokers themselves: each start takes the next.
-port=$((20000 + $$ % 20000))
+# A port that nothing listens on, tried by the brokers themselves: each start takes the next. The ports from 10,000 on are
+# those that mqtt-load connects from.
+port=$((2000 + $$ % 6000))
 
 # Its default is to cut off clients with more than 20 messages of QoS 2 under way.
 mosquitto_conf() {
@@ -157,29 +160,24 @@ for round in $(seq "$rounds"); do
     for what in "${loads[@]}"; do
         for name in "${brokers[@]}"; do
             echo "round $round of $rounds: $what, $name" >&2
-            # What a broker cannot do is shown as a gap, and what it does wrong is marked.
-            if start "$name"; then
-                measure "$what" >>"$work/$name.$what" || echo "$name: $what failed or broke a rule" >&2
+            # What a broker cannot do is shown as a gap, and what it does wrong is marked. Its port may be another's.
+            if start "$name" || { stop && start "$name"; }; then
+                measure "$what" >>"$reports/$name.$what.json" || echo "$name: $what failed or broke a rule" >&2
             fi
             stop
         done
     done
 done
-if [[ -n $raw ]]; then
-    mkdir -p "$raw"
-    for report in "$work"/*.*; do [[ -f $report ]] && cp "$report" "$raw/$(basename "$report").json"; done
-fi
-
 # median NAME LOAD FIGURE: nothing if it was not measured.
 median() {
-    if [[ -s $work/$1.$2 ]]; then
-        jq -rs "map(.[\"$3\"] | numbers) | sort | .[length / 2 | floor] // empty" "$work/$1.$2"
+    if [[ -s $reports/$1.$2.json ]]; then
+        jq -rs "map(.[\"$3\"] | numbers) | sort | .[length / 2 | floor] // empty" "$reports/$1.$2.json"
     fi
 }
 
 # broke NAME LOAD: whether a delivery was wrong.
 broke() {
-    [[ -s $work/$1.$2 ]] && jq -es 'any(.[]; .violations > 0)' "$work/$1.$2" >/dev/null
+    [[ -s $reports/$1.$2.json ]] && jq -es 'any(.[]; .violations > 0)' "$reports/$1.$2.json" >/dev/null
 }
 
 quotient() {
@@ -223,7 +221,8 @@ for row in "${rows[@]}"; do
     echo
 done >"$work/cells"
 
-printf '| median of %s |' "$rounds"
+count=$(cat <(echo 0) <(wc -l "$reports"/*.json 2>/dev/null | awk '$2 != "total" { print $1 }') | sort -n | tail -n 1)
+printf '| median of %s |' "$count"
 printf ' %s |' "${brokers[@]}"
 echo " mqttd / best peer | mqttd / floor |"
 printf '|---|'

@@ -84,27 +84,33 @@ impl Exchange {
 
     /// Takes what arrived; `false` if it is nothing that this program understands.
     pub(crate) fn receive(&mut self, socket: SocketId, bytes: &[u8]) -> bool {
-        let partial = &mut self.connections[socket.index as usize].partial;
-        let mut joined = std::mem::take(partial);
-        let mut input = bytes;
-        if !joined.is_empty() {
+        let mut joined = std::mem::take(&mut self.connections[socket.index as usize].partial);
+        let is_joined = !joined.is_empty();
+        if is_joined {
             joined.extend_from_slice(bytes);
-            input = &joined;
         }
+        let input = if is_joined { &joined } else { bytes };
+        let mut taken = 0;
         loop {
-            match cut(input) {
+            let rest = &input[taken..];
+            match cut(rest) {
                 Cut::Frame { body, end } => {
-                    if self.handle(socket, &input[..end], body).is_none() {
+                    if self.handle(socket, &rest[..end], body).is_none() {
                         return false;
                     }
-                    input = &input[end..];
+                    taken += end;
                 }
                 Cut::Incomplete => break,
                 Cut::Nonsense => return false,
             }
         }
-        if !input.is_empty() {
-            self.connections[socket.index as usize].partial = input.to_vec();
+        if taken < input.len() {
+            self.connections[socket.index as usize].partial = if is_joined {
+                joined.drain(..taken);
+                joined
+            } else {
+                bytes[taken..].to_vec()
+            };
         }
         true
     }
