@@ -201,10 +201,7 @@ impl Shard {
 
     /// A name for a question of this connection.
     pub(super) fn ticket(&mut self, key: Key) -> Ticket {
-        let serial = self.connections.get_mut(key).map_or(0, |connection| {
-            connection.questions = connection.questions.wrapping_add(1);
-            connection.questions
-        });
+        let serial = self.connections.get_mut(key).map_or(0, Connection::next_question);
         Ticket { core: self.core, connection: ConnectionId::from(key), serial }
     }
 
@@ -304,14 +301,15 @@ impl Shard {
 
     /// As [`Shard::send`], saying whether the peer accepts the packet.
     pub(super) fn try_send(&mut self, key: Key, packet: &Packet<'_>) -> Result<(), TooLarge> {
-        let spare = self.spare_output(key);
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
-        if let Some(spare) = spare {
-            connection.output.buffer = spare;
+        let Connection { state: State::Live(live), output, .. } = connection else { return Ok(()) };
+        if output.buffer.capacity() == 0 {
+            output.buffer = self.buffers.pop().unwrap_or_default();
         }
-        let State::Live(live) = &mut connection.state else { return Ok(()) };
-        live.sender.encode(packet, &mut connection.output.buffer)?;
-        self.mark_dirty(key);
+        live.sender.encode(packet, &mut output.buffer)?;
+        if !core::mem::replace(&mut output.dirty, true) {
+            self.dirty.push_back(key);
+        }
         Ok(())
     }
 

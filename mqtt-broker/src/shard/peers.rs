@@ -55,7 +55,8 @@ impl Shard {
             Envelope::Publish { message, deliver, retain, publisher } => {
                 let mut outgoing = Outgoing { publisher, ..Outgoing::with_owned(message, owned) };
                 if deliver {
-                    self.route_here(&mut outgoing, None, from);
+                    let route = self.find_route(outgoing.message.topic);
+                    self.route_here(&mut outgoing, route, None, from);
                 }
                 if retain {
                     self.retain(&mut outgoing);

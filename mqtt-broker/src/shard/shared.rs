@@ -300,7 +300,7 @@ impl Shard {
         if !connected {
             self.tell_owner(group, &Envelope::GroupOnline { group, member, credit: 0 });
         }
-        let message = outgoing.keep();
+        let message = outgoing.keep(&mut self.spares);
         self.return_to_group(group, &message);
         self.drain_due();
     }
@@ -433,7 +433,7 @@ impl Shard {
         if outgoing.message.qos == Qos::AtMostOnce && online == 0 {
             return self.stats.dropped(DropReason::Offline, 1);
         }
-        let message = outgoing.keep();
+        let message = outgoing.keep(&mut self.spares);
         let (cost, limits) = (message.cost(), self.limits.clone());
         let full = self.memory_is_full(cost);
         let queue = self.groups.queue(id);
