@@ -161,18 +161,19 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Submits what was asked for, waits as told and collects completions.
+    /// Submits what was asked for, waits as told and collects completions; where it waits, for several of them if they
+    /// come within `gather`.
     ///
     /// # Errors
     /// The ring is broken and the core cannot go on.
-    pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<()> {
+    pub(crate) fn enter(&mut self, wait: Wait, gather: Duration) -> io::Result<()> {
         let wait = if self.has_events() { Wait::No } else { wait };
         self.take_back();
         self.serve_starved();
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        self.queue.enter(wait)
+        self.queue.enter(wait, gather)
     }
 
     /// Whether [`Ring::poll_event`] may have something without another [`Ring::enter`].
@@ -368,7 +369,7 @@ impl Drop for Ring {
         let mut wait = Wait::No;
         for _ in 0..64 {
             // What is queued has to be submitted before it can be cancelled.
-            if self.queue.enter(wait).is_err() {
+            if self.queue.enter(wait, Duration::ZERO).is_err() {
                 break;
             }
             while let Some(completion) = self.queue.pop() {

@@ -105,15 +105,19 @@ impl Connections {
         !self.looks.is_empty()
     }
 
-    /// Feeds everything that the ring has to the shard.
-    pub(super) fn handle_events(&mut self, ring: &mut Ring, now: Now) {
+    /// Feeds everything that the ring has to the shard; how many pieces of input there were.
+    pub(super) fn handle_events(&mut self, ring: &mut Ring, now: Now) -> usize {
+        let mut received = 0;
         while let Some(event) = ring.poll_event() {
             let after = match event {
                 Event::Accepted { listener, socket } => {
                     self.accepted(ring, listener, socket, now);
                     After::Nothing
                 }
-                Event::Received { socket, bytes } => self.received(socket, bytes, now),
+                Event::Received { socket, bytes } => {
+                    received += 1;
+                    self.received(socket, bytes, now)
+                }
                 Event::Ended { socket, error } => {
                     debug!(?error, "the peer has ended its connection");
                     self.lost(socket, now);
@@ -136,6 +140,7 @@ impl Connections {
                 After::Abort(socket) => ring.abort(socket),
             }
         }
+        received
     }
 
     fn accepted(&mut self, ring: &mut Ring, listener: usize, socket: SocketId, now: Now) {
