@@ -366,7 +366,7 @@ impl Shard {
             return self.go_on(key, Step::Next);
         }
         // Who subscribes once and then listens keeps no memory for answers.
-        if connection.pending.is_empty() && subscribed {
+        if subscribed {
             connection.pending.shrink();
         }
     }
