@@ -81,15 +81,19 @@ impl Queue {
 
     /// Takes out the messages for which `which` is true, in order.
     pub(super) fn extract(&mut self, which: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
-        let Some(waiting) = self.0.take() else { return Vec::new() };
+        let Some(waiting) = self.0.as_deref_mut() else { return Vec::new() };
         let mut taken = Vec::new();
-        for delivery in waiting.deliveries {
+        // Each goes round once: what stays keeps its order, and nothing is allocated for it.
+        for _ in 0..waiting.deliveries.len() {
+            let Some(delivery) = waiting.deliveries.pop_front() else { break };
             if which(&delivery) {
+                waiting.bytes -= delivery.cost();
                 taken.push(delivery);
             } else {
-                self.push(delivery);
+                waiting.deliveries.push_back(delivery);
             }
         }
+        self.0.take_if(|waiting| waiting.deliveries.is_empty());
         taken
     }
 

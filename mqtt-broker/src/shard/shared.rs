@@ -267,7 +267,6 @@ impl Shard {
         let Some(group) = group else { return };
         let member = self.own_session(session);
         self.tell_owner(group, &Envelope::GroupLeave { group, member });
-        let Some(_) = self.sessions.get(session) else { return };
         // What has been started is completed [MQTT-3.10.4-3].
         let back = self.take_queued(session, |delivery| delivery.group == Some(group));
         self.return_all(back);

@@ -327,8 +327,7 @@ fn a_member_that_has_left_gets_nothing_more_though_it_waits_for_another_group() 
         let (packet_id, properties) = (PacketId::FIRST, Properties::EMPTY);
         let subscriptions = Subscriptions::new(&list);
         cluster.send(before, &Packet::Subscribe(Subscribe { packet_id, properties, subscriptions }));
-        let (after, present) = cluster.resume(0, Version::V5, &name);
-        assert!(present);
+        let (after, _) = cluster.resume(0, Version::V5, &name);
         let delivered = cluster.pending(before) > 1;
         assert_eq!(cluster.unsubscribe(after, "$share/g/a"), ReasonCode::SUCCESS);
         cluster.lanes_stalled = false;
