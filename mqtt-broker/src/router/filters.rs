@@ -6,6 +6,7 @@
 use ahash::RandomState;
 use mqtt_proto::types::{TopicFilter, TopicName};
 
+use super::levels;
 use super::slab::Slab;
 use super::text::Text;
 use super::trie::{Texts, Trie};
@@ -110,14 +111,31 @@ impl<V> Filters<V> {
     }
 
     /// Calls `found` with the value of every filter that matches `topic`.
+    ///
+    /// All tables are searched by hash before anything found is compared with the topic. So the processor goes on
+    /// searching while the entries come from memory, whose first touch is the look-up of a candidate.
     pub(super) fn matches<'a>(&'a self, topic: TopicName<'_>, mut found: impl FnMut(&'a V)) {
         let text = topic.as_str().as_bytes();
-        if let Some(id) = self.find_exact(text) {
-            found(&self.entries.at(id.0).value);
-        }
-        self.wildcard.matches(text, topic.is_dollar(), &self.hasher, &self.entries, |id| {
-            found(&self.entries.at(id.0).value);
-        });
+        let mut candidates = [None::<&Entry<V>>; 16];
+        let mut len = 0;
+        let mut compare = |candidates: &[Option<&'a Entry<V>>]| {
+            for entry in candidates.iter().copied().flatten() {
+                if levels::matches(entry.text.as_bytes(), text) {
+                    found(&entry.value);
+                }
+            }
+        };
+        let mut candidate = |id: FilterId| {
+            if len == candidates.len() {
+                compare(&candidates);
+                len = 0;
+            }
+            candidates[len] = Some(self.entries.at(id.0));
+            len += 1;
+        };
+        self.with_hash(text).for_each(&mut candidate);
+        self.wildcard.matches(text, topic.is_dollar(), &self.hasher, candidate);
+        compare(&candidates[..len]);
     }
 
     /// The texts of all filters, in the order of their ids.
@@ -126,14 +144,16 @@ impl<V> Filters<V> {
     }
 
     fn find_exact(&self, text: &[u8]) -> Option<FilterId> {
-        self.exact
-            .with_hash((self.hasher.hash_one(text) >> 32) as u32)
-            .map(|word| FilterId(word as u32 - 1))
-            .find(|&id| self.entries.text(id) == text)
+        self.with_hash(text).find(|&id| self.entries.text(id) == text)
+    }
+
+    /// The filters without a wildcard whose hash is that of `text`: almost always the one with that text, or none.
+    fn with_hash(&self, text: &[u8]) -> impl Iterator<Item = FilterId> + '_ {
+        self.exact.with_hash(levels::hash(text, &self.hasher)).map(|word| FilterId(word as u32 - 1))
     }
 
     fn exact_word(&self, text: &[u8], id: FilterId) -> u64 {
-        (self.hasher.hash_one(text) >> 32) << 32 | u64::from(id.0 + 1)
+        u64::from(levels::hash(text, &self.hasher)) << 32 | u64::from(id.0 + 1)
     }
 }
 
@@ -150,10 +170,10 @@ mod tests {
 
     /// Two texts whose hashes agree in the 32 bits that are kept: among 300,000 there are about ten such pairs.
     fn colliding(hasher: &RandomState) -> (String, String) {
-        let mut seen = HashMap::with_hasher(hasher.clone());
+        let mut seen = HashMap::new();
         for number in 0..300_000 {
             let text = format!("l{number}");
-            if let Some(other) = seen.insert(hasher.hash_one(text.as_bytes()) >> 32, text.clone()) {
+            if let Some(other) = seen.insert(levels::hash(text.as_bytes(), hasher), text.clone()) {
                 return (other, text);
             }
         }

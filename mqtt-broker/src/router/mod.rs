@@ -6,6 +6,7 @@
 mod filters;
 mod groups;
 mod interest;
+mod levels;
 mod ordered;
 mod retained;
 mod shared;

@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 
 use mqtt_proto::types::TopicFilter;
 
+use super::levels::{common_prefix, level};
 use super::ordered::{Ordered, Position};
 
 /// What can be kept as the retained message of its topic.
@@ -230,14 +231,17 @@ fn step<'a>(filter: &'a [u8], topic: &'a [u8]) -> Step<'a> {
             return Step::Match;
         }
         if topic_at > topic.len() {
-            return Step::Skip([topic, b"/", if wanted == b"+" { b"" } else { wanted }]);
+            return Step::Skip([topic, b"/", literal_prefix(&filter[at..])]);
         }
         let name = level(topic, topic_at);
         if wanted == b"+" {
             single = Some(topic_at + name.len());
         } else {
             match order(name, wanted) {
-                Ordering::Less => return Step::Skip([&topic[..topic_at], wanted, b""]),
+                // Up to the filter's next wildcard nothing else can match: all of that is skipped to at once.
+                Ordering::Less => {
+                    return Step::Skip([&topic[..topic_at], literal_prefix(&filter[at..]), b""]);
+                }
                 Ordering::Equal => {}
                 Ordering::Greater => return skip(single),
             }
@@ -258,28 +262,9 @@ fn literal_prefix(filter: &[u8]) -> &[u8] {
     }
 }
 
-/// The level of `text` that begins at `at`.
-fn level(text: &[u8], at: usize) -> &[u8] {
-    let rest = &text[at..];
-    &rest[..rest.iter().position(|&byte| byte == b'/').unwrap_or(rest.len())]
-}
-
 /// The order of topics: by bytes, `/` below all others. No topic holds U+0000, whose place it takes.
 fn order(one: &[u8], other: &[u8]) -> Ordering {
     let same = common_prefix(one, other);
     let rank = |text: &[u8]| text.get(same).map(|&byte| if byte == b'/' { 0 } else { byte });
     rank(one).cmp(&rank(other))
-}
-
-/// How many bytes `one` and `other` have in common at the front, eight at a time.
-fn common_prefix(one: &[u8], other: &[u8]) -> usize {
-    let mut same = 0;
-    for (one, other) in one.as_chunks::<8>().0.iter().zip(other.as_chunks::<8>().0) {
-        let difference = u64::from_le_bytes(*one) ^ u64::from_le_bytes(*other);
-        if difference != 0 {
-            return same + difference.trailing_zeros() as usize / 8;
-        }
-        same += 8;
-    }
-    same + one[same..].iter().zip(&other[same..]).take_while(|(one, other)| one == other).count()
 }

@@ -4,12 +4,13 @@
 //! from the filters' own texts. So a filter that shares no level with others costs one edge however long it is, and an
 //! inner node exists only where filters part. Invariant: behind a node's edges there are at least two filters.
 //!
-//! Edges are found by the hash of their level. Changes compare texts at every level; matching compares them once, at the
-//! filter it arrives at.
+//! Edges are found by the hash of their level. Changes compare texts at every level; matching compares none and leaves that
+//! to its caller, who does it once for each filter arrived at.
 
 use ahash::RandomState;
 
 use super::filters::FilterId;
+use super::levels::{Levels, hash, level};
 use super::slab::Slab;
 use super::words::Words;
 
@@ -307,43 +308,37 @@ impl Trie {
         }
     }
 
-    /// Calls `found` with every filter that matches the Topic Name `topic`; `hidden` leaves out those that begin with a
-    /// wildcard [MQTT-4.7.2-1].
+    /// Calls `found` with every filter that matches the Topic Name `topic`, and rarely with one that only seems to, since
+    /// hashes of other levels agree; `hidden` leaves out those that begin with a wildcard [MQTT-4.7.2-1].
     pub(super) fn matches(
         &self,
         topic: &[u8],
         hidden: bool,
         hasher: &RandomState,
-        texts: &impl Texts,
         mut found: impl FnMut(FilterId),
     ) {
         let Some(root) = self.root else { return };
+        let mut levels = Levels::new(topic, hasher);
         let mut pending = Pending::new();
-        let mut next = Some((root, 0));
-        let mut candidate = |filter: FilterId| {
-            if text_matches(texts.text(filter), topic) {
+        let mut next = Some(Visit { node: root, depth: 0, at: 0 });
+        while let Some(Visit { node, depth, at }) = next.take().or_else(|| pending.pop()) {
+            let node = self.nodes.at(node);
+            let wildcards = !(hidden && depth == 0);
+            if let (Target::Filter(filter), true) = (node.multi.target(), wildcards) {
                 found(filter);
             }
-        };
-        while let Some((node, at)) = next.take().or_else(|| pending.pop()) {
-            let node = self.nodes.at(node);
-            let wildcards = !(hidden && at == 0);
-            if let (Target::Filter(filter), true) = (node.multi.target(), wildcards) {
-                candidate(filter);
-            }
-            if at > topic.len() {
+            if at as usize > topic.len() {
                 if let Target::Filter(filter) = node.here.target() {
-                    candidate(filter);
+                    found(filter);
                 }
                 continue;
             }
-            let level = level(topic, at);
-            let below = at + level.len() + 1;
+            let (end, hash) = levels.get(depth, at);
             let mut follow = |edge: Edge| match edge.target() {
                 Target::Nothing => {}
-                Target::Filter(filter) => candidate(filter),
-                Target::Node(child) => {
-                    if let Some(other) = next.replace((child, below)) {
+                Target::Filter(filter) => found(filter),
+                Target::Node(node) => {
+                    if let Some(other) = next.replace(Visit { node, depth: depth + 1, at: end + 1 }) {
                         pending.push(other);
                     }
                 }
@@ -351,9 +346,7 @@ impl Trie {
             if wildcards {
                 follow(node.single);
             }
-            if node.literals.len() > 0 {
-                node.literals.with_hash(hash(level, hasher)).for_each(follow);
-            }
+            node.literals.with_hash(hash).for_each(follow);
         }
     }
 
@@ -401,19 +394,27 @@ impl Trie {
     }
 }
 
-/// Nodes still to visit, each with the place in the topic: a few without the heap.
+/// A node to visit, and the level of the topic that is looked for there: its number and where it begins.
+#[derive(Clone, Copy)]
+struct Visit {
+    node: u32,
+    depth: u32,
+    at: u32,
+}
+
+/// Nodes still to visit: a few without the heap.
 struct Pending {
-    near: [(u32, usize); 16],
+    near: [Visit; 16],
     len: usize,
-    far: Vec<(u32, usize)>,
+    far: Vec<Visit>,
 }
 
 impl Pending {
     fn new() -> Pending {
-        Pending { near: [(0, 0); 16], len: 0, far: Vec::new() }
+        Pending { near: [Visit { node: 0, depth: 0, at: 0 }; 16], len: 0, far: Vec::new() }
     }
 
-    fn push(&mut self, visit: (u32, usize)) {
+    fn push(&mut self, visit: Visit) {
         match self.near.get_mut(self.len) {
             Some(slot) => {
                 *slot = visit;
@@ -423,23 +424,13 @@ impl Pending {
         }
     }
 
-    fn pop(&mut self) -> Option<(u32, usize)> {
+    fn pop(&mut self) -> Option<Visit> {
         if let Some(visit) = self.far.pop() {
             return Some(visit);
         }
         self.len = self.len.checked_sub(1)?;
         Some(self.near[self.len])
     }
-}
-
-/// The level of `text` that begins at `at`.
-fn level(text: &[u8], at: usize) -> &[u8] {
-    let rest = &text[at..];
-    &rest[..rest.iter().position(|&byte| byte == b'/').unwrap_or(rest.len())]
-}
-
-fn hash(level: &[u8], hasher: &RandomState) -> u32 {
-    (hasher.hash_one(level) >> 32) as u32
 }
 
 /// Which edge the filter `text` takes at `at`, and where its next level begins: one past the end after the last.
@@ -454,25 +445,4 @@ fn way(text: &[u8], at: usize, hasher: &RandomState) -> (Way, usize) {
         _ => Way::Literal(hash(level, hasher)),
     };
     (way, at + level.len() + 1)
-}
-
-/// Whether `filter` matches `topic`, the `$` rule left to the caller.
-fn text_matches(filter: &[u8], topic: &[u8]) -> bool {
-    let (mut at, mut topic_at) = (0, 0);
-    while at <= filter.len() {
-        let wanted = level(filter, at);
-        if wanted == b"#" {
-            return true;
-        }
-        if topic_at > topic.len() {
-            return false;
-        }
-        let name = level(topic, topic_at);
-        if wanted != b"+" && wanted != name {
-            return false;
-        }
-        at += wanted.len() + 1;
-        topic_at += name.len() + 1;
-    }
-    topic_at > topic.len()
 }

@@ -26,14 +26,10 @@ impl Words {
     }
 
     /// Every word whose upper half is `hash`.
-    pub(super) fn with_hash(&self, hash: u32) -> impl Iterator<Item = u64> + '_ {
+    #[inline]
+    pub(super) fn with_hash(&self, hash: u32) -> WithHash<'_> {
         let (wrapped, first) = self.slots.split_at(home(hash, self.slots.len()));
-        first
-            .iter()
-            .chain(wrapped)
-            .copied()
-            .take_while(|&word| word != 0)
-            .filter(move |word| (word >> 32) as u32 == hash)
+        WithHash { hash, ahead: first.iter(), wrapped }
     }
 
     /// Any word, `None` when empty.
@@ -128,6 +124,37 @@ impl Words {
         let old = std::mem::replace(&mut self.slots, vec![0; capacity].into_boxed_slice());
         for word in old.into_iter().filter(|&word| word != 0) {
             self.place(word);
+        }
+    }
+}
+
+/// Iterates over the words with one hash.
+pub(super) struct WithHash<'a> {
+    hash: u32,
+    ahead: std::slice::Iter<'a, u64>,
+    /// The slots before its home, which come last.
+    wrapped: &'a [u64],
+}
+
+impl Iterator for WithHash<'_> {
+    type Item = u64;
+
+    #[inline]
+    fn next(&mut self) -> Option<u64> {
+        loop {
+            for &word in self.ahead.by_ref() {
+                if word == 0 {
+                    (self.ahead, self.wrapped) = ([].iter(), &[]);
+                    return None;
+                }
+                if (word >> 32) as u32 == self.hash {
+                    return Some(word);
+                }
+            }
+            if self.wrapped.is_empty() {
+                return None;
+            }
+            self.ahead = std::mem::take(&mut self.wrapped).iter();
         }
     }
 }

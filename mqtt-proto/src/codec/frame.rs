@@ -80,6 +80,18 @@ pub fn peek_frame(input: &[u8], maximum_packet_size: u32) -> Result<Option<Frame
     Err(DecodeError::VariableByteInteger)
 }
 
+/// Flags and body if `frame` is a PUBLISH with a Remaining Length of one byte. Most packets are: their Fixed Header takes
+/// one look. `None` says nothing about any other frame.
+#[inline(always)]
+pub(super) fn short_publish(frame: &[u8]) -> Option<(u8, &[u8])> {
+    let &[first, remaining_len, ref body @ ..] = frame else { return None };
+    let flags = first & 0x0F;
+    let is_publish = first >> 4 == PacketType::Publish as u8
+        && FLAGS[PacketType::Publish as usize] >> flags & 1 != 0
+        && remaining_len < 0x80;
+    (is_publish && usize::from(remaining_len) == body.len()).then_some((flags, body))
+}
+
 #[cold]
 fn first_byte_error(packet_type: Option<PacketType>, flags: u8) -> DecodeError {
     match packet_type {
@@ -128,7 +140,9 @@ impl Framer {
             *self = Framer::default();
         }
         if !self.partial.is_empty() {
-            return self.complete(input, maximum_packet_size);
+            let used = self.complete(input, maximum_packet_size)?;
+            *input = &input[used..];
+            return Ok(self.handed_out.then_some(&self.partial));
         }
         if let Some(header) = peek_frame(input, maximum_packet_size)?
             && let Some((frame, rest)) = input.split_at_checked(header.frame_len())
@@ -140,34 +154,32 @@ impl Framer {
         Ok(None)
     }
 
-    /// Adds to the incomplete packet what it lacks.
-    fn complete(
-        &mut self,
-        input: &mut &[u8],
-        maximum_packet_size: u32,
-    ) -> Result<Option<&[u8]>, DecodeError> {
+    /// Adds to the incomplete packet what it lacks; the answer is how much of `input` that was. `input` is passed by value
+    /// so that it stays in registers where packets come whole.
+    fn complete(&mut self, input: &[u8], maximum_packet_size: u32) -> Result<usize, DecodeError> {
+        let mut used = 0;
         let header = loop {
             match peek_frame(&self.partial, maximum_packet_size)? {
                 Some(header) => break header,
                 None => {
-                    let Some((&byte, rest)) = input.split_first() else { return Ok(None) };
+                    let Some(&byte) = input.get(used) else { return Ok(used) };
                     self.partial.push(byte);
-                    *input = rest;
+                    used += 1;
                 }
             }
         };
         let frame_len = header.frame_len();
         let missing = frame_len - self.partial.len();
-        let (bytes, rest) = input.split_at(missing.min(input.len()));
+        let rest = &input[used..];
+        let bytes = &rest[..missing.min(rest.len())];
         let len = self.partial.len() + bytes.len();
         if self.partial.capacity() < len {
             let capacity = frame_len.min(len.max(2 * self.partial.len()));
             self.partial.reserve_exact(capacity - self.partial.len());
         }
         self.partial.extend_from_slice(bytes);
-        *input = rest;
         self.handed_out = len == frame_len;
-        Ok(self.handed_out.then_some(&self.partial))
+        Ok(used + bytes.len())
     }
 
     /// Bytes kept of an incomplete packet.

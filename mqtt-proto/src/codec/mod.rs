@@ -20,6 +20,7 @@ use alloc::vec::Vec;
 
 use crate::packet::{Packet, PacketType, Property};
 use crate::types::Version;
+use frame::short_publish;
 use read::{Reader, variable_byte_integer_len};
 use write::{Length, REMAINING_LENGTH_MAX, Sink, variable_byte_integer};
 
@@ -56,6 +57,13 @@ const DUP: u8 = 0b1000;
 /// What [`DecodeError`] lists.
 #[inline]
 pub fn decode(version: Version, frame: &[u8]) -> Result<Packet<'_>, DecodeError> {
+    if let Some((flags, body)) = short_publish(frame) {
+        return Ok(Packet::Publish(publish::decode(version, flags, body)?));
+    }
+    decode_any(version, frame)
+}
+
+fn decode_any(version: Version, frame: &[u8]) -> Result<Packet<'_>, DecodeError> {
     let header = peek_frame(frame, u32::MAX)?.ok_or(DecodeError::Truncated)?;
     let mut reader = Reader::new(&frame[header.header_len..]);
     let body = reader.bytes(header.remaining_len)?;

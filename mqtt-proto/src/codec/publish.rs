@@ -6,7 +6,7 @@ use super::error::{DecodeError, EncodeError};
 use super::property::{
     PropertyRules, measure_properties, put_measured_properties, read_properties, with_property_length,
 };
-use super::read::Reader;
+use super::read::{Reader, text};
 use super::write::{REMAINING_LENGTH_MAX, Sink, field_len, put_packet_id};
 use super::{DUP, put_fixed_header};
 use crate::packet::{PacketType, PropertyId, Publish};
@@ -25,7 +25,7 @@ pub(super) fn decode(version: Version, flags: u8, body: &[u8]) -> Result<Publish
     };
     let (properties, present) = read_properties(&mut reader, version, &PropertyRules::PUBLISH)?;
     let topic = if !topic.is_empty() {
-        let text = core::str::from_utf8(topic).map_err(|_| DecodeError::Utf8)?;
+        let text = text(topic)?;
         Some(TopicName::new(text)?)
     } else if present.contains(PropertyId::TopicAlias) {
         None

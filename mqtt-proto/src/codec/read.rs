@@ -1,5 +1,7 @@
 //! Wire primitives of section 1.5, read from the front of a slice.
 
+use ascii::AsAsciiStr;
+
 use super::error::DecodeError;
 use crate::types::PacketId;
 
@@ -81,17 +83,23 @@ impl<'a> Reader<'a> {
     #[inline]
     pub(super) fn variable_byte_integer(&mut self) -> Result<u32, DecodeError> {
         let first = self.u8()?;
-        if first < 0x80 { Ok(u32::from(first)) } else { self.long_variable_byte_integer(first) }
+        if first < 0x80 {
+            return Ok(u32::from(first));
+        }
+        let (value, rest) = self.long_variable_byte_integer(first)?;
+        *self = rest;
+        Ok(value)
     }
 
-    fn long_variable_byte_integer(&mut self, first: u8) -> Result<u32, DecodeError> {
+    /// The value and what is left behind it: by value, so that a reader stays in registers.
+    fn long_variable_byte_integer(mut self, first: u8) -> Result<(u32, Reader<'a>), DecodeError> {
         let mut value = u32::from(first & 0x7F);
         for shift in [7, 14, 21] {
             let byte = self.u8()?;
             value |= u32::from(byte & 0x7F) << shift;
             match byte {
                 0 => break,
-                1..0x80 => return Ok(value),
+                1..0x80 => return Ok((value, self)),
                 _ => {}
             }
         }
@@ -107,8 +115,17 @@ impl<'a> Reader<'a> {
 
     /// A UTF-8 Encoded String [MQTT-1.5.4-1] [MQTT-1.5.4-2].
     pub(super) fn string(&mut self) -> Result<&'a str, DecodeError> {
-        let text = core::str::from_utf8(self.binary()?).map_err(|_| DecodeError::Utf8)?;
+        let text = text(self.binary()?)?;
         if text.as_bytes().contains(&0) { Err(DecodeError::NullCharacter) } else { Ok(text) }
+    }
+}
+
+/// `bytes` as text, which is nearly always ASCII: that is seen many bytes at a time, wherever they lie.
+#[inline]
+pub(super) fn text(bytes: &[u8]) -> Result<&str, DecodeError> {
+    match bytes.as_ascii_str() {
+        Ok(text) => Ok(text.as_str()),
+        Err(_) => core::str::from_utf8(bytes).map_err(|_| DecodeError::Utf8),
     }
 }
 
