@@ -93,7 +93,9 @@ impl Shard {
         let Ok(shared) = SharedFilter::new(subscription.filter) else {
             return Ok(Err(ReasonCode::TOPIC_FILTER_INVALID));
         };
-        if shared.filter.levels().count() > usize::from(limits.topic_levels_max) {
+        let levels_max = usize::from(limits.topic_levels_max);
+        // One with fewer bytes has not so many levels.
+        if shared.filter.as_str().len() >= levels_max && shared.filter.levels().count() > levels_max {
             return Ok(Err(ReasonCode::TOPIC_FILTER_INVALID));
         }
         if shared.filter.has_wildcard() && !limits.wildcard_subscription_available {
@@ -165,7 +167,18 @@ impl Shard {
             RetainHandling::DoNotSend => false,
         };
         let (qos, identifier) = (subscriber.options.qos, subscriber.identifier);
+        let wanted = wanted && self.may_have_retained(filter);
         wanted.then(|| self.new_gather(session, inserted.filter, filter.as_str(), qos, identifier))
+    }
+
+    /// Whether there may be retained messages that match. Certain only for a core that is alone: another's may be on
+    /// their way here.
+    fn may_have_retained(&self, filter: TopicFilter<'_>) -> bool {
+        match self.homes.cores() {
+            1 if filter.has_wildcard() => self.retained.len() > 0,
+            1 => self.retained.get(filter.as_str()).is_some(),
+            _ => true,
+        }
     }
 
     /// Tells all other cores of this core's first subscription to `filter`, or of the loss of its last.
