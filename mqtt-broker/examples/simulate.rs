@@ -1,9 +1,11 @@
 //! Runs the broker's simulation: many seeds, or one of them with a trace.
 //!
 //! ```sh
-//! cargo run --release -p mqtt-broker --no-default-features --example simulate -- --seed 7
-//! cargo run --release -p mqtt-broker --no-default-features --example simulate -- --minutes 60
+//! cargo run -p mqtt-broker --no-default-features --example simulate -- --seed 7
+//! cargo run -p mqtt-broker --no-default-features --example simulate -- --minutes 60
 //! ```
+//!
+//! With `--release` the shards do not check their invariants.
 
 #[path = "../tests/simulation/engine/mod.rs"]
 mod engine;
@@ -180,7 +182,7 @@ fn one(seed: u64, options: &Options, sum: &Mutex<Sum>) -> bool {
     println!("seed {seed} fails: {violation}");
     let cores = options.cores.map_or(String::new(), |cores| format!(" --cores {cores}"));
     println!(
-        "  replay: cargo run --release -p mqtt-broker --no-default-features --example simulate -- --seed {seed}{cores}"
+        "  replay: cargo run -p mqtt-broker --no-default-features --example simulate -- --seed {seed}{cores}"
     );
     sum.failed.push((seed, violation));
     true

@@ -58,8 +58,8 @@ pub struct Limits {
     /// Maximum Packet Size in bytes that Clients may send; a longer packet closes its connection with 0x95.
     /// 64 to 268,435,460.
     pub packet_bytes_max: u32,
-    /// Bytes of a CONNECT; a longer one closes its connection, so that whoever is not let in yet cannot fill the
-    /// memory. 1,024 to 268,435,460; at most `packet_bytes_max` counts.
+    /// Bytes of a CONNECT, and of an AUTH before CONNACK; a longer one closes its connection, so that whoever is not let
+    /// in yet cannot fill the memory. 1,024 to 268,435,460; at most `packet_bytes_max` counts.
     pub connect_bytes_max: u32,
     /// Receive Maximum: QoS 1 and 2 messages a Client may have unacknowledged; one more closes its connection with
     /// 0x93. 1 to 65,535. Clients before 5.0 are not told; from them 65,535 are accepted.

@@ -19,6 +19,8 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(feature = "runtime")]
+mod chunks;
 pub mod config;
 pub mod message;
 pub mod ports;

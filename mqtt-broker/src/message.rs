@@ -4,8 +4,8 @@
 //! made only when something keeps the message: a queue, the send window, a retained slot, a log record.
 
 use core::fmt;
+use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
 use mqtt_proto::packet::{Properties, Property, PropertyId};
 use mqtt_proto::types::{Qos, TopicName};
 
@@ -32,15 +32,38 @@ pub struct MessageRef<'a> {
 /// An owned Application Message; a clone shares the bytes.
 #[derive(Clone)]
 pub struct Message {
-    /// Topic, properties and payload, one behind the other.
-    bytes: Bytes,
-    topic_len: u16,
-    properties_len: u32,
+    /// A [`Head`], then topic, properties and payload one behind the other, then what the allocation has too much.
+    bytes: Arc<[u8]>,
     qos: Qos,
     retain: bool,
+}
+
+/// What the bytes of a [`Message`] begin with: where its parts end, and when it expires.
+struct Head {
+    topic_len: u16,
+    properties_len: u32,
+    payload_len: u32,
     /// `u64::MAX`: never.
     expires_at: u64,
 }
+
+/// Allocations of messages that are gone, for the next ones: in the steady state a message that is kept until its
+/// acknowledgement comes takes nothing from the allocator.
+#[derive(Default)]
+pub(crate) struct Spares {
+    /// By the number of [`UNIT`]s that they have.
+    lists: Vec<Vec<Arc<[u8]>>>,
+    bytes: usize,
+}
+
+/// Allocations grow in steps of this many bytes, so that those of like messages can take each other's place.
+const UNIT: usize = 32;
+
+/// Larger messages have allocations of their very length and leave no spares.
+const SPARE_LEN_MAX: usize = 1024;
+
+/// Bytes that all spares of a core take at most.
+const SPARE_BYTES_MAX: usize = 1024 * 1024;
 
 impl MessageRef<'_> {
     /// Bytes of topic, properties and payload.
@@ -53,20 +76,39 @@ impl MessageRef<'_> {
         false
     }
 
+    /// Bytes that keeping this message costs.
+    pub fn cost(&self) -> usize {
+        self.allocation() + Message::OVERHEAD
+    }
+
     /// A copy of its own.
     pub fn to_message(&self) -> Message {
-        let mut bytes = BytesMut::with_capacity(self.len());
-        bytes.put_slice(self.topic.as_str().as_bytes());
-        bytes.put_slice(self.properties);
-        bytes.put_slice(self.payload);
-        Message {
-            bytes: bytes.freeze(),
+        self.copy_to(core::iter::repeat_n(0, self.allocation()).collect())
+    }
+
+    /// Bytes of the allocation for a copy.
+    fn allocation(&self) -> usize {
+        match Head::LEN + self.len() {
+            len @ ..=SPARE_LEN_MAX => len.next_multiple_of(UNIT),
+            len => len,
+        }
+    }
+
+    /// A copy in an allocation that nobody else has.
+    fn copy_to(&self, mut allocation: Arc<[u8]>) -> Message {
+        let head = Head {
             topic_len: self.topic.as_str().len() as u16,
             properties_len: self.properties.len() as u32,
-            qos: self.qos,
-            retain: self.retain,
+            payload_len: self.payload.len() as u32,
             expires_at: self.expires_at.unwrap_or(u64::MAX),
+        };
+        let mut rest = Arc::get_mut(&mut allocation).expect("nobody else has it");
+        for part in [&head.encode()[..], self.topic.as_str().as_bytes(), self.properties, self.payload] {
+            let (place, behind) = rest.split_at_mut(part.len());
+            place.copy_from_slice(part);
+            rest = behind;
         }
+        Message { bytes: allocation, qos: self.qos, retain: self.retain }
     }
 
     /// Whether it is due at `now` (monotonic milliseconds).
@@ -81,22 +123,49 @@ impl MessageRef<'_> {
     }
 }
 
+impl Head {
+    const LEN: usize = 18;
+
+    fn encode(&self) -> [u8; Head::LEN] {
+        let mut bytes = [0; Head::LEN];
+        bytes[..8].copy_from_slice(&self.expires_at.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.properties_len.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.payload_len.to_le_bytes());
+        bytes[16..].copy_from_slice(&self.topic_len.to_le_bytes());
+        bytes
+    }
+
+    /// The head of these bytes, and what is behind it.
+    fn decode(bytes: &[u8]) -> (Head, &[u8]) {
+        let (head, rest) = bytes.split_first_chunk::<{ Head::LEN }>().expect("a message has a head");
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r] = *head;
+        let head = Head {
+            expires_at: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+            properties_len: u32::from_le_bytes([i, j, k, l]),
+            payload_len: u32::from_le_bytes([m, n, o, p]),
+            topic_len: u16::from_le_bytes([q, r]),
+        };
+        (head, rest)
+    }
+}
+
 impl Message {
-    /// Bytes a message costs beside those of its topic, properties and payload: the handle and the shared allocation.
-    pub const OVERHEAD: usize = size_of::<Message>() + 32;
+    /// Bytes a message costs beside its allocation's: the handle and the counts of the shared allocation.
+    pub const OVERHEAD: usize = size_of::<Message>() + 2 * size_of::<usize>();
 
     /// Borrows all parts.
     pub fn as_ref(&self) -> MessageRef<'_> {
-        let (topic, rest) = self.bytes.split_at(self.topic_len as usize);
-        let (properties, payload) = rest.split_at(self.properties_len as usize);
+        let (head, rest) = Head::decode(&self.bytes);
+        let (topic, rest) = rest.split_at(head.topic_len as usize);
+        let (properties, rest) = rest.split_at(head.properties_len as usize);
         let topic = core::str::from_utf8(topic).ok().and_then(|topic| TopicName::new(topic).ok());
         MessageRef {
             topic: topic.expect("made from a Topic Name"),
             properties,
-            payload,
+            payload: &rest[..head.payload_len as usize],
             qos: self.qos,
             retain: self.retain,
-            expires_at: self.expires_at(),
+            expires_at: (head.expires_at != u64::MAX).then_some(head.expires_at),
         }
     }
 
@@ -112,12 +181,13 @@ impl Message {
 
     /// Monotonic milliseconds at which it expires; `None`: never.
     pub fn expires_at(&self) -> Option<u64> {
-        (self.expires_at != u64::MAX).then_some(self.expires_at)
+        let at = Head::decode(&self.bytes).0.expires_at;
+        (at != u64::MAX).then_some(at)
     }
 
     /// Whether it is due at `now` (monotonic milliseconds).
     pub fn is_expired(&self, now: u64) -> bool {
-        self.expires_at <= now
+        Head::decode(&self.bytes).0.expires_at <= now
     }
 
     /// Bytes that keeping this message costs.
@@ -126,9 +196,37 @@ impl Message {
     }
 }
 
+impl Spares {
+    /// [`MessageRef::to_message`], in a spare allocation if there is one of its size.
+    pub(crate) fn message(&mut self, message: &MessageRef<'_>) -> Message {
+        match self.lists.get_mut(message.allocation() / UNIT).and_then(Vec::pop) {
+            Some(spare) if message.allocation() <= SPARE_LEN_MAX => {
+                self.bytes -= spare.len();
+                message.copy_to(spare)
+            }
+            _ => message.to_message(),
+        }
+    }
+
+    /// Takes a message that is of no more use here. Unless others share its bytes they become a spare.
+    pub(crate) fn take_back(&mut self, message: Message) {
+        let Message { mut bytes, .. } = message;
+        let len = bytes.len();
+        if len > SPARE_LEN_MAX || self.bytes + len > SPARE_BYTES_MAX || Arc::get_mut(&mut bytes).is_none() {
+            return;
+        }
+        if self.lists.is_empty() {
+            self.lists.resize_with(SPARE_LEN_MAX / UNIT + 1, Vec::new);
+        }
+        self.bytes += len;
+        self.lists[len / UNIT].push(bytes);
+    }
+}
+
 impl Retainable for Message {
     fn topic(&self) -> &str {
-        core::str::from_utf8(&self.bytes[..self.topic_len as usize]).expect("made from a Topic Name")
+        let (head, rest) = Head::decode(&self.bytes);
+        core::str::from_utf8(&rest[..head.topic_len as usize]).expect("made from a Topic Name")
     }
 
     fn cost(&self) -> usize {
@@ -194,6 +292,50 @@ mod tests {
         assert_eq!((back.topic, back.properties, back.payload), (topic, &[1u8, 1][..], &b"payload"[..]));
         assert_eq!((back.qos, back.retain, back.expires_at), (Qos::AtLeastOnce, true, Some(7)));
         assert!(message.is_expired(7) && !message.is_expired(6));
+    }
+
+    #[test]
+    fn a_message_that_is_gone_leaves_its_allocation_to_the_next() {
+        let message = |payload: &'static [u8]| MessageRef {
+            topic: TopicName::new("a/b").expect("a topic"),
+            properties: &[],
+            payload,
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            expires_at: None,
+        };
+        let mut spares = Spares::default();
+        let first = spares.message(&message(b"first"));
+        let (shared, place) = (first.clone(), first.bytes.as_ptr());
+        spares.take_back(first);
+        assert_eq!(spares.bytes, 0, "somebody still reads it");
+        spares.take_back(shared);
+        assert_eq!(spares.bytes, UNIT);
+        // Another length of the same size of allocation, and then one that is too large.
+        let second = spares.message(&message(b"2"));
+        assert_eq!((second.bytes.as_ptr(), second.as_ref().payload), (place, &b"2"[..]));
+        spares.take_back(second);
+        let large = spares.message(&message(&[1; SPARE_LEN_MAX]));
+        assert_eq!(large.as_ref().payload, [1; SPARE_LEN_MAX]);
+        spares.take_back(large);
+        assert_eq!(spares.bytes, UNIT);
+    }
+
+    #[test]
+    fn spares_are_bounded() {
+        let message = MessageRef {
+            topic: TopicName::new("a").expect("a topic"),
+            properties: &[],
+            payload: &[0; 900],
+            qos: Qos::AtMostOnce,
+            retain: false,
+            expires_at: None,
+        };
+        let mut spares = Spares::default();
+        for _ in 0..2 * SPARE_BYTES_MAX / 900 {
+            spares.take_back(message.to_message());
+        }
+        assert!(spares.bytes <= SPARE_BYTES_MAX && spares.bytes > SPARE_BYTES_MAX - 1024);
     }
 
     #[test]

@@ -278,6 +278,22 @@ fn a_foreign_session_stays_foreign_until_the_client_begins_anew() {
     assert_eq!(connect(false, true), Ok(true), "that session is the Client's own");
 }
 
+/// [MQTT-3.2.2-4]
+#[test]
+fn a_refused_client_has_the_session_it_had_before() {
+    let mut client: Client<Message> = Client::default();
+    let mut connect = |present: bool, code| {
+        client.connection_lost();
+        client.connect(&options(Version::V3_1_1, false), 0).expect("closed");
+        client.poll_event(&mut &[0x20, 2, present.into(), code][..], 0).map(|event| event.is_some())
+    };
+    assert_eq!(connect(false, 3), Ok(true));
+    assert_eq!(connect(true, 0), Err(ProtocolError::UnexpectedSession), "no session was made for it");
+    assert_eq!(connect(false, 0), Ok(true));
+    assert_eq!(connect(false, 3), Ok(true));
+    assert_eq!(connect(true, 0), Ok(true), "that session is still there");
+}
+
 #[test]
 fn a_client_that_was_left_is_not_connected() {
     // DISCONNECT of the Server, and a packet that it must not send.

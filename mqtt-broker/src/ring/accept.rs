@@ -1,7 +1,7 @@
 //! Accepting: one multishot operation a listener, re-armed when it ends, paused when descriptors run out.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 
 use io_uring::{cqueue, opcode, types};
@@ -19,6 +19,8 @@ const PAUSE: u64 = 100;
 pub(super) struct Listener {
     /// `None` once accepting has stopped.
     socket: Option<TcpListener>,
+    /// Where it listens, if that is one address: the same for all sockets that it accepts.
+    pub(super) address: Option<SocketAddr>,
     armed: bool,
     /// Accept again no earlier than this; `Some(0)`: the pause begins with the next look at the clock.
     paused: Option<u64>,
@@ -28,7 +30,8 @@ impl Ring {
     /// Accepts from `socket`, which is listening, from now on. Returns the listener's index.
     pub(crate) fn listen(&mut self, socket: TcpListener) -> usize {
         let index = self.listeners.len();
-        self.listeners.push(Listener { socket: Some(socket), armed: false, paused: None });
+        let address = socket.local_addr().ok().filter(|address| !address.ip().is_unspecified());
+        self.listeners.push(Listener { socket: Some(socket), address, armed: false, paused: None });
         self.arm_accept(index);
         index
     }

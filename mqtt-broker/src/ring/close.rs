@@ -75,7 +75,8 @@ impl Ring {
             self.start_send(index, last);
             return;
         }
-        if !*shut {
+        // After the peer's end closing is enough.
+        if !*shut && !slot.ended {
             *shut = true;
             if let Some(descriptor) = &slot.socket {
                 // It fails only when the connection is gone, and then the receive below says so.

@@ -46,6 +46,7 @@ use self::accept::Listener;
 use self::buffers::Buffers;
 use self::queue::{Completion, Queue};
 use self::slot::{Operation, Phase, Slot, Token};
+use crate::chunks::Chunks;
 
 pub use self::error::RingError;
 pub(crate) use self::queue::Wait;
@@ -112,7 +113,7 @@ pub(crate) struct Ring {
     /// Where the kernel puts the counter of the eventfd.
     wake_word: ManuallyDrop<Box<UnsafeCell<u64>>>,
     wake: Arc<EventFd>,
-    slots: Vec<Slot>,
+    slots: Chunks<Slot>,
     free: Vec<u32>,
     listeners: Vec<Listener>,
     accepting: bool,
@@ -145,7 +146,7 @@ impl Ring {
             buffers: ManuallyDrop::new(buffers),
             wake_word: ManuallyDrop::new(Box::new(UnsafeCell::new(0))),
             wake,
-            slots: Vec::new(),
+            slots: Chunks::default(),
             free: Vec::new(),
             listeners: Vec::new(),
             accepting: true,
@@ -161,18 +162,19 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Submits what was asked for, waits as told and collects completions.
+    /// Submits what was asked for, waits as told and collects completions; where it waits, for several of them if they
+    /// come within `gather`.
     ///
     /// # Errors
     /// The ring is broken and the core cannot go on.
-    pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<()> {
+    pub(crate) fn enter(&mut self, wait: Wait, gather: Duration) -> io::Result<()> {
         let wait = if self.has_events() { Wait::No } else { wait };
         self.take_back();
         self.serve_starved();
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        self.queue.enter(wait)
+        self.queue.enter(wait, gather)
     }
 
     /// Whether [`Ring::poll_event`] may have something without another [`Ring::enter`].
@@ -230,10 +232,7 @@ impl Ring {
 
     /// Takes a socket on. Nothing is armed on it.
     pub(crate) fn adopt(&mut self, socket: OwnedFd) -> SocketId {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot::default());
-            (self.slots.len() - 1) as u32
-        });
+        let index = self.free.pop().unwrap_or_else(|| self.slots.push(Slot::default()) as u32);
         let slot = &mut self.slots[index as usize];
         debug_assert!(matches!(slot.phase, Phase::Free) && slot.in_flight == 0);
         let generation = slot.generation.wrapping_add(1);
@@ -246,14 +245,19 @@ impl Ring {
         self.slots.len() - self.free.len()
     }
 
-    /// The address of the peer and our own.
-    pub(crate) fn addresses(&self, socket: SocketId) -> (Option<SocketAddr>, Option<SocketAddr>) {
+    /// The address of the peer and our own, of a socket that this listener has accepted.
+    pub(crate) fn addresses(
+        &self,
+        listener: usize,
+        socket: SocketId,
+    ) -> (Option<SocketAddr>, Option<SocketAddr>) {
         let Some(descriptor) = self.slot(socket).and_then(|slot| slot.socket.as_ref()) else {
             return (None, None);
         };
         let socket = SockRef::from(descriptor);
         let address = |found: io::Result<socket2::SockAddr>| found.ok().and_then(|found| found.as_socket());
-        (address(socket.peer_addr()), address(socket.local_addr()))
+        let local = self.listeners[listener].address.or_else(|| address(socket.local_addr()));
+        (address(socket.peer_addr()), local)
     }
 
     fn slot(&self, socket: SocketId) -> Option<&Slot> {
@@ -368,7 +372,7 @@ impl Drop for Ring {
         let mut wait = Wait::No;
         for _ in 0..64 {
             // What is queued has to be submitted before it can be cancelled.
-            if self.queue.enter(wait).is_err() {
+            if self.queue.enter(wait, Duration::ZERO).is_err() {
                 break;
             }
             while let Some(completion) = self.queue.pop() {

@@ -21,6 +21,9 @@ const COMPLETIONS: u32 = 8192;
 /// 640 items before the turn goes on.
 const ENTERS_MAX: usize = 32;
 
+/// Completions that end the time in which a waiting ring gathers them.
+const GATHERED_MAX: usize = 32;
+
 /// How long [`Queue::enter`] waits for a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
@@ -98,17 +101,22 @@ impl Queue {
         Some(Completion { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() })
     }
 
-    /// Submits what is queued, waits as told, and runs the deferred work that makes completions.
+    /// Submits what is queued, waits as told, and runs the deferred work that makes completions. A wait goes on for the
+    /// time of `gather` where the kernel can do that, unless many completions end it, so that one wake-up brings several.
     ///
     /// # Errors
     /// The ring is broken: the caller's core cannot go on.
-    pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
+    pub(super) fn enter(&mut self, wait: Wait, gather: Duration) -> io::Result<()> {
         let idle = !self.has_completions();
+        let gathers = !gather.is_zero() && self.io.params().is_feature_min_timeout();
+        let (wanted, gather) = if gathers { (GATHERED_MAX, gather.as_micros() as u32) } else { (1, 0) };
+        let arguments = types::SubmitArgs::new().min_wait_usec(gather);
         let entered = match wait {
             Wait::For(time) if idle && !time.is_zero() => {
                 let time = types::Timespec::from(time);
-                self.io.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&time))
+                self.io.submitter().submit_with_args(wanted, &arguments.timespec(&time))
             }
+            Wait::Forever if idle && gathers => self.io.submitter().submit_with_args(wanted, &arguments),
             Wait::Forever if idle => self.io.submit_and_wait(1),
             _ => self.io.submit(),
         };
@@ -168,7 +176,7 @@ mod tests {
         }
         let mut expected = 0;
         while expected < 20_000 {
-            queue.enter(Wait::For(Duration::from_secs(10))).expect("entered");
+            queue.enter(Wait::For(Duration::from_secs(10)), Duration::ZERO).expect("entered");
             while let Some(completion) = queue.pop() {
                 assert_eq!(completion.user_data, expected);
                 expected += 1;

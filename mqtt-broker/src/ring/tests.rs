@@ -54,7 +54,7 @@ impl Bench {
     /// One turn; returns whether anything was seen.
     fn turn(&mut self, wait: Wait) -> bool {
         let before = self.seen.len();
-        self.ring.enter(wait).expect("the ring works");
+        self.ring.enter(wait, Duration::ZERO).expect("the ring works");
         while let Some(event) = self.ring.poll_event() {
             let seen = match event {
                 Event::Accepted { socket, .. } => Seen::Accepted(socket),
@@ -411,12 +411,12 @@ fn a_wake_from_another_thread_ends_the_wait() {
         bench.turn(Wait::No);
         let wake = Arc::clone(&bench.wake);
         let other = std::thread::spawn(move || wake.signal());
-        bench.ring.enter(Wait::Forever).expect("woken");
+        bench.ring.enter(Wait::Forever, Duration::ZERO).expect("woken");
         bench.turn(Wait::No);
         other.join().expect("the other thread");
     }
     let before = monotonic_millis();
-    bench.ring.enter(Wait::For(Duration::from_millis(30))).expect("the time is over");
+    bench.ring.enter(Wait::For(Duration::from_millis(30)), Duration::ZERO).expect("the time is over");
     assert!(monotonic_millis() - before >= 29);
 }
 

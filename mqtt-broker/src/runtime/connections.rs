@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 
 use super::local::{Pipe, PipeEnd};
 use super::shared::{LaneItem, Moved, MovedPeer};
+use crate::chunks::Chunks;
 use crate::config::CoreId;
 use crate::ring::{Event, Ring, SocketId};
 use crate::shard::{Action, ConnectionId, ConnectionInfo, Handed, Now, Shard};
@@ -44,9 +45,9 @@ struct Leaving {
 pub(super) struct Connections {
     pub(super) shard: Shard,
     /// By the index of the connection.
-    links: Vec<Option<Link>>,
+    links: Chunks<Option<Link>>,
     /// By the index of the socket: who had it last.
-    owners: Vec<(SocketId, ConnectionId)>,
+    owners: Chunks<(SocketId, ConnectionId)>,
     leaving: HashMap<SocketId, Leaving, ahash::RandomState>,
     /// Layers of the listeners, in the order of [`Ring::listen`].
     layers: Vec<Option<LayerFactory>>,
@@ -76,8 +77,8 @@ impl Connections {
     pub(super) fn new(shard: Shard, seed: u64) -> Connections {
         Connections {
             shard,
-            links: Vec::new(),
-            owners: Vec::new(),
+            links: Chunks::default(),
+            owners: Chunks::default(),
             leaving: HashMap::with_hasher(ahash::RandomState::with_seeds(seed, !seed, 0, 1)),
             layers: Vec::new(),
             rearm: Vec::new(),
@@ -105,15 +106,19 @@ impl Connections {
         !self.looks.is_empty()
     }
 
-    /// Feeds everything that the ring has to the shard.
-    pub(super) fn handle_events(&mut self, ring: &mut Ring, now: Now) {
+    /// Feeds everything that the ring has to the shard; how many pieces of input there were.
+    pub(super) fn handle_events(&mut self, ring: &mut Ring, now: Now) -> usize {
+        let mut received = 0;
         while let Some(event) = ring.poll_event() {
             let after = match event {
                 Event::Accepted { listener, socket } => {
                     self.accepted(ring, listener, socket, now);
                     After::Nothing
                 }
-                Event::Received { socket, bytes } => self.received(socket, bytes, now),
+                Event::Received { socket, bytes } => {
+                    received += 1;
+                    self.received(socket, bytes, now)
+                }
                 Event::Ended { socket, error } => {
                     debug!(?error, "the peer has ended its connection");
                     self.lost(socket, now);
@@ -136,11 +141,12 @@ impl Connections {
                 After::Abort(socket) => ring.abort(socket),
             }
         }
+        received
     }
 
     fn accepted(&mut self, ring: &mut Ring, listener: usize, socket: SocketId, now: Now) {
         self.handle_actions(ring, now);
-        let (peer, local) = ring.addresses(socket);
+        let (peer, local) = ring.addresses(listener, socket);
         let info = ConnectionInfo { peer, local };
         let Some(id) = self.shard.connection_opened(info, now) else {
             if now.millis >= self.warn_again_at {
@@ -425,16 +431,12 @@ impl Connections {
 
     fn link(&mut self, id: ConnectionId, peer: Peer) {
         let index = id.index as usize;
-        if index >= self.links.len() {
-            self.links.resize_with(index + 1, || None);
-        }
+        self.links.reach(index, || None);
         debug_assert!(self.links[index].is_none(), "the shard re-uses an index only after it let go of it");
         match peer {
             Peer::Socket(socket, _) => {
                 let place = socket.index as usize;
-                if place >= self.owners.len() {
-                    self.owners.resize(place + 1, (socket, id));
-                }
+                self.owners.reach(place, || (socket, id));
                 self.owners[place] = (socket, id);
             }
             Peer::Local(_) => self.locals += 1,
@@ -460,7 +462,7 @@ impl Connections {
     }
 }
 
-fn link_mut(links: &mut [Option<Link>], id: ConnectionId) -> Option<&mut Link> {
+fn link_mut(links: &mut Chunks<Option<Link>>, id: ConnectionId) -> Option<&mut Link> {
     links.get_mut(id.index as usize)?.as_mut().filter(|link| link.generation == id.generation)
 }
 

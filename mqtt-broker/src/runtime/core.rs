@@ -19,6 +19,7 @@ use tracing::debug;
 
 use super::clock;
 use super::connections::Connections;
+use super::gather::{GATHER, Gathering};
 use super::shared::{Command, CorePort, LaneItem, Shared};
 use crate::config::{CoreId, Limits};
 use crate::ports::Reply;
@@ -66,6 +67,9 @@ pub(super) struct Core {
     blocked: Vec<bool>,
     stage: Stage,
     shutdown_millis: u64,
+    gathering: Gathering,
+    /// Monotonic milliseconds of the last turn.
+    turned_at: u64,
 }
 
 impl Core {
@@ -88,6 +92,8 @@ impl Core {
             layers,
             stage: Stage::Serving,
             shutdown_millis: u64::from(limits.shutdown_timeout_seconds) * 1000,
+            gathering: Gathering::default(),
+            turned_at: 0,
         }
     }
 
@@ -100,15 +106,18 @@ impl Core {
         if self.shared.has_failed() {
             return Ok(Turn::Ended);
         }
-        let entered = self.ring.enter(wait);
+        let gathers = wait != Wait::No && self.gathering.sleeps(self.turned_at);
+        let entered = self.ring.enter(wait, if gathers { GATHER } else { Duration::ZERO });
         self.port().bell.unpark();
         entered?;
         if self.shared.has_failed() {
             return Ok(Turn::Ended);
         }
         let now = clock::now();
-        self.connections.handle_events(&mut self.ring, now);
-        self.handle_lanes(now);
+        self.turned_at = now.millis;
+        let received = self.connections.handle_events(&mut self.ring, now);
+        let batches = self.handle_lanes(now);
+        self.gathering.woke(received + batches);
         self.handle_commands(now);
         self.connections.handle_looks(now);
         if self.connections.shard.poll_timeout().is_some_and(|at| at <= now.millis) {
@@ -156,7 +165,9 @@ impl Core {
         if port.bell.park(idle) { wait } else { Wait::No }
     }
 
-    fn handle_lanes(&mut self, now: Now) {
+    /// Takes what other cores have sent; how many items.
+    fn handle_lanes(&mut self, now: Now) -> usize {
+        let mut taken = 0;
         for from in 0..self.shared.cores.len() {
             let port = self.shared.core(self.id);
             let lane = &port.lanes[from];
@@ -171,11 +182,13 @@ impl Core {
                     Some(LaneItem::Moved(moved)) => self.connections.arrive(&mut self.ring, *moved, now),
                     None => break,
                 }
+                taken += 1;
             }
             if lane.room_was_wanted() {
                 self.shared.cores[from].bell.ring();
             }
         }
+        taken
     }
 
     fn handle_commands(&mut self, now: Now) {
@@ -272,6 +285,6 @@ impl Core {
     /// # Errors
     /// The ring is broken.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        if self.shared.has_failed() { Ok(()) } else { self.ring.enter(Wait::No) }
+        if self.shared.has_failed() { Ok(()) } else { self.ring.enter(Wait::No, Duration::ZERO) }
     }
 }

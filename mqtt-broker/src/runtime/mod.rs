@@ -8,6 +8,7 @@ mod client;
 mod clock;
 mod connections;
 mod core;
+mod gather;
 mod handle;
 mod lane;
 mod listen;

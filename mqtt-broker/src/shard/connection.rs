@@ -235,6 +235,12 @@ impl Connection {
         }
     }
 
+    /// Names the next question about it.
+    pub(super) fn next_question(&mut self) -> u32 {
+        self.questions = self.questions.wrapping_add(1);
+        self.questions
+    }
+
     /// When it has to be closed if nothing comes: the connect timeout is set once, the Keep Alive moves with input.
     pub(super) fn keep_alive_deadline(&self) -> Option<u64> {
         let live = self.live()?;

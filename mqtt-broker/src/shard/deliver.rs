@@ -10,12 +10,14 @@ use mqtt_proto::session::{Discarded, PubRec, Resend};
 use mqtt_proto::types::{PacketId, Qos, ReasonCode, Version};
 
 use super::Shard;
+use super::connection::{Connection, State};
 use super::envelope::GroupRef;
+use super::frame::Frame;
 use super::session::{Delivery, Identifiers};
 use super::stats::DropReason;
 use super::table::Key;
 use crate::config::Overflow;
-use crate::message::{Message, MessageRef};
+use crate::message::{Message, MessageRef, Spares};
 use crate::ports::{Commit, Record, SessionRef};
 
 /// A message that is being routed: borrowed, and owned from the first moment that something keeps it.
@@ -26,20 +28,22 @@ pub(super) struct Outgoing<'a> {
     pub(super) commit: Option<u64>,
     /// A hash of the publisher's ClientID where shared groups go by Client, else 0.
     pub(super) publisher: u32,
+    /// While it is delivered to more than one subscriber.
+    pub(super) frame: Option<Frame>,
 }
 
 impl<'a> Outgoing<'a> {
     pub(super) fn new(message: MessageRef<'a>) -> Outgoing<'a> {
-        Outgoing { message, owned: None, commit: None, publisher: 0 }
+        Outgoing { message, owned: None, commit: None, publisher: 0, frame: None }
     }
 
     pub(super) fn with_owned(message: MessageRef<'a>, owned: Option<&Message>) -> Outgoing<'a> {
-        Outgoing { message, owned: owned.cloned(), commit: None, publisher: 0 }
+        Outgoing { message, owned: owned.cloned(), commit: None, publisher: 0, frame: None }
     }
 
-    pub(super) fn keep(&mut self) -> Message {
+    pub(super) fn keep(&mut self, spares: &mut Spares) -> Message {
         let message = self.message;
-        self.owned.get_or_insert_with(|| message.to_message()).clone()
+        self.owned.get_or_insert_with(|| spares.message(&message)).clone()
     }
 
     pub(super) fn wait_for(&mut self, commit: Commit) {
@@ -80,22 +84,52 @@ impl Shard {
             let record = Record::Enqueued { session: reference, message: outgoing.message, qos: how.qos };
             outgoing.wait_for(self.ports.store.append(&record));
         }
-        let connection = session.connection.and_then(|connection| self.connections.get_mut(connection));
-        let Some(connection) = connection.filter(|_| session.queue.is_empty()) else {
+        let online = session.connection.filter(|_| session.queue.is_empty());
+        let connection = online.and_then(|connection| self.connections.get_mut(connection));
+        let Some(Connection { state: State::Live(live), output, .. }) = connection else {
             return self.enqueue(key, outgoing, how);
         };
-        if connection.output.waiting() >= self.limits.output_bytes_max as usize {
+        if output.waiting() >= self.limits.output_bytes_max as usize {
             return self.enqueue(key, outgoing, how);
         }
-        if how.qos == Qos::AtMostOnce {
-            return self.send_once(key, outgoing, how);
+        let mut packet_id = None;
+        if how.qos != Qos::AtMostOnce {
+            if !session.outbound.can_start() {
+                return self.enqueue(key, outgoing, how);
+            }
+            let started = session.outbound.start(how.qos, how.keep(outgoing.keep(&mut self.spares)));
+            packet_id = Some(started.expect("the window has room"));
+            self.stats.messages_kept += 1;
         }
-        if !session.outbound.can_start() {
-            return self.enqueue(key, outgoing, how);
+        let How { qos, retain, identifiers, group, .. } = how;
+        let part = Part { message: outgoing.message, qos, retain, dup: false, packet_id, identifiers };
+        if output.buffer.capacity() == 0 {
+            output.buffer = self.buffers.pop().unwrap_or_default();
         }
-        let delivery = how.keep(outgoing.keep());
-        self.stats.messages_kept += 1;
-        self.start(key, delivery);
+        let (sender, now) = (&mut live.sender, self.now.millis);
+        let sent = match &mut outgoing.frame {
+            Some(frame) if identifiers.is_empty() && !sender.uses_topic_aliases() => {
+                frame.append(&part, sender, now, &mut output.buffer)
+            }
+            _ => part.encode(sender, now, &mut output.buffer),
+        };
+        if !core::mem::replace(&mut output.dirty, true) {
+            self.dirty.extend(online);
+        }
+        match (sent, packet_id) {
+            (Ok(()), None) => {
+                self.stats.messages_sent += 1;
+                self.stats.messages_delivered += 1;
+                self.credit(group, key);
+            }
+            (Ok(()), Some(_)) => self.stats.messages_sent += 1,
+            (Err(TooLarge), None) => {
+                self.stats.dropped(DropReason::TooLarge, 1);
+                self.credit(group, key);
+            }
+            // [MQTT-3.1.2-25]
+            (Err(TooLarge), Some(packet_id)) => self.discard(key, packet_id, false),
+        }
     }
 
     /// Sends a QoS 0 message [MQTT-4.3.1-1].
@@ -163,7 +197,7 @@ impl Shard {
             self.stats.dropped(reason, 1);
             return self.credit(how.group, key);
         }
-        let delivery = how.keep(outgoing.keep());
+        let delivery = how.keep(outgoing.keep(&mut self.spares));
         let cost = delivery.cost();
         while self.queue_is_full(key, cost) {
             let oldest = match self.limits.queue_overflow {
@@ -253,6 +287,7 @@ impl Shard {
                     paced: false,
                 };
                 self.send_once(key, &mut outgoing, how);
+                self.spares.take_back(delivery.message);
             } else {
                 self.start(key, delivery);
             }
@@ -287,7 +322,7 @@ impl Shard {
     pub(super) fn handle_puback(&mut self, key: Key, ack: &Ack<'_>) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         if let Ok(delivery) = session.outbound.handle_puback(ack.packet_id, ack.reason) {
-            self.delivered(key, &delivery, ack);
+            self.delivered(key, delivery, ack);
             self.pump(key);
         }
     }
@@ -298,13 +333,13 @@ impl Shard {
         match session.outbound.handle_pubrec(ack.packet_id, ack.reason) {
             Ok(PubRec::Release(message)) => {
                 if let Some(delivery) = message {
-                    self.delivered(key, &delivery, ack);
+                    self.delivered(key, delivery, ack);
                 }
                 self.send(connection, &Packet::PubRel(Ack::new(ack.packet_id, ReasonCode::SUCCESS)));
             }
             // [MQTT-4.4.0-2]
             Ok(PubRec::Refused(delivery)) => {
-                self.delivered(key, &delivery, ack);
+                self.delivered(key, delivery, ack);
                 self.pump(key);
             }
             Err(_) if ack.reason.is_error() => {}
@@ -324,7 +359,7 @@ impl Shard {
     }
 
     /// The Client has taken over a message, or refused it for good.
-    fn delivered(&mut self, key: Key, delivery: &Delivery, ack: &Ack<'_>) {
+    fn delivered(&mut self, key: Key, delivery: Delivery, ack: &Ack<'_>) {
         self.stats.messages_kept -= 1;
         match ack.reason.is_error() {
             true => self.stats.dropped(DropReason::Refused, 1),
@@ -336,6 +371,7 @@ impl Shard {
             self.ports.store.append(&Record::Acknowledged { session: reference, packet_id: ack.packet_id });
         }
         self.credit(delivery.group, key);
+        self.spares.take_back(delivery.message);
     }
 }
 
@@ -348,12 +384,12 @@ impl How<'_> {
 }
 
 /// One PUBLISH to a subscriber.
-struct Part<'a> {
-    message: MessageRef<'a>,
-    qos: Qos,
-    retain: bool,
+pub(super) struct Part<'a> {
+    pub(super) message: MessageRef<'a>,
+    pub(super) qos: Qos,
+    pub(super) retain: bool,
     dup: bool,
-    packet_id: Option<PacketId>,
+    pub(super) packet_id: Option<PacketId>,
     identifiers: &'a [u32],
 }
 
@@ -365,12 +401,22 @@ impl<'a> Part<'a> {
     }
 
     fn encode(&self, sender: &mut Sender, now: u64, out: &mut Vec<u8>) -> Result<(), TooLarge> {
+        self.with_publish(sender.version(), now, |publish| sender.encode_publish(publish, out))
+    }
+
+    /// Makes the packet, as it is for a Client of this version at this time.
+    pub(super) fn with_publish<T>(
+        &self,
+        version: Version,
+        now: u64,
+        encode: impl FnOnce(&Publish<'_>) -> T,
+    ) -> T {
         /// Identifiers that need no list of their own.
         const FEW: usize = 7;
         let mut few = [Property::SubscriptionIdentifier(0); FEW + 1];
         let many: Vec<Property<'_>>;
         let mut properties = Properties::EMPTY;
-        if sender.version() == Version::V5 {
+        if version == Version::V5 {
             let expiry = self.message.expiry_left(now).map(Property::MessageExpiryInterval);
             let identifiers =
                 self.identifiers.iter().map(|&identifier| Property::SubscriptionIdentifier(identifier));
@@ -397,6 +443,6 @@ impl<'a> Part<'a> {
             properties,
             payload: self.message.payload,
         };
-        sender.encode_publish(&publish, out)
+        encode(&publish)
     }
 }

@@ -89,7 +89,7 @@ pub(super) enum Envelope<'a> {
         credit: u16,
     },
     /// The group is `group`, and every core knows its interest.
-    GroupJoined { token: u64, group: GroupRef, new: bool },
+    GroupJoined { token: u64, group: GroupRef },
     /// A member ends its subscription.
     GroupLeave { group: GroupRef, member: SessionRef },
     /// A member can take `credit` messages; 0: its Client is away.
@@ -230,11 +230,10 @@ impl Writer<'_> {
                 self.u32(identifier);
                 self.u16(credit);
             }
-            Envelope::GroupJoined { token, group, new } => {
+            Envelope::GroupJoined { token, group } => {
                 self.u8(GROUP_JOINED);
                 self.u64(token);
                 self.group(group);
-                self.u8(new as u8);
             }
             Envelope::GroupLeave { group, member } => {
                 self.u8(GROUP_LEAVE);
@@ -399,9 +398,7 @@ impl<'a> Iterator for Envelopes<'a> {
                 identifier: self.u32(),
                 credit: self.u16(),
             },
-            GROUP_JOINED => {
-                Envelope::GroupJoined { token: self.u64(), group: self.group(), new: self.bool() }
-            }
+            GROUP_JOINED => Envelope::GroupJoined { token: self.u64(), group: self.group() },
             GROUP_LEAVE => Envelope::GroupLeave { group: self.group(), member: self.session() },
             GROUP_ONLINE => {
                 Envelope::GroupOnline { group: self.group(), member: self.session(), credit: self.u16() }
@@ -543,7 +540,7 @@ mod tests {
             Envelope::Slice { token: 2, count: 1, position: "a/c", done: true },
             Envelope::Retained { message: message(b"") },
             Envelope::GroupJoin { token: 3, share: "g", filter, member, options, identifier: 9, credit: 10 },
-            Envelope::GroupJoined { token: 3, group, new: true },
+            Envelope::GroupJoined { token: 3, group },
             Envelope::GroupLeave { group, member },
             Envelope::GroupOnline { group, member, credit: 11 },
             Envelope::GroupCredit { group, member, count: 1 },
@@ -571,7 +568,6 @@ mod tests {
         let others = [
             Envelope::Interest { filter, add: false },
             Envelope::Slice { token: 2, count: 0, position: "", done: false },
-            Envelope::GroupJoined { token: 3, group, new: false },
             Envelope::GroupDeliver {
                 group,
                 member,

@@ -2,8 +2,9 @@
 //!
 //! A barrier is known by its token, and tokens grow: cores answer barriers in order, so whoever has answered one has
 //! answered all before it, and how far the lanes had got at the last one passed holds for all gatherings behind it.
-//! Invariant: `idle` and `asked` name gatherings that are there and whose own barrier is passed. Every step takes
-//! logarithmic time, however many subscriptions a session makes. Lives on: the session's home core.
+//! Invariant: `idle` and `asked` name gatherings that are there and whose own barrier is passed, or is the one that all
+//! wait for. Every step takes logarithmic time, however many subscriptions a session makes. Lives on: the session's home
+//! core.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -180,7 +181,10 @@ impl Gathers {
     pub(super) fn check_invariants(&self) {
         debug_assert_eq!(self.by_token.len(), self.by_filter.len());
         debug_assert!(self.by_filter.values().all(|token| self.by_token.contains_key(token)));
-        debug_assert!(self.idle.iter().chain(&self.asked).all(|token| self.by_token.contains_key(token)));
+        let may_begin = |gather: &Gather| gather.barrier <= self.passed.max(self.floor);
+        debug_assert!(
+            self.idle.iter().chain(&self.asked).all(|&token| self.get(token).is_some_and(may_begin))
+        );
         debug_assert!(self.asked.is_none_or(|token| !self.idle.contains(&token)));
     }
 }

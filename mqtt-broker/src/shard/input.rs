@@ -49,37 +49,42 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(key) else { return };
         // Taken out, so that packets can be borrowed from it while other connections are written to.
         let mut receiver = core::mem::take(&mut connection.receiver);
+        let mut let_in = connection.live().is_some();
         loop {
             if !input.is_empty() && self.owes_too_much(key) {
                 self.hold(key, input.to_vec(), 0, Why::Answers);
                 break;
             }
-            let packet = match receiver.poll_packet(&mut input) {
-                Ok(Some(packet)) => packet,
+            let handled = receiver.poll_with(&mut input, |packet| {
+                trace!(connection = key.index, packet = ?packet.packet_type(), "received");
+                let step = self.handle_packet(key, packet);
+                let mut held = Vec::new();
+                if let Step::Again(_) = step {
+                    codec::encode(&as_received(*packet), self.version(key), &mut held)
+                        .expect("a decoded packet can be encoded");
+                } else {
+                    self.stats.packets_received += 1;
+                    self.answers.clear();
+                    self.waited = 0;
+                }
+                (step, held)
+            });
+            // `held`: the packet, if it has to wait.
+            let (step, mut held) = match handled {
+                Ok(Some(handled)) => handled,
                 Ok(None) => break,
                 Err(error) => return self.protocol_error(key, error),
             };
-            trace!(connection = key.index, packet = ?packet.packet_type(), "received");
-            let step = self.handle_packet(key, &packet);
-            if !matches!(step, Step::Again(_)) {
-                self.stats.packets_received += 1;
-                self.answers.clear();
-                self.waited = 0;
-            }
             match step {
                 Step::Next => {
                     // Who is let in may send more than a CONNECT holds.
                     let is_live = |connection: &Connection| connection.live().is_some();
-                    if matches!(packet, Packet::Connect(_) | Packet::Auth(_))
-                        && self.connections.get(key).is_some_and(is_live)
-                    {
+                    if !let_in && self.connections.get(key).is_some_and(is_live) {
                         receiver.set_maximum_packet_size(self.limits.packet_bytes_max);
+                        let_in = true;
                     }
                 }
                 Step::Again(why) => {
-                    let mut held = Vec::with_capacity(input.len() + 64);
-                    codec::encode(&as_received(packet), self.version(key), &mut held)
-                        .expect("a decoded packet can be encoded");
                     let packet_bytes = held.len();
                     held.extend_from_slice(input);
                     self.hold(key, held, packet_bytes, why);
@@ -201,10 +206,7 @@ impl Shard {
 
     /// A name for a question of this connection.
     pub(super) fn ticket(&mut self, key: Key) -> Ticket {
-        let serial = self.connections.get_mut(key).map_or(0, |connection| {
-            connection.questions = connection.questions.wrapping_add(1);
-            connection.questions
-        });
+        let serial = self.connections.get_mut(key).map_or(0, Connection::next_question);
         Ticket { core: self.core, connection: ConnectionId::from(key), serial }
     }
 
@@ -304,14 +306,15 @@ impl Shard {
 
     /// As [`Shard::send`], saying whether the peer accepts the packet.
     pub(super) fn try_send(&mut self, key: Key, packet: &Packet<'_>) -> Result<(), TooLarge> {
-        let spare = self.spare_output(key);
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
-        if let Some(spare) = spare {
-            connection.output.buffer = spare;
+        let Connection { state: State::Live(live), output, .. } = connection else { return Ok(()) };
+        if output.buffer.capacity() == 0 {
+            output.buffer = self.buffers.pop().unwrap_or_default();
         }
-        let State::Live(live) = &mut connection.state else { return Ok(()) };
-        live.sender.encode(packet, &mut connection.output.buffer)?;
-        self.mark_dirty(key);
+        live.sender.encode(packet, &mut output.buffer)?;
+        if !core::mem::replace(&mut output.dirty, true) {
+            self.dirty.push_back(key);
+        }
         Ok(())
     }
 
@@ -363,7 +366,7 @@ impl Shard {
             return self.go_on(key, Step::Next);
         }
         // Who subscribes once and then listens keeps no memory for answers.
-        if connection.pending.is_empty() && subscribed {
+        if subscribed {
             connection.pending.shrink();
         }
     }

@@ -19,6 +19,7 @@ mod connection;
 mod contract;
 mod deliver;
 mod envelope;
+mod frame;
 mod gather;
 mod gathers;
 mod homes;
@@ -28,6 +29,7 @@ mod lifecycle;
 mod peers;
 mod publish;
 mod retained;
+mod routes;
 mod session;
 mod shared;
 mod stats;
@@ -45,18 +47,20 @@ use mqtt_proto::connection::{Receiver, Role};
 use mqtt_proto::types::ReasonCode;
 
 use crate::config::{CoreId, Limits};
-use crate::message::Message;
+use crate::message::{Message, Spares};
 use crate::ports::{Answer, Permission, Ports, Ticket};
 use crate::router::{GroupId, Interest, Matches, Retained, Subscriptions};
 
 use barrier::Barrier;
 use budget::Budget;
 use connection::{Connection, Peer, Why};
+use frame::Frame;
 use gather::WaitingGather;
 use homes::Homes;
 use lanes::{Lanes, Waiter};
 use lifecycle::Due;
 use retained::Expiries;
+use routes::Routes;
 use session::Sessions;
 use shared::{Join, OwnedGroups};
 use table::{Key, Table};
@@ -78,6 +82,7 @@ pub struct Shard {
     sessions: Sessions,
     subscriptions: Subscriptions,
     interest: Interest,
+    routes: Routes,
     groups: OwnedGroups,
     retained: Retained<Message>,
     /// Those of them that expire.
@@ -114,6 +119,8 @@ pub struct Shard {
     /// Milliseconds that the packet at hand was held.
     waited: u64,
     // Kept between calls for their memory alone.
+    spares: Spares,
+    frame: Frame,
     matches: Matches,
     group_matches: Vec<GroupId>,
     properties: Vec<u8>,
@@ -178,6 +185,7 @@ impl Shard {
             sessions: Sessions::new(state(1)),
             subscriptions: Subscriptions::new(seeds(2)),
             interest: Interest::new(hash_key),
+            routes: Routes::new(state(7)),
             groups: OwnedGroups::new(seeds(3)),
             retained: Retained::new(),
             expiries: Expiries::default(),
@@ -201,6 +209,8 @@ impl Shard {
             buffers: Vec::new(),
             answers: Vec::new(),
             waited: 0,
+            spares: Spares::default(),
+            frame: Frame::default(),
             matches: Matches::default(),
             group_matches: Vec::new(),
             properties: Vec::new(),

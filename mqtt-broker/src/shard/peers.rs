@@ -55,7 +55,8 @@ impl Shard {
             Envelope::Publish { message, deliver, retain, publisher } => {
                 let mut outgoing = Outgoing { publisher, ..Outgoing::with_owned(message, owned) };
                 if deliver {
-                    self.route_here(&mut outgoing, None, from);
+                    let route = self.find_route(outgoing.message.topic);
+                    self.route_here(&mut outgoing, route, None, from);
                 }
                 if retain {
                     self.retain(&mut outgoing);
@@ -93,7 +94,7 @@ impl Shard {
                 let share = ShareName::new(share).expect("checked with its SUBSCRIBE");
                 self.take_member(token, share, filter, member, options, identifier, credit);
             }
-            Envelope::GroupJoined { token, group, new } => self.joined(token, group, new),
+            Envelope::GroupJoined { token, group } => self.joined(token, group),
             Envelope::GroupLeave { .. } | Envelope::GroupOnline { .. } | Envelope::GroupCredit { .. } => {
                 self.group_told(&envelope);
             }

@@ -13,10 +13,11 @@ use super::deliver::{How, Outgoing};
 use super::envelope::Envelope;
 use super::input::Step;
 use super::lanes::Waiter;
+use super::routes::Route;
 use super::table::Key;
 use crate::config::CoreId;
 use crate::message::{MessageRef, forwarded_properties};
-use crate::ports::{AuthorizeRequest, Decision, Permission};
+use crate::ports::{AuthorizeRequest, Decision, Permission, Ticket};
 use crate::router::{CoreSet, Strategy, Subscriber};
 
 /// What became of a routed message.
@@ -48,7 +49,9 @@ impl Shard {
         if publish.retain && !self.limits.retain_available {
             return self.fault(key, ReasonCode::RETAIN_NOT_SUPPORTED);
         }
-        if topic.levels().count() > usize::from(self.limits.topic_levels_max) {
+        let levels_max = usize::from(self.limits.topic_levels_max);
+        // One with fewer bytes has not so many levels.
+        if topic.as_str().len() >= levels_max && topic.levels().count() > levels_max {
             return self.fault(key, ReasonCode::TOPIC_NAME_INVALID);
         }
         if self.lacks_room(topic, publish.retain) {
@@ -60,11 +63,12 @@ impl Shard {
         };
         self.stats.messages_received += 1;
 
-        let Some(connection) = self.connections.get(key) else { return Step::Gone };
-        let Some(live) = connection.live() else { return Step::Gone };
+        let Some(live) = self.connections.get(key).and_then(|connection| connection.live()) else {
+            return Step::Gone;
+        };
         let (session_key, version) = (live.session, live.version());
-        let Some(session) = self.sessions.get_mut(session_key) else { return Step::Gone };
         if let (Qos::AtLeastOnce | Qos::ExactlyOnce, Some(packet_id)) = (publish.qos, publish.packet_id) {
+            let Some(session) = self.sessions.get_mut(session_key) else { return Step::Gone };
             // Clients before 5.0 were not told our Receive Maximum.
             let maximum = if version == Version::V5 { self.limits.receive_maximum } else { u16::MAX };
             match session.inbound.publish_received(publish.qos, packet_id, maximum) {
@@ -155,8 +159,11 @@ impl Shard {
         if let Some((_, permission)) = self.answers.first() {
             return Ok(*permission);
         }
-        let ticket = self.ticket(key);
-        let Some(live) = self.connections.get(key).and_then(|connection| connection.live()) else {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return Ok(Permission::Deny(ReasonCode::UNSPECIFIED_ERROR));
+        };
+        let ticket = Ticket { core: self.core, connection: key.into(), serial: connection.next_question() };
+        let Some(live) = connection.live() else {
             return Ok(Permission::Deny(ReasonCode::UNSPECIFIED_ERROR));
         };
         let request = AuthorizeRequest::Publish {
@@ -207,9 +214,9 @@ impl Shard {
     pub(super) fn route(&mut self, outgoing: &mut Outgoing<'_>, publisher: Option<Key>) -> Routed {
         let topic = outgoing.message.topic;
         outgoing.publisher = self.publisher_hash(publisher);
-        let here = self.route_here(outgoing, publisher, self.core);
-        let mut interested = self.interest.cores(topic);
-        interested.remove(self.core.0);
+        let route = self.find_route(topic);
+        let interested = route.cores;
+        let here = self.route_here(outgoing, route, publisher, self.core);
         let mut cores = interested;
         let home = outgoing.message.retain.then(|| self.homes.of_topic(topic.as_str()));
         if let Some(home) = home {
@@ -243,25 +250,52 @@ impl Shard {
         session.map_or(0, |session| self.homes.hash_of(&session.client_id) as u32)
     }
 
+    /// Where the messages to `topic` go. [`Shard::route_here`] takes it back.
+    pub(super) fn find_route(&mut self, topic: TopicName<'_>) -> Route {
+        // Both only ever grow: the sum is the same while neither has changed.
+        let generation = self.subscriptions.generation() + self.interest.generation();
+        let worth = match self.routes.find(topic.as_str(), generation) {
+            Ok(route) => return route,
+            Err(worth) => worth,
+        };
+        let mut matches = core::mem::take(&mut self.matches);
+        matches.clear();
+        self.subscriptions.matches(topic, &mut matches);
+        if matches.filters > 1 {
+            matches.subscribers.sort_unstable_by_key(|subscriber| (subscriber.key, subscriber.identifier));
+        }
+        let mut cores = if self.interest.is_empty() { CoreSet::EMPTY } else { self.interest.cores(topic) };
+        cores.remove(self.core.0);
+        let route = Route::new(matches, cores);
+        if worth {
+            self.routes.keep(topic.as_str(), generation, &route);
+        }
+        route
+    }
+
     /// Delivers a message that entered the broker on core `from` to the subscribers of this core; whether there are any.
     pub(super) fn route_here(
         &mut self,
         outgoing: &mut Outgoing<'_>,
+        route: Route,
         publisher: Option<Key>,
         from: CoreId,
     ) -> bool {
-        let mut matches = core::mem::take(&mut self.matches);
-        matches.clear();
-        self.subscriptions.matches(outgoing.message.topic, &mut matches);
+        let matches = &route.matches;
         let any = !matches.subscribers.is_empty();
-        if matches.filters > 1 {
-            matches.subscribers.sort_unstable_by_key(|subscriber| (subscriber.key, subscriber.identifier));
+        if matches.subscribers.len() > 1 {
+            outgoing.frame = Some(core::mem::take(&mut self.frame));
         }
         // Filters of one session that overlap give one delivery (section 3.3.4).
         for same in matches.subscribers.chunk_by(|a, b| matches.filters > 1 && a.key == b.key) {
             self.deliver_to(same, outgoing, publisher, from);
         }
-        self.matches = matches;
+        if let Some(frame) = outgoing.frame.take() {
+            self.frame = frame.cleared();
+        }
+        if let Some(matches) = self.routes.give_back(route) {
+            self.matches = matches;
+        }
         let groups = self.route_to_groups(outgoing);
         any || groups
     }
@@ -275,6 +309,14 @@ impl Shard {
         from: CoreId,
     ) {
         let Some(key) = self.sessions.at(subscriptions[0].key) else { return };
+        if let [Subscriber { options, identifier, .. }] = subscriptions {
+            if !(options.no_local && publisher == Some(key)) {
+                let identifiers = core::slice::from_ref(identifier);
+                let identifiers = if *identifier == 0 { &[] } else { identifiers };
+                self.deliver_as(key, outgoing, options.qos, options.retain_as_published, identifiers, from);
+            }
+            return;
+        }
         // [MQTT-3.8.3-3]
         let counts = |subscriber: &&Subscriber| !(subscriber.options.no_local && publisher == Some(key));
         let Some(granted) =
@@ -299,6 +341,19 @@ impl Shard {
             many = found.by_ref().collect();
             &many
         };
+        self.deliver_as(key, outgoing, granted, as_published, identifiers, from);
+    }
+
+    /// Delivers to a session whose subscriptions grant this QoS.
+    fn deliver_as(
+        &mut self,
+        key: Key,
+        outgoing: &mut Outgoing<'_>,
+        granted: Qos,
+        as_published: bool,
+        identifiers: &[u32],
+        from: CoreId,
+    ) {
         // One without RETAIN leaves the topic's retained message as it is, which is then still wanted [MQTT-3.3.1-9].
         if outgoing.message.retain {
             self.note_live(key, outgoing.message.topic, from);

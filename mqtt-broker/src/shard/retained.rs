@@ -82,7 +82,7 @@ impl Shard {
             let commit = self.remove_retained(topic);
             return outgoing.wait_for(commit);
         }
-        if !self.has_room_to_retain(topic, outgoing.message.len() + Message::OVERHEAD) {
+        if !self.has_room_to_retain(topic, outgoing.message.cost()) {
             self.stats.dropped_retained_full += 1;
             // Better none than one that is no longer true: a new subscription would take it for the last.
             let commit = self.remove_retained(topic);
@@ -94,7 +94,7 @@ impl Shard {
             Commit::At(_) if outgoing.message.qos == Qos::AtMostOnce => {}
             commit => outgoing.wait_for(commit),
         }
-        let message = outgoing.keep().with(outgoing.message.qos, true);
+        let message = outgoing.keep(&mut self.spares).with(outgoing.message.qos, true);
         // What it replaces may have been due at the same moment, so the old one leaves first.
         let due = message.clone();
         if let Some(replaced) = self.retained.set(message) {

@@ -52,10 +52,11 @@ pub(super) struct Join {
 /// A member that the owner has taken in, and who is to be told after a barrier.
 #[derive(Debug)]
 pub(super) struct Joined {
-    core: u16,
+    member: SessionRef,
     token: u64,
     group: GroupRef,
-    new: bool,
+    /// Its credit, unless it was a member before.
+    credit: Option<u16>,
 }
 
 impl OwnedGroups {
@@ -162,7 +163,7 @@ impl Shard {
     }
 
     /// The owner has taken the session in, and every core knows of the group.
-    pub(super) fn joined(&mut self, token: u64, group: GroupRef, _new: bool) {
+    pub(super) fn joined(&mut self, token: u64, group: GroupRef) {
         let Some(join) = self.joins.remove(&token) else { return };
         let member = self.own_session(join.session);
         let state = self.sessions.get_mut(join.session);
@@ -216,9 +217,8 @@ impl Shard {
             return;
         }
         let groups: Vec<GroupRef> = state.groups().collect();
-        // What was started for a group that the session has left is its own [MQTT-3.10.4-3]. A message may come before
-        // the session knows which group it has joined.
-        let keeps_started = state.is_persistent() && !state.is_joining();
+        // What was started for a group that the session has left is its own [MQTT-3.10.4-3].
+        let keeps_started = state.is_persistent();
         let member = self.own_session(session);
         for &group in &groups {
             self.tell_owner(group, &Envelope::GroupOnline { group, member, credit: 0 });
@@ -267,7 +267,6 @@ impl Shard {
         let Some(group) = group else { return };
         let member = self.own_session(session);
         self.tell_owner(group, &Envelope::GroupLeave { group, member });
-        let Some(_) = self.sessions.get(session) else { return };
         // What has been started is completed [MQTT-3.10.4-3].
         let back = self.take_queued(session, |delivery| delivery.group == Some(group));
         self.return_all(back);
@@ -291,9 +290,7 @@ impl Shard {
         let key = member.key();
         let state = self.sessions.get(key);
         let connected = state.is_some_and(|session| session.connection.is_some());
-        // Before it is told that it has joined, a session does not know which group it was.
-        let is_member = state.is_some_and(|session| session.groups().any(|known| known == group))
-            || self.joins.values().any(|join| join.session == key);
+        let is_member = state.is_some_and(|session| session.groups().any(|known| known == group));
         if connected && is_member {
             return self.deliver(key, outgoing, how);
         }
@@ -303,7 +300,7 @@ impl Shard {
         if !connected {
             self.tell_owner(group, &Envelope::GroupOnline { group, member, credit: 0 });
         }
-        let message = outgoing.keep();
+        let message = outgoing.keep(&mut self.spares);
         self.return_to_group(group, &message);
         self.drain_due();
     }
@@ -332,24 +329,31 @@ impl Shard {
         let strategy: Strategy = self.limits.shared_strategy;
         let id = self.groups.groups.insert(share, filter, strategy);
         let group = self.groups.groups.get_mut(id).expect("just inserted");
-        let new = group.members().all(|known| known != member.member());
+        let is_new = group.members().all(|known| known != member.member());
         group.join(member.member(), options, identifier);
-        if new {
-            group.set_online(member.member(), credit);
-        }
+        let credit = is_new.then_some(credit);
         let generation = self.groups.queue(id).generation;
         let group = GroupRef { owner: self.core.0, index: id.index(), generation };
-        self.after_barrier(Then::Joined(Joined { core: member.core, token, group, new }));
-        self.drain_group(id);
+        self.after_barrier(Then::Joined(Joined { member, token, group, credit }));
     }
 
-    /// Every core knows of the group: the member may be told.
+    /// Every core knows of the group: the member is told. What is bound to it comes behind that, so that it knows which
+    /// group it is of.
     pub(super) fn tell_joined(&mut self, joined: Joined) {
-        let Joined { core, token, group, new } = joined;
-        if core == self.core.0 {
-            self.joined(token, group, new);
+        let Joined { member, token, group, credit } = joined;
+        let id = self.groups.find(group);
+        if let Some(credit) = credit
+            && let Some(state) = id.and_then(|id| self.groups.groups.get_mut(id))
+        {
+            state.set_online(member.member(), credit);
+        }
+        if member.core == self.core.0 {
+            self.joined(token, group);
         } else {
-            self.lanes.send(core, &Envelope::GroupJoined { token, group, new }, &mut None);
+            self.lanes.send(member.core, &Envelope::GroupJoined { token, group }, &mut None);
+        }
+        if let Some(id) = id {
+            self.drain_group(id);
         }
     }
 
@@ -429,7 +433,7 @@ impl Shard {
         if outgoing.message.qos == Qos::AtMostOnce && online == 0 {
             return self.stats.dropped(DropReason::Offline, 1);
         }
-        let message = outgoing.keep();
+        let message = outgoing.keep(&mut self.spares);
         let (cost, limits) = (message.cost(), self.limits.clone());
         let full = self.memory_is_full(cost);
         let queue = self.groups.queue(id);

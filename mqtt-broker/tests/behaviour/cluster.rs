@@ -424,6 +424,17 @@ impl Cluster {
         (client, present)
     }
 
+    /// Connects as `connect` says; the Reason Code of the CONNACK.
+    #[track_caller]
+    pub(crate) fn connect_reason(&mut self, core: usize, connect: Connect<'_>) -> ReasonCode {
+        let client = self.open(core, connect.version);
+        self.send(client, &Packet::Connect(connect));
+        self.expect(client, |packet| match packet {
+            Packet::ConnAck(connack) => connack.reason,
+            other => panic!("{other:?}"),
+        })
+    }
+
     /// Connects and keeps its session for an hour; whether one was present.
     #[track_caller]
     pub(crate) fn resume(&mut self, core: usize, version: Version, client_id: &str) -> (ClientId, bool) {

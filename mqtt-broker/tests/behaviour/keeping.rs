@@ -5,11 +5,11 @@ use std::rc::Rc;
 
 use mqtt_broker::config::Limits;
 use mqtt_broker::ports::{Commit, Ports, Record, Store};
-use mqtt_proto::packet::{
-    Connect, Packet, Properties, Property, Subscribe, Subscription, SubscriptionOptions, Subscriptions, Will,
-};
-use mqtt_proto::types::{PacketId, Qos, ReasonCode, TopicName, Version};
+use mqtt_proto::packet::{Connect, Packet, Properties, Property, Will};
+use mqtt_proto::types::{Qos, ReasonCode, TopicName, Version};
 
+use crate::answers::subscribe_to_many;
+use crate::away::{goes_away, is_back};
 use crate::cluster::{Cluster, connect, limits};
 
 #[test]
@@ -17,22 +17,14 @@ fn qos_0_waits_for_a_client_that_is_away_only_where_that_is_asked_for() {
     for cores in [1, 2, 8] {
         for kept in [true, false] {
             let mut cluster = Cluster::with_limits(cores, limits(|limits| limits.queue_qos0_offline = kept));
-            let (subscriber, _) = cluster.resume(0, Version::V5, "subscriber");
-            cluster.subscribe(subscriber, "a", Qos::AtLeastOnce);
-            cluster.cut(subscriber);
+            goes_away(&mut cluster, "subscriber", "a");
             let publisher = cluster.connect(0, Version::V5, "publisher");
             for n in 0..3u8 {
-                cluster.publish(publisher, "a", &[n]);
-                cluster.publish_1(publisher, "a", &[n + 10]);
+                cluster.publish(publisher, "a", &[0, n]);
+                cluster.publish_1(publisher, "a", &[1, n]);
             }
-            let (subscriber, _) = cluster.resume(0, Version::V5, "subscriber");
-            for n in 0..3u8 {
-                if kept {
-                    cluster.expect_message(subscriber, "a", &[n]);
-                }
-                cluster.expect_message(subscriber, "a", &[n + 10]);
-            }
-            cluster.expect_nothing(subscriber);
+            let all = (0..3u8).flat_map(|n| [[0, n], [1, n]]);
+            is_back(&mut cluster, "subscriber", "a", all.filter(|[qos, _]| kept || *qos == 1));
             assert_eq!(cluster.total(|stats| stats.dropped_offline), if kept { 0 } else { 3 });
         }
     }
@@ -52,33 +44,30 @@ fn qos_0_that_waits_in_a_queue_is_kept_or_dropped_when_its_client_leaves() {
         cluster.subscribe(subscriber, "a", Qos::AtLeastOnce);
         cluster.set_reading(subscriber, false);
         let publisher = cluster.connect(0, Version::V5, "publisher");
-        for n in 0..6u8 {
-            cluster.publish_1(publisher, "a", &[n; 1500]);
+        let large: Vec<_> = (0..6u8).map(|n| vec![n; 1500]).collect();
+        for payload in &large {
+            cluster.publish_1(publisher, "a", payload);
         }
         cluster.publish(publisher, "a", b"in its place");
         cluster.publish_1(publisher, "a", b"last");
         cluster.cut(subscriber);
         assert_eq!(cluster.total(|stats| stats.dropped_offline), if kept { 0 } else { 1 });
-        let (subscriber, _) = cluster.resume(0, Version::V5, "subscriber");
-        for n in 0..6u8 {
-            cluster.expect_message(subscriber, "a", &[n; 1500]);
-        }
-        if kept {
-            cluster.expect_message(subscriber, "a", b"in its place");
-        }
-        cluster.expect_message(subscriber, "a", b"last");
-        cluster.expect_nothing(subscriber);
+        let in_its_place = kept.then(|| b"in its place".to_vec());
+        is_back(
+            &mut cluster,
+            "subscriber",
+            "a",
+            large.into_iter().chain(in_its_place).chain([b"last".to_vec()]),
+        );
     }
 }
 
 #[test]
 fn the_queue_of_a_shared_group_is_bounded_in_bytes_and_drops_the_oldest() {
     for cores in [1, 2, 8] {
-        let bound = |limits: &mut Limits| limits.group_queue_bytes_max = 5_000;
-        let mut cluster = Cluster::with_limits(cores, limits(bound));
-        let (member, _) = cluster.resume(0, Version::V5, "member");
-        cluster.subscribe(member, "$share/g/a", Qos::AtLeastOnce);
-        cluster.cut(member);
+        let bound = limits(|limits| limits.group_queue_bytes_max = 5_000);
+        let mut cluster = Cluster::with_limits(cores, bound);
+        goes_away(&mut cluster, "member", "$share/g/a");
         let publisher = cluster.connect(0, Version::V5, "publisher");
         for n in 0..10u8 {
             cluster.publish_1(publisher, "a", &[n; 1000]);
@@ -86,11 +75,7 @@ fn the_queue_of_a_shared_group_is_bounded_in_bytes_and_drops_the_oldest() {
             assert!(bytes <= 5_000, "{bytes} bytes of {n} messages");
         }
         assert_eq!(cluster.total(|stats| stats.dropped_group_queue_full), 6);
-        let (member, _) = cluster.resume(0, Version::V5, "member");
-        for n in 6..10u8 {
-            cluster.expect_message(member, "a", &[n; 1000]);
-        }
-        cluster.expect_nothing(member);
+        is_back(&mut cluster, "member", "a", (6..10u8).map(|n| [n; 1000]));
         assert_eq!(cluster.total(|stats| stats.queue_bytes + stats.messages_kept), 0);
     }
 }
@@ -98,11 +83,9 @@ fn the_queue_of_a_shared_group_is_bounded_in_bytes_and_drops_the_oldest() {
 #[test]
 fn a_full_memory_bounds_the_queue_of_a_shared_group_message_for_message() {
     for cores in [1, 2] {
-        let bound = |limits: &mut Limits| limits.memory_bytes_max = 10_000;
-        let mut cluster = Cluster::with_limits(cores, limits(bound));
-        let (member, _) = cluster.resume(0, Version::V5, "member");
-        cluster.subscribe(member, "$share/g/a", Qos::AtLeastOnce);
-        cluster.cut(member);
+        let bound = limits(|limits| limits.memory_bytes_max = 10_000);
+        let mut cluster = Cluster::with_limits(cores, bound);
+        goes_away(&mut cluster, "member", "$share/g/a");
         let publisher = cluster.connect(0, Version::V5, "publisher");
         for n in 0..30u8 {
             cluster.publish_1(publisher, "a", &[n; 1000]);
@@ -110,11 +93,7 @@ fn a_full_memory_bounds_the_queue_of_a_shared_group_message_for_message() {
         let kept = cluster.total(|stats| stats.messages_kept);
         assert!((7..=10).contains(&kept), "{kept} messages of 1 KB in 10 KB");
         assert_eq!(cluster.total(|stats| stats.dropped_group_queue_full), 30 - kept);
-        let (member, _) = cluster.resume(0, Version::V5, "member");
-        for n in 30 - kept as u8..30 {
-            cluster.expect_message(member, "a", &[n; 1000]);
-        }
-        cluster.expect_nothing(member);
+        is_back(&mut cluster, "member", "a", (30 - kept as u8..30).map(|n| [n; 1000]));
     }
 }
 
@@ -151,16 +130,12 @@ fn a_will_has_to_be_text_only_where_it_says_so_and_that_is_checked() {
         ] {
             let mut cluster =
                 Cluster::with_limits(1, limits(|limits| limits.payload_format_checked = checked));
-            let client = cluster.open(0, Version::V5);
             let list: Vec<_> = indicator.map(Property::PayloadFormatIndicator).into_iter().collect();
             let will = Some(will(payload, Qos::ExactlyOnce, &list));
-            cluster.send(client, &Packet::Connect(Connect { will, ..connect(Version::V5, "c") }));
+            let reason = cluster.connect_reason(0, Connect { will, ..connect(Version::V5, "c") });
             let expected =
                 if right || !checked { ReasonCode::SUCCESS } else { ReasonCode::PAYLOAD_FORMAT_INVALID };
-            cluster.expect(client, |packet| match packet {
-                Packet::ConnAck(connack) => assert_eq!(connack.reason, expected, "{indicator:?} {payload:?}"),
-                other => panic!("{other:?}"),
-            });
+            assert_eq!(reason, expected, "{indicator:?} {payload:?}");
         }
     }
 }
@@ -193,17 +168,7 @@ fn a_client_that_is_owed_many_answers_is_read_from_again_when_half_of_them_are_g
     };
     commit(&mut cluster, 1);
     cluster.take_frame(client);
-    let mut flood = Vec::new();
-    for id in 1..=30 {
-        let filter = format!("a/{id}");
-        let list = [Subscription { filter: &filter, options: SubscriptionOptions::new(Qos::AtMostOnce) }];
-        let packet_id = PacketId::new(id).expect("not 0");
-        let (properties, subscriptions) = (Properties::EMPTY, Subscriptions::new(&list));
-        flood.extend(
-            cluster.encoded(client, &Packet::Subscribe(Subscribe { packet_id, properties, subscriptions })),
-        );
-    }
-    cluster.send_bytes(client, &flood);
+    subscribe_to_many(&mut cluster, client, 1..=30);
     // The record of CONNECT is the first, then one for each SUBSCRIBE that was taken.
     for (answered, taken) in [(0, 8), (1, 8), (3, 8), (4, 12), (7, 12), (8, 16), (30, 30)] {
         for position in 0..=answered {

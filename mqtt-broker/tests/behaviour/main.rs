@@ -2,6 +2,7 @@
 
 mod accounts;
 mod answers;
+mod away;
 mod backpressure;
 mod basics;
 mod bounds;

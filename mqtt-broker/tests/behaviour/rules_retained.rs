@@ -4,28 +4,65 @@ use mqtt_proto::packet::{Packet, Properties, Property, Publish, RetainHandling, 
 use mqtt_proto::types::{Qos, ReasonCode, Version};
 
 use crate::cluster::{ClientId, Cluster, publish};
-use crate::seen::{VERSIONS, see};
+use crate::seen::{Seen, VERSIONS, see};
 
-/// Publishes with RETAIN set, at QoS 0.
-fn retain(cluster: &mut Cluster, publisher: ClientId, topic: &str, payload: &[u8]) {
-    let message = Publish { retain: true, ..publish(topic, payload, Qos::AtMostOnce, 0) };
-    cluster.send(publisher, &Packet::Publish(message));
+/// A broker with one Client that publishes.
+struct Stage {
+    cluster: Cluster,
+    version: Version,
+    publisher: ClientId,
 }
 
-/// The payloads that a new subscriber gets for `filter`.
-fn retained(cluster: &mut Cluster, version: Version, filter: &str) -> Vec<Vec<u8>> {
-    let subscriber = cluster.connect(0, version, "looks");
-    cluster.subscribe(subscriber, filter, Qos::AtMostOnce);
-    let got = (0..cluster.pending(subscriber)).map(|_| see(cluster, subscriber).payload).collect();
-    cluster.cut(subscriber);
-    got
+impl Stage {
+    fn new(cores: u16, version: Version) -> Stage {
+        let mut cluster = Cluster::new(cores);
+        let publisher = cluster.connect(0, version, "publisher");
+        Stage { cluster, version, publisher }
+    }
+
+    /// Publishes with RETAIN set, at QoS 0.
+    fn retain(&mut self, topic: &str, payload: &[u8]) {
+        self.send(publish(topic, payload, Qos::AtMostOnce, 0), true);
+    }
+
+    /// Publishes at QoS 0 with RETAIN 0.
+    fn publish(&mut self, topic: &str, payload: &[u8]) {
+        self.send(publish(topic, payload, Qos::AtMostOnce, 0), false);
+    }
+
+    fn send(&mut self, message: Publish<'_>, retain: bool) {
+        self.cluster.send(self.publisher, &Packet::Publish(Publish { retain, ..message }));
+    }
+
+    /// A new subscriber.
+    fn subscriber(&mut self, filter: &str, qos: Qos) -> ClientId {
+        let subscriber = self.cluster.connect(0, self.version, "subscriber");
+        self.cluster.subscribe(subscriber, filter, qos);
+        subscriber
+    }
+
+    /// The next message that a Client got.
+    #[track_caller]
+    fn see(&mut self, client: ClientId) -> Seen {
+        see(&mut self.cluster, client)
+    }
+
+    /// The payloads that a new subscriber gets for `filter`, sorted.
+    fn retained(&mut self, filter: &str) -> Vec<Vec<u8>> {
+        let subscriber = self.subscriber(filter, Qos::AtMostOnce);
+        let mut got: Vec<_> =
+            (0..self.cluster.pending(subscriber)).map(|_| self.see(subscriber).payload).collect();
+        self.cluster.cut(subscriber);
+        got.sort();
+        got
+    }
 }
 
 /// Runs `test` in every version, on one core and on several.
-fn everywhere(test: impl Fn(&mut Cluster, Version)) {
+fn everywhere(test: impl Fn(&mut Stage)) {
     for version in VERSIONS {
         for cores in [1, 2, 8] {
-            test(&mut Cluster::new(cores), version);
+            test(&mut Stage::new(cores, version));
         }
     }
 }
@@ -33,40 +70,33 @@ fn everywhere(test: impl Fn(&mut Cluster, Version)) {
 /// [MQTT-3.3.1-5] [MQTT-3.3.1-6 v3.1.1]
 #[test]
 fn a_new_subscriber_gets_the_message_that_was_retained() {
-    everywhere(|cluster, version| {
-        let publisher = cluster.connect(0, version, "publisher");
-        retain(cluster, publisher, "a/b", b"one");
-        retain(cluster, publisher, "b/b", b"two");
-        retain(cluster, publisher, "c", b"three");
-        assert_eq!(retained(cluster, version, "a/b"), [b"one"]);
-        let mut both = retained(cluster, version, "+/b");
-        both.sort();
-        assert_eq!(both, [b"one", b"two"]);
+    everywhere(|stage| {
+        stage.retain("a/b", b"one");
+        stage.retain("b/b", b"two");
+        stage.retain("c", b"three");
+        assert_eq!(stage.retained("a/b"), [b"one"]);
+        assert_eq!(stage.retained("+/b"), [b"one", b"two"]);
     });
 }
 
 /// [MQTT-3.3.1-5]: one message a topic, the last one.
 #[test]
 fn a_retained_message_replaces_the_one_before() {
-    everywhere(|cluster, version| {
-        let publisher = cluster.connect(0, version, "publisher");
-        retain(cluster, publisher, "a", b"1");
-        retain(cluster, publisher, "a", b"2");
-        assert_eq!(retained(cluster, version, "a"), [b"2"]);
+    everywhere(|stage| {
+        stage.retain("a", b"1");
+        stage.retain("a", b"2");
+        assert_eq!(stage.retained("a"), [b"2"]);
     });
 }
 
 /// [MQTT-3.3.1-5 v3.1.1]
 #[test]
 fn a_message_is_retained_with_its_qos() {
-    everywhere(|cluster, version| {
-        let publisher = cluster.connect(0, version, "publisher");
+    everywhere(|stage| {
         for (topic, qos) in [("0", Qos::AtMostOnce), ("1", Qos::AtLeastOnce), ("2", Qos::ExactlyOnce)] {
-            let message = Publish { retain: true, ..publish(topic, b"x", qos, 1) };
-            cluster.send(publisher, &Packet::Publish(message));
-            let subscriber = cluster.connect(0, version, "subscriber");
-            cluster.subscribe(subscriber, topic, Qos::ExactlyOnce);
-            assert_eq!(see(cluster, subscriber).qos, qos);
+            stage.send(publish(topic, b"x", qos, 1), true);
+            let subscriber = stage.subscriber(topic, Qos::ExactlyOnce);
+            assert_eq!(stage.see(subscriber).qos, qos);
         }
     });
 }
@@ -74,133 +104,121 @@ fn a_message_is_retained_with_its_qos() {
 /// [MQTT-3.3.1-7 v3.1.1]: what QoS 0 replaces is gone, though it was of a higher QoS.
 #[test]
 fn a_retained_message_of_qos_0_discards_one_of_qos_1() {
-    everywhere(|cluster, version| {
-        let publisher = cluster.connect(0, version, "publisher");
-        let first = Publish { retain: true, ..publish("a", b"first", Qos::AtLeastOnce, 1) };
-        cluster.send(publisher, &Packet::Publish(first));
-        retain(cluster, publisher, "a", b"second");
-        assert_eq!(retained(cluster, version, "a"), [b"second"]);
+    everywhere(|stage| {
+        stage.send(publish("a", b"first", Qos::AtLeastOnce, 1), true);
+        stage.retain("a", b"second");
+        assert_eq!(stage.retained("a"), [b"second"]);
     });
 }
 
 /// [MQTT-3.3.1-6] [MQTT-3.3.1-10 v3.1.1]
 #[test]
 fn an_empty_retained_message_removes_what_was_retained() {
-    everywhere(|cluster, version| {
-        let publisher = cluster.connect(0, version, "publisher");
-        retain(cluster, publisher, "a", b"x");
-        retain(cluster, publisher, "b", b"y");
-        retain(cluster, publisher, "a", b"");
-        assert_eq!(retained(cluster, version, "a").len(), 0);
-        assert_eq!(retained(cluster, version, "b"), [b"y"], "and nothing else");
+    everywhere(|stage| {
+        stage.retain("a", b"x");
+        stage.retain("b", b"y");
+        stage.retain("a", b"");
+        assert_eq!(stage.retained("a").len(), 0);
+        assert_eq!(stage.retained("b"), [b"y"], "and nothing else");
     });
 }
 
 /// [MQTT-3.3.1-6]: those who subscribe get it as any other.
 #[test]
 fn an_empty_retained_message_is_delivered_to_those_who_subscribe() {
-    everywhere(|cluster, version| {
-        let subscriber = cluster.connect(0, version, "subscriber");
-        cluster.subscribe(subscriber, "a", Qos::AtMostOnce);
-        let publisher = cluster.connect(0, version, "publisher");
-        retain(cluster, publisher, "a", b"");
-        cluster.expect_message(subscriber, "a", b"");
-        cluster.expect_nothing(subscriber);
+    everywhere(|stage| {
+        let subscriber = stage.subscriber("a", Qos::AtMostOnce);
+        stage.retain("a", b"");
+        stage.cluster.expect_message(subscriber, "a", b"");
+        stage.cluster.expect_nothing(subscriber);
     });
 }
 
 /// [MQTT-3.3.1-7] [MQTT-3.3.1-11 v3.1.1]
 #[test]
 fn an_empty_message_is_not_retained() {
-    everywhere(|cluster, version| {
-        let publisher = cluster.connect(0, version, "publisher");
-        retain(cluster, publisher, "a", b"");
-        assert_eq!(cluster.total(|stats| stats.retained_messages), 0);
-        assert_eq!(retained(cluster, version, "a").len(), 0);
+    everywhere(|stage| {
+        stage.retain("a", b"");
+        assert_eq!(stage.cluster.total(|stats| stats.retained_messages), 0);
+        assert_eq!(stage.retained("a").len(), 0);
     });
 }
 
 /// [MQTT-3.3.1-8] [MQTT-3.3.1-12 v3.1.1]
 #[test]
 fn a_message_without_retain_is_not_retained() {
-    everywhere(|cluster, version| {
-        let publisher = cluster.connect(0, version, "publisher");
-        cluster.publish(publisher, "a", b"x");
-        assert_eq!(retained(cluster, version, "a").len(), 0);
+    everywhere(|stage| {
+        stage.publish("a", b"x");
+        assert_eq!(stage.retained("a").len(), 0);
     });
 }
 
 /// [MQTT-3.3.1-8] [MQTT-3.3.1-12 v3.1.1]: not even an empty one touches it.
 #[test]
 fn a_message_without_retain_leaves_the_retained_one_as_it_is() {
-    everywhere(|cluster, version| {
-        let publisher = cluster.connect(0, version, "publisher");
-        retain(cluster, publisher, "a", b"kept");
-        cluster.publish(publisher, "a", b"live");
-        cluster.publish(publisher, "a", b"");
-        assert_eq!(retained(cluster, version, "a"), [b"kept"]);
+    everywhere(|stage| {
+        stage.retain("a", b"kept");
+        stage.publish("a", b"live");
+        stage.publish("a", b"");
+        assert_eq!(stage.retained("a"), [b"kept"]);
     });
 }
 
-/// What a 5.0 Client gets when it subscribes to "a" with this Retain Handling.
-fn subscribed(cluster: &mut Cluster, client: ClientId, retain_handling: RetainHandling) -> usize {
-    let options = SubscriptionOptions { retain_handling, ..SubscriptionOptions::new(Qos::AtMostOnce) };
-    let reason = cluster.subscribe_with(client, "a", options, Properties::EMPTY);
-    assert_eq!(reason, ReasonCode::GRANTED_QOS_0);
-    let got = cluster.pending(client);
-    (0..got).for_each(|_| cluster.expect_message(client, "a", b"x"));
-    got
-}
-
-/// A 5.0 Client "c" that has retained `x` for the topic "a".
-fn retaining(cores: u16) -> (Cluster, ClientId) {
-    let mut cluster = Cluster::new(cores);
-    let client = cluster.connect(0, Version::V5, "c");
-    retain(&mut cluster, client, "a", b"x");
-    (cluster, client)
+/// How many messages a 5.0 Client gets at each of these SUBSCRIBEs, by their Retain Handling, to a topic with a retained
+/// message; `None` is an UNSUBSCRIBE. The same on one core and on two.
+fn got_at_each(requests: &[Option<RetainHandling>]) -> Vec<usize> {
+    let [one, two] = [1, 2].map(|cores| {
+        let mut stage = Stage::new(cores, Version::V5);
+        stage.retain("a", b"x");
+        let Stage { mut cluster, publisher: client, .. } = stage;
+        let mut counts = Vec::new();
+        for request in requests {
+            let Some(retain_handling) = *request else {
+                cluster.unsubscribe(client, "a");
+                continue;
+            };
+            let options =
+                SubscriptionOptions { retain_handling, ..SubscriptionOptions::new(Qos::AtMostOnce) };
+            let reason = cluster.subscribe_with(client, "a", options, Properties::EMPTY);
+            assert_eq!(reason, ReasonCode::GRANTED_QOS_0);
+            counts.push(cluster.pending(client));
+            (0..cluster.pending(client)).for_each(|_| cluster.expect_message(client, "a", b"x"));
+        }
+        counts
+    });
+    assert_eq!(one, two);
+    one
 }
 
 /// [MQTT-3.3.1-9]: be the subscription new or not.
 #[test]
 fn retain_handling_0_sends_retained_messages_at_each_subscribe() {
-    for cores in [1, 2] {
-        let (mut cluster, client) = retaining(cores);
-        assert_eq!(subscribed(&mut cluster, client, RetainHandling::Send), 1);
-        assert_eq!(subscribed(&mut cluster, client, RetainHandling::Send), 1);
-    }
+    let send = Some(RetainHandling::Send);
+    assert_eq!(got_at_each(&[send, send]), [1, 1]);
 }
 
 /// [MQTT-3.3.1-10]
 #[test]
 fn retain_handling_1_sends_retained_messages_for_a_new_subscription_only() {
-    for cores in [1, 2] {
-        let (mut cluster, client) = retaining(cores);
-        assert_eq!(subscribed(&mut cluster, client, RetainHandling::SendIfNew), 1);
-        assert_eq!(subscribed(&mut cluster, client, RetainHandling::SendIfNew), 0);
-        cluster.unsubscribe(client, "a");
-        assert_eq!(subscribed(&mut cluster, client, RetainHandling::SendIfNew), 1);
-    }
+    let if_new = Some(RetainHandling::SendIfNew);
+    assert_eq!(got_at_each(&[if_new, if_new, None, if_new]), [1, 0, 1]);
 }
 
 /// [MQTT-3.3.1-11]
 #[test]
 fn retain_handling_2_sends_no_retained_messages() {
-    for cores in [1, 2] {
-        let (mut cluster, client) = retaining(cores);
-        assert_eq!(subscribed(&mut cluster, client, RetainHandling::DoNotSend), 0);
-    }
+    assert_eq!(got_at_each(&[Some(RetainHandling::DoNotSend)]), [0]);
 }
 
 /// The RETAIN flags of deliveries, to a 5.0 subscriber, of messages published with RETAIN 0 and 1.
 fn flags(retain_as_published: bool) -> [bool; 2] {
-    let mut cluster = Cluster::new(2);
-    let subscriber = cluster.connect(0, Version::V5, "subscriber");
+    let mut stage = Stage::new(2, Version::V5);
+    let subscriber = stage.cluster.connect(0, Version::V5, "subscriber");
     let options = SubscriptionOptions { retain_as_published, ..SubscriptionOptions::new(Qos::AtMostOnce) };
-    cluster.subscribe_with(subscriber, "a", options, Properties::EMPTY);
-    let publisher = cluster.connect(0, Version::V5, "publisher");
-    cluster.publish(publisher, "a", b"x");
-    retain(&mut cluster, publisher, "a", b"x");
-    [see(&mut cluster, subscriber).retain, see(&mut cluster, subscriber).retain]
+    stage.cluster.subscribe_with(subscriber, "a", options, Properties::EMPTY);
+    stage.publish("a", b"x");
+    stage.retain("a", b"x");
+    [stage.see(subscriber).retain, stage.see(subscriber).retain]
 }
 
 /// [MQTT-3.3.1-12]
@@ -219,36 +237,31 @@ fn with_retain_as_published_the_flag_is_the_publishers() {
 #[test]
 fn before_5_the_flag_of_a_live_message_is_0() {
     for version in [Version::V3_1, Version::V3_1_1] {
-        let mut cluster = Cluster::new(2);
-        let subscriber = cluster.connect(0, version, "subscriber");
-        cluster.subscribe(subscriber, "a", Qos::AtMostOnce);
-        let publisher = cluster.connect(0, version, "publisher");
-        retain(&mut cluster, publisher, "a", b"x");
-        assert!(!see(&mut cluster, subscriber).retain);
+        let mut stage = Stage::new(2, version);
+        let subscriber = stage.subscriber("a", Qos::AtMostOnce);
+        stage.retain("a", b"x");
+        assert!(!stage.see(subscriber).retain);
     }
 }
 
 /// [MQTT-3.3.1-8 v3.1.1]; section 3.3.1.3 of 5.0 says the same, whatever Retain As Published is.
 #[test]
 fn the_flag_of_a_message_sent_for_a_new_subscription_is_1() {
-    everywhere(|cluster, version| {
-        let publisher = cluster.connect(0, version, "publisher");
-        retain(cluster, publisher, "a", b"x");
-        let subscriber = cluster.connect(0, version, "subscriber");
-        cluster.subscribe(subscriber, "a", Qos::AtMostOnce);
-        assert!(see(cluster, subscriber).retain);
+    everywhere(|stage| {
+        stage.retain("a", b"x");
+        let subscriber = stage.subscriber("a", Qos::AtMostOnce);
+        assert!(stage.see(subscriber).retain);
     });
 }
 
 /// Section 3.3.1.3: retained messages are no part of a session.
 #[test]
 fn a_retained_message_outlives_its_publisher() {
-    everywhere(|cluster, version| {
-        let publisher = cluster.connect(0, version, "publisher");
-        retain(cluster, publisher, "a", b"x");
-        cluster.cut(publisher);
-        assert_eq!(cluster.total(|stats| stats.sessions), 0);
-        assert_eq!(retained(cluster, version, "a"), [b"x"]);
+    everywhere(|stage| {
+        stage.retain("a", b"x");
+        stage.cluster.cut(stage.publisher);
+        assert_eq!(stage.cluster.total(|stats| stats.sessions), 0);
+        assert_eq!(stage.retained("a"), [b"x"]);
     });
 }
 
@@ -256,15 +269,13 @@ fn a_retained_message_outlives_its_publisher() {
 #[test]
 fn a_retained_message_is_not_sent_once_it_has_expired() {
     for cores in [1, 2, 8] {
-        let mut cluster = Cluster::new(cores);
-        let publisher = cluster.connect(0, Version::V5, "publisher");
+        let mut stage = Stage::new(cores, Version::V5);
         let list = [Property::MessageExpiryInterval(10)];
         let properties = Properties::new(&list);
-        let message = Publish { retain: true, properties, ..publish("a", b"x", Qos::AtMostOnce, 0) };
-        cluster.send(publisher, &Packet::Publish(message));
-        cluster.advance(9_000);
-        assert_eq!(retained(&mut cluster, Version::V5, "a"), [b"x"]);
-        cluster.advance(1_000);
-        assert_eq!(retained(&mut cluster, Version::V5, "a").len(), 0);
+        stage.send(Publish { properties, ..publish("a", b"x", Qos::AtMostOnce, 0) }, true);
+        stage.cluster.advance(9_000);
+        assert_eq!(stage.retained("a"), [b"x"]);
+        stage.cluster.advance(1_000);
+        assert_eq!(stage.retained("a").len(), 0);
     }
 }

@@ -309,3 +309,32 @@ fn going_by_client_spreads_publishers_of_every_core_over_the_members() {
         assert!(busy >= 3, "32 publishers share {busy} of 4 members");
     }
 }
+
+/// The new connection does not wait for what the one before it had asked. [MQTT-3.10.4-2]
+#[test]
+fn a_member_that_has_left_gets_nothing_more_though_it_waits_for_another_group() {
+    let mut apart = 0;
+    for n in 0..32 {
+        let mut cluster = Cluster::new(8);
+        let name = format!("member-{n}");
+        let (before, _) = cluster.resume(0, Version::V5, &name);
+        cluster.subscribe(before, "$share/g/a", Qos::AtLeastOnce);
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        cluster.lanes_stalled = true;
+        cluster.publish(publisher, "a", b"x");
+        let list =
+            [Subscription { filter: "$share/h/b", options: SubscriptionOptions::new(Qos::AtLeastOnce) }];
+        let (packet_id, properties) = (PacketId::FIRST, Properties::EMPTY);
+        let subscriptions = Subscriptions::new(&list);
+        cluster.send(before, &Packet::Subscribe(Subscribe { packet_id, properties, subscriptions }));
+        let (after, _) = cluster.resume(0, Version::V5, &name);
+        let delivered = cluster.pending(before) > 1;
+        assert_eq!(cluster.unsubscribe(after, "$share/g/a"), ReasonCode::SUCCESS);
+        cluster.lanes_stalled = false;
+        cluster.random = Some(Random(n));
+        cluster.run();
+        cluster.expect_nothing(after);
+        apart += usize::from(!delivered);
+    }
+    assert!(apart > 0);
+}

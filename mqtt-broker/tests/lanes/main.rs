@@ -33,9 +33,26 @@ fn check(preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
     builder.check(model);
 }
 
+/// Runs `other` in a thread of its own, and `main`, which is told that thread; both see `shared`.
+fn beside<S: 'static>(shared: S, other: impl FnOnce(&S) + 'static, main: impl FnOnce(&S, &Thread)) {
+    let shared = Arc::new(shared);
+    let thread = thread::spawn({
+        let shared = Arc::clone(&shared);
+        move || other(&shared)
+    });
+    main(&shared, thread.thread());
+    thread.join().expect("the other thread");
+}
+
 /// Wakes one thread. Only the main thread reads and sets it later than at the start, so loom need not know of the cell.
 #[derive(Default)]
 struct Sleeper(OnceLock<Thread>);
+
+impl Sleeper {
+    fn is(&self, thread: &Thread) {
+        self.0.set(thread.clone()).expect("set once");
+    }
+}
 
 impl Wake for Sleeper {
     fn wake(&self) {
@@ -45,6 +62,11 @@ impl Wake for Sleeper {
 
 fn bell_of(thread: Thread) -> Doorbell<Sleeper> {
     Doorbell::new(Sleeper(OnceLock::from(thread)))
+}
+
+/// A bell for a thread that does not run yet, see [`Sleeper::is`].
+fn bell_of_another() -> Doorbell<Sleeper> {
+    Doorbell::new(Sleeper::default())
 }
 
 /// The thread sleeps until its bell rings, unless there is something to do.
@@ -80,6 +102,14 @@ fn take<const N: usize>(
     assert!(lanes.iter().all(|lane| lane.pop().is_none()), "no more than was sent");
 }
 
+/// Puts the numbers below `items` into a lane that has room for them.
+fn put(lane: &Lane<usize>, to: &Doorbell<Sleeper>, items: usize) {
+    for item in 0..items {
+        assert_eq!(lane.push(item), Ok(()));
+        to.ring();
+    }
+}
+
 /// Sends the numbers below `items`, sleeping while there is no room.
 fn send(lane: &Lane<usize>, to: &Doorbell<Sleeper>, own: &Doorbell<Sleeper>, items: usize) {
     for item in 0..items {
@@ -93,39 +123,25 @@ fn send(lane: &Lane<usize>, to: &Doorbell<Sleeper>, own: &Doorbell<Sleeper>, ite
 #[test]
 fn a_core_that_falls_asleep_is_woken_for_what_comes() {
     check(None, || {
-        let shared = Arc::new((bell_of(thread::current()), [Lane::new(2)]));
-        let sender = thread::spawn({
-            let shared = Arc::clone(&shared);
-            move || {
-                let (bell, [lane]) = &*shared;
-                for item in 0..2 {
-                    assert_eq!(lane.push(item), Ok(()));
-                    bell.ring();
-                }
-            }
-        });
-        let (bell, lanes) = &*shared;
-        take(bell, lanes, &[bell], 2);
-        sender.join().expect("the sender");
+        beside(
+            (bell_of(thread::current()), [Lane::new(2)]),
+            |(bell, [lane])| put(lane, bell, 2),
+            |(bell, lanes), _| take(bell, lanes, &[bell], 2),
+        );
     });
 }
 
 #[test]
 fn a_sender_that_waits_for_room_is_woken_when_there_is_some() {
     check(Some(4), || {
-        let shared =
-            Arc::new((bell_of(thread::current()), Doorbell::new(Sleeper::default()), [Lane::new(1)]));
-        let sender = thread::spawn({
-            let shared = Arc::clone(&shared);
-            move || {
-                let (bell, own, [lane]) = &*shared;
-                send(lane, bell, own, 3);
-            }
-        });
-        let (bell, sender_bell, lanes) = &*shared;
-        sender_bell.wake().0.set(sender.thread().clone()).expect("set once");
-        take(bell, lanes, &[sender_bell], 3);
-        sender.join().expect("the sender");
+        beside(
+            (bell_of(thread::current()), bell_of_another(), [Lane::new(1)]),
+            |(bell, own, [lane])| send(lane, bell, own, 3),
+            |(bell, other, lanes), sender| {
+                other.wake().is(sender);
+                take(bell, lanes, &[other], 3);
+            },
+        );
     });
 }
 
@@ -137,8 +153,7 @@ fn of_two_that_ring_neither_is_forgotten() {
             let shared = Arc::clone(&shared);
             thread::spawn(move || {
                 let (bell, lanes) = &*shared;
-                assert_eq!(lanes[at].push(0), Ok(()));
-                bell.ring();
+                put(&lanes[at], bell, 1);
             })
         });
         let (bell, lanes) = &*shared;
@@ -153,22 +168,15 @@ fn of_two_that_ring_neither_is_forgotten() {
 #[test]
 fn a_core_that_woke_by_itself_is_woken_again() {
     check(Some(4), || {
-        let shared = Arc::new((bell_of(thread::current()), [Lane::new(2)]));
-        let sender = thread::spawn({
-            let shared = Arc::clone(&shared);
-            move || {
-                let (bell, [lane]) = &*shared;
-                for item in 0..2 {
-                    assert_eq!(lane.push(item), Ok(()));
-                    bell.ring();
-                }
-            }
-        });
-        let (bell, lanes) = &*shared;
-        bell.park(|| lanes[0].is_empty());
-        bell.unpark();
-        take(bell, lanes, &[bell], 2);
-        sender.join().expect("the sender");
+        beside(
+            (bell_of(thread::current()), [Lane::new(2)]),
+            |(bell, [lane])| put(lane, bell, 2),
+            |(bell, lanes), _| {
+                bell.park(|| lanes[0].is_empty());
+                bell.unpark();
+                take(bell, lanes, &[bell], 2);
+            },
+        );
     });
 }
 
@@ -176,19 +184,18 @@ fn a_core_that_woke_by_itself_is_woken_again() {
 #[test]
 fn a_core_that_falls_asleep_is_woken_to_stop() {
     check(None, || {
-        let shared = Arc::new((bell_of(thread::current()), AtomicBool::new(false)));
-        let other = thread::spawn({
-            let shared = Arc::clone(&shared);
-            move || {
-                shared.1.store(true, Ordering::Relaxed);
-                shared.0.ring();
-            }
-        });
-        let (bell, failed) = &*shared;
-        while !failed.load(Ordering::Relaxed) {
-            sleep(bell, || !failed.load(Ordering::Relaxed));
-        }
-        other.join().expect("the other core");
+        beside(
+            (bell_of(thread::current()), AtomicBool::new(false)),
+            |(bell, failed)| {
+                failed.store(true, Ordering::Relaxed);
+                bell.ring();
+            },
+            |(bell, failed), _| {
+                while !failed.load(Ordering::Relaxed) {
+                    sleep(bell, || !failed.load(Ordering::Relaxed));
+                }
+            },
+        );
     });
 }
 
@@ -208,34 +215,33 @@ fn nothing_stays_in_the_lane_to_a_core_that_has_ended() {
     const ITEMS: usize = 3;
     check(Some(4), || {
         let dropped = Arc::new(AtomicUsize::new(0));
-        let shared = Arc::new((Doorbell::new(Sleeper::default()), Ended::new(), Lane::new(1)));
-        let sender = thread::spawn({
-            let (shared, dropped) = (Arc::clone(&shared), Arc::clone(&dropped));
-            move || {
-                let (own, ended, lane) = &*shared;
+        let counter = Arc::clone(&dropped);
+        beside(
+            (bell_of_another(), Ended::new(), Lane::new(1)),
+            move |(own, ended, lane)| {
                 for _ in 0..ITEMS {
                     while !lane.has_room() {
                         sleep(own, || !lane.has_room());
                     }
-                    assert!(lane.push(Counted(Arc::clone(&dropped))).is_ok(), "there was room");
+                    assert!(lane.push(Counted(Arc::clone(&counter))).is_ok(), "there was room");
                     ended.check(|| {
                         lane.clear();
                     });
                 }
-            }
-        });
-        let (sender_bell, ended, lane) = &*shared;
-        sender_bell.wake().0.set(sender.thread().clone()).expect("set once");
-        drop(lane.pop());
-        if lane.room_was_wanted() {
-            sender_bell.ring();
-        }
-        ended.end(|| {
-            if lane.clear() {
-                sender_bell.ring();
-            }
-        });
-        sender.join().expect("the sender");
+            },
+            |(bell, ended, lane), sender| {
+                bell.wake().is(sender);
+                drop(lane.pop());
+                if lane.room_was_wanted() {
+                    bell.ring();
+                }
+                ended.end(|| {
+                    if lane.clear() {
+                        bell.ring();
+                    }
+                });
+            },
+        );
         assert_eq!(dropped.load(Ordering::Relaxed), ITEMS);
     });
 }

@@ -54,7 +54,7 @@ impl<T> ArrayQueue<T> {
             } else if self.head.load(Ordering::Relaxed) + self.slots.len() == tail {
                 return Err(item);
             }
-            // Somebody is between his two steps.
+            // Somebody is between its two steps.
             loom::thread::yield_now();
         }
     }

@@ -114,7 +114,7 @@ impl<M: Outgoing> Client<M> {
             settings: Settings {
                 version: Version::V5,
                 clean_start: false,
-                may_resume: false,
+                had_session: false,
                 receive_maximum: u16::MAX,
                 topic_alias_limit: 0,
                 manual_acknowledgement: false,
@@ -142,7 +142,7 @@ impl<M: Outgoing> Client<M> {
         self.settings = Settings {
             version: connect.version,
             clean_start: connect.clean_start,
-            may_resume: self.has_session && !connect.clean_start,
+            had_session: self.has_session,
             receive_maximum: PeerLimits::from_connect(connect).receive_maximum,
             topic_alias_limit: options.topic_alias_limit,
             manual_acknowledgement: options.manual_acknowledgement,
@@ -393,9 +393,14 @@ impl<M: Outgoing> Client<M> {
                 }
             }
         };
-        if let Err(error) = &event {
-            *has_session &= settings.clean_start || *error != ProtocolError::UnexpectedSession;
-            *ended = Some(Ended::ByFault(*error));
+        match &event {
+            // None was made.
+            Ok(Some(Event::Refused(_))) => *has_session = settings.had_session,
+            Err(error) => {
+                *has_session &= settings.clean_start || *error != ProtocolError::UnexpectedSession;
+                *ended = Some(Ended::ByFault(*error));
+            }
+            Ok(_) => {}
         }
         event
     }

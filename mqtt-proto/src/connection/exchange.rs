@@ -79,8 +79,8 @@ pub(super) enum Ended {
 pub(super) struct Settings {
     pub(super) version: Version,
     pub(super) clean_start: bool,
-    /// The Server may have the session of this Client.
-    pub(super) may_resume: bool,
+    /// The Client had a session before this CONNECT.
+    pub(super) had_session: bool,
     pub(super) receive_maximum: u16,
     pub(super) topic_alias_limit: u16,
     pub(super) manual_acknowledgement: bool,
@@ -115,7 +115,7 @@ pub(super) fn opening_event<'a, M>(
             Ok(Event::Refused(connack))
         }
         Packet::ConnAck(connack) => {
-            if connack.session_present && !settings.may_resume {
+            if connack.session_present && (settings.clean_start || !settings.had_session) {
                 return Err(ProtocolError::UnexpectedSession);
             }
             let mut discarded = Vec::new();

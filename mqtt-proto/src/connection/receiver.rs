@@ -142,27 +142,35 @@ impl Receiver {
     ) -> Result<Option<Packet<'a>>, ProtocolError> {
         self.check_first_byte(input)?;
         let Some(frame) = self.framer.next_frame(input, self.maximum_packet_size)? else { return Ok(None) };
-        let Some(packet_type) = PacketType::from_bits(frame[0] >> 4) else {
-            return Err(codec::DecodeError::ForbiddenPacketType(0).into());
-        };
-        admit(self.state, self.dialect, packet_type)?;
+        admit(self.state, self.dialect, packet_type(frame)?)?;
         let mut packet = codec::decode(self.dialect.version().unwrap_or_default(), frame)?;
-        match &mut packet {
-            Packet::Publish(publish) if !publish.properties.is_empty() => {
-                let from_client = self.state != State::FromServer;
-                resolve_topic(&mut self.aliases, self.topic_alias_maximum, publish, from_client)?;
-            }
-            Packet::Connect(connect) => {
-                self.dialect = Dialect::of(connect);
-                self.state = State::FromClient;
-            }
-            Packet::ConnAck(connack) => {
-                self.state = if connack.reason.is_error() { State::Ended } else { State::FromServer };
-            }
-            Packet::Disconnect(_) => self.state = State::Ended,
-            _ => {}
-        }
+        let known = (&mut self.aliases, self.topic_alias_maximum);
+        note(&mut packet, known, &mut self.dialect, &mut self.state)?;
         Ok(Some(packet))
+    }
+
+    /// [`Receiver::poll_packet`] that lends the packet to `handle`, and gives what that returns: a packet is large, and
+    /// moving it from hand to hand costs more than a small message does otherwise.
+    ///
+    /// # Errors
+    /// As [`Receiver::poll_packet`].
+    #[inline]
+    pub fn poll_with<T>(
+        &mut self,
+        input: &mut &[u8],
+        handle: impl FnOnce(&Packet<'_>) -> T,
+    ) -> Result<Option<T>, ProtocolError> {
+        self.check_first_byte(input)?;
+        let Some(frame) = self.framer.next_frame(input, self.maximum_packet_size)? else { return Ok(None) };
+        admit(self.state, self.dialect, packet_type(frame)?)?;
+        match &mut codec::decode(self.dialect.version().unwrap_or_default(), frame) {
+            Ok(packet) => {
+                let known = (&mut self.aliases, self.topic_alias_maximum);
+                note(packet, known, &mut self.dialect, &mut self.state)?;
+                Ok(Some(handle(packet)))
+            }
+            Err(error) => Err((*error).into()),
+        }
     }
 
     /// Bytes kept of an incomplete packet.
@@ -185,6 +193,38 @@ impl Receiver {
             None => Ok(()),
         }
     }
+}
+
+#[inline]
+fn packet_type(frame: &[u8]) -> Result<PacketType, ProtocolError> {
+    PacketType::from_bits(frame[0] >> 4).ok_or(codec::DecodeError::ForbiddenPacketType(0).into())
+}
+
+/// Puts the topic into a PUBLISH that names it by an alias, out of those `known` or up to that maximum, and notes what
+/// the packet says of those that follow.
+#[inline]
+fn note<'a>(
+    packet: &mut Packet<'a>,
+    known: (&'a mut Vec<Box<str>>, u16),
+    dialect: &mut Dialect,
+    state: &mut State,
+) -> Result<(), ProtocolError> {
+    match packet {
+        Packet::Publish(publish) if !publish.properties.is_empty() => {
+            let from_client = *state != State::FromServer;
+            resolve_topic(known.0, known.1, publish, from_client)?;
+        }
+        Packet::Connect(connect) => {
+            *dialect = Dialect::of(connect);
+            *state = State::FromClient;
+        }
+        Packet::ConnAck(connack) => {
+            *state = if connack.reason.is_error() { State::Ended } else { State::FromServer };
+        }
+        Packet::Disconnect(_) => *state = State::Ended,
+        _ => {}
+    }
+    Ok(())
 }
 
 /// Whether the peer may send this packet now.

@@ -11,7 +11,7 @@ use super::alias::AliasTable;
 use super::limits::PeerLimits;
 use crate::codec::{self, EncodeError};
 use crate::packet::{Packet, Properties, Property, Publish};
-use crate::types::Version;
+use crate::types::{ReasonCode, Version};
 
 /// The packet is larger than the peer accepts, or than the format allows; nothing was appended. A message is then
 /// treated as if it had been sent [MQTT-3.1.2-25].
@@ -50,6 +50,16 @@ impl Sender {
         self.version
     }
 
+    /// The largest packet that the peer accepts, in bytes.
+    pub const fn maximum_packet_size(&self) -> u32 {
+        self.maximum_packet_size
+    }
+
+    /// Whether the peer gets Topic Aliases: a PUBLISH is encoded for it alone then, by [`Sender::encode_publish`].
+    pub const fn uses_topic_aliases(&self) -> bool {
+        self.topic_alias_limit > 0
+    }
+
     /// Appends `packet` to `out`.
     ///
     /// Reason Strings and User Properties are left out where the peer did not ask for them [MQTT-3.1.2-29] or where
@@ -79,6 +89,12 @@ impl Sender {
     pub(super) fn try_encode(&mut self, packet: &Packet<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         if let Packet::Publish(publish) = packet {
             return self.try_publish(publish, out);
+        }
+        if let Some(bytes) = plain_ack(packet)
+            && bytes.len() <= self.maximum_packet_size as usize
+        {
+            out.extend_from_slice(&bytes);
+            return Ok(());
         }
         let Some(diagnostics) = Diagnostics::of(packet) else { return self.append(packet, out) };
         if !diagnostics.may_be_unasked && !self.problem_information {
@@ -204,6 +220,21 @@ impl Sender {
 fn too_large(error: EncodeError) -> TooLarge {
     debug_assert!(matches!(error, EncodeError::PacketTooLarge | EncodeError::FieldTooLong), "{error:?}");
     TooLarge
+}
+
+/// An acknowledgement of success that says nothing more: the same four bytes in every version, and as frequent as
+/// PUBLISH itself.
+#[inline]
+fn plain_ack(packet: &Packet<'_>) -> Option<[u8; 4]> {
+    let (first, ack) = match packet {
+        Packet::PubAck(ack) => (0x40, ack),
+        Packet::PubRec(ack) => (0x50, ack),
+        Packet::PubRel(ack) => (0x62, ack),
+        Packet::PubComp(ack) => (0x70, ack),
+        _ => return None,
+    };
+    let [high, low] = ack.packet_id.get().to_be_bytes();
+    (ack.reason == ReasonCode::SUCCESS && ack.properties.is_empty()).then_some([first, 2, high, low])
 }
 
 /// The properties that explain an outcome to people, where a packet has any.

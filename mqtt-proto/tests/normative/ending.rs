@@ -1,18 +1,13 @@
 //! PINGREQ, DISCONNECT and AUTH as packets, and how a Client ends: sections 3.12 to 3.15, 4.12 and 4.13.
 
-use mqtt_proto::connection::{ConnectOptions, Event, Message, PeerLimits, RequestError};
+use mqtt_proto::connection::{ConnectOptions, Event, Message, RequestError};
 use mqtt_proto::{
     Auth, Client, Connect, DecodeError, Disconnect, EncodeError, Packet, PacketType, Properties, Property,
-    PropertyId, ProtocolError, Qos, ReasonCode, Sender, Subscription, SubscriptionOptions, TopicName,
-    Version, decode, encode,
+    PropertyId, ProtocolError, Qos, ReasonCode, Subscription, SubscriptionOptions, TopicName, Version,
+    decode,
 };
 
-use crate::VERSIONS;
-
-fn encoded(version: Version, packet: &Packet<'_>) -> Result<Vec<u8>, EncodeError> {
-    let mut out = Vec::new();
-    encode(packet, version, &mut out).map(|()| out)
-}
+use crate::{VERSIONS, encoded, gives_up_in_turn};
 
 fn disconnect<'a>(reason: ReasonCode, properties: &'a [Property<'a>]) -> Packet<'a> {
     Packet::Disconnect(Disconnect { reason, properties: Properties::new(properties) })
@@ -147,14 +142,6 @@ fn auth_names_its_method() {
     assert_eq!(decode(Version::V5, &twice), Err(duplicate));
 }
 
-/// What is sent of `packet` to a peer that takes `size` bytes.
-fn sent_within(packet: &Packet<'_>, size: usize) -> Vec<u8> {
-    let peer = PeerLimits { maximum_packet_size: size as u32, ..PeerLimits::new(Version::V5) };
-    let mut out = Vec::new();
-    Sender::new(&peer, 0).encode(packet, &mut out).expect("the packet itself fits");
-    out
-}
-
 /// [MQTT-3.14.2-3] [MQTT-3.14.2-4]
 #[test]
 fn disconnect_gives_up_its_reason_string_and_user_properties_before_it_is_too_large() {
@@ -163,11 +150,7 @@ fn disconnect_gives_up_its_reason_string_and_user_properties_before_it_is_too_la
         Property::ReasonString("why"),
         Property::UserProperty("k", "v"),
     ];
-    let of = |count| disconnect(ReasonCode::SERVER_MOVED, &list[..count]);
-    let [bare, string_alone, whole] = [1, 2, 3].map(|count| encoded(Version::V5, &of(count)).expect("valid"));
-    assert_eq!(sent_within(&of(3), whole.len()), whole);
-    assert_eq!(sent_within(&of(3), whole.len() - 1), string_alone);
-    assert_eq!(sent_within(&of(3), string_alone.len() - 1), bare);
+    gives_up_in_turn([1, 2, 3].map(|count| disconnect(ReasonCode::SERVER_MOVED, &list[..count])));
 }
 
 /// [MQTT-3.15.2-2] [MQTT-3.15.2-3]
@@ -178,11 +161,7 @@ fn auth_gives_up_its_reason_string_and_user_properties_before_it_is_too_large() 
         Property::ReasonString("why"),
         Property::UserProperty("k", "v"),
     ];
-    let of = |count| auth(ReasonCode::RE_AUTHENTICATE, &list[..count]);
-    let [bare, string_alone, whole] = [1, 2, 3].map(|count| encoded(Version::V5, &of(count)).expect("valid"));
-    assert_eq!(sent_within(&of(3), whole.len()), whole);
-    assert_eq!(sent_within(&of(3), whole.len() - 1), string_alone);
-    assert_eq!(sent_within(&of(3), string_alone.len() - 1), bare);
+    gives_up_in_turn([1, 2, 3].map(|count| auth(ReasonCode::RE_AUTHENTICATE, &list[..count])));
 }
 
 /// [MQTT-3.14.4-1] [MQTT-3.14.4-2 v3.1.1]

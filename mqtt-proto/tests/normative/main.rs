@@ -11,6 +11,27 @@ mod publish;
 mod subscribe;
 mod topics;
 
-use mqtt_proto::Version;
+use mqtt_proto::connection::PeerLimits;
+use mqtt_proto::{EncodeError, Packet, Sender, Version, encode};
 
 const VERSIONS: [Version; 3] = [Version::V3_1, Version::V3_1_1, Version::V5];
+
+fn encoded(version: Version, packet: &Packet<'_>) -> Result<Vec<u8>, EncodeError> {
+    let mut out = Vec::new();
+    encode(packet, version, &mut out).map(|()| out)
+}
+
+/// Of the last packet a peer is sent what it takes: first the User Property goes, which makes it the second, then the
+/// Reason String, which makes it the first.
+#[track_caller]
+fn gives_up_in_turn(packets: [Packet<'_>; 3]) {
+    let [bare, string_alone, whole] = packets.map(|packet| encoded(Version::V5, &packet).expect("valid"));
+    for (size, sent) in
+        [(whole.len(), &whole), (whole.len() - 1, &string_alone), (string_alone.len() - 1, &bare)]
+    {
+        let peer = PeerLimits { maximum_packet_size: size as u32, ..PeerLimits::new(Version::V5) };
+        let mut out = Vec::new();
+        Sender::new(&peer, 0).encode(&packets[2], &mut out).expect("the packet itself fits");
+        assert_eq!(&out, sent, "within {size} bytes");
+    }
+}
