@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use ahash::RandomState;
-use hashbrown::HashMap;
+use hashbrown::HashTable;
 use mqtt_proto::session::{Inbound, Outbound};
 use mqtt_proto::types::Qos;
 
@@ -207,30 +207,38 @@ impl Session {
 /// The sessions at home on this core.
 pub(super) struct Sessions {
     table: Table<Session>,
-    by_client_id: HashMap<Arc<str>, Key, RandomState>,
+    /// Every session by the hash of its ClientID, which stands in the session itself.
+    by_client_id: HashTable<Key>,
+    hasher: RandomState,
 }
 
 impl Sessions {
     pub(super) fn new(hasher: RandomState) -> Sessions {
-        Sessions { table: Table::new(), by_client_id: HashMap::with_hasher(hasher) }
+        Sessions { table: Table::new(), by_client_id: HashTable::new(), hasher }
     }
 
     pub(super) fn insert(&mut self, session: Session) -> Key {
-        let client_id = session.client_id.clone();
+        debug_assert!(self.find(&session.client_id).is_none(), "one session a ClientID");
+        let hash = self.hasher.hash_one(&*session.client_id);
         let key = self.table.insert(session);
-        let before = self.by_client_id.insert(client_id, key);
-        debug_assert!(before.is_none(), "one session a ClientID");
+        let Sessions { table, by_client_id, hasher } = self;
+        let hash_of = |key: &Key| table.get(*key).map_or(0, |session| hasher.hash_one(&*session.client_id));
+        by_client_id.insert_unique(hash, key, hash_of);
         key
     }
 
     pub(super) fn remove(&mut self, key: Key) -> Option<Session> {
         let session = self.table.remove(key)?;
-        self.by_client_id.remove(&session.client_id);
+        let hash = self.hasher.hash_one(&*session.client_id);
+        if let Ok(entry) = self.by_client_id.find_entry(hash, |known| *known == key) {
+            entry.remove();
+        }
         Some(session)
     }
 
     pub(super) fn find(&self, client_id: &str) -> Option<Key> {
-        self.by_client_id.get(client_id).copied()
+        let is_its = |key: &Key| self.table.get(*key).is_some_and(|session| *session.client_id == *client_id);
+        self.by_client_id.find(self.hasher.hash_one(client_id), is_its).copied()
     }
 
     pub(super) fn get(&self, key: Key) -> Option<&Session> {
