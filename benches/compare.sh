@@ -1,24 +1,68 @@
-#!/bin/sh
-# Compares mqttd with mosquitto in one run: 50 pairs at QoS 0 with 64-byte payloads, and idle connections.
-# Broker on CPU 0, mqtt-load on CPU 1, a fresh broker for every measurement, in the order A B A B; medians as markdown.
+#!/usr/bin/env bash
+# Compares mqttd with other brokers in one run, in every shape of load that mqtt-load has: CPU for each message by the
+# broker's own process clock, memory, latency. Every measurement has a fresh broker on CPU 0 and mqtt-load on CPU 1; the
+# brokers take turns in every round (A B C A B C). Prints medians and ratios as markdown.
 #
-# Needs mosquitto, taskset and jq. From the root of the repository:
+# Usage: benches/compare.sh [OPTION]... [NAME=COMMAND]... > compare.md
+#   --rounds N        measurements of each kind (3)
+#   --seconds N       how long those take that have a duration (5)
+#   --connections N   idle connections (10000)
+#   --only A,B,...    some loads: pairs0 pairs1 pairs2 paced fanout fanin sparse idle churn retained offline stalled
+#   --without A,B,... leave brokers out: floor mosquitto rumqttd
+#   --svg FILE        draws the CPU figures
+#   --raw DIRECTORY   keeps every report as JSON; what an earlier run left there counts too (with --rounds 0, nothing else)
+# A COMMAND starts another broker in the foreground; {port} in it is where it must listen, and {dir} a new directory.
+#
+# mosquitto and rumqttd take part if they are installed. Needs bash, taskset and jq. From the root of the repository:
 #     cargo build --release -p mqtt-bin -p mqtt-benches && benches/compare.sh > compare.md
-# Settings (environment): ROUNDS=3 SECONDS_EACH=5 CONNECTIONS=10000 MQTTD=... MQTT_LOAD=... MOSQUITTO=...
-set -eu
+set -euo pipefail
 
 target=${CARGO_TARGET_DIR:-target}
 mqttd=${MQTTD:-$target/release/mqttd}
 load=${MQTT_LOAD:-$target/release/mqtt-load}
-mosquitto=${MOSQUITTO:-$(PATH=$PATH:/usr/sbin command -v mosquitto)}
-rounds=${ROUNDS:-3}
-seconds=${SECONDS_EACH:-5}
-connections=${CONNECTIONS:-10000}
+floor=${MQTT_FLOOR:-$target/release/mqtt-floor}
+rounds=3 seconds=5 connections=10000 svg= raw= without=
+only=pairs0,pairs1,pairs2,paced,fanout,fanin,sparse,idle,churn,retained,offline,stalled
+names=(mqttd floor mosquitto rumqttd)
+declare -A command_of=()
+export PATH=$PATH:/usr/sbin
+
+usage() {
+    sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" >&2
+    exit "$1"
+}
+while (($#)); do
+    case $1 in
+    --rounds) rounds=$2 && shift ;;
+    --seconds) seconds=$2 && shift ;;
+    --connections) connections=$2 && shift ;;
+    --only) only=$2 && shift ;;
+    --without) without=$2 && shift ;;
+    --svg) svg=$2 && shift ;;
+    --raw) raw=$2 && shift ;;
+    -h | --help) usage 0 ;;
+    [a-z]*=*) names+=("${1%%=*}") && command_of[${1%%=*}]=${1#*=} ;;
+    *) usage 2 ;;
+    esac
+    shift
+done
+
+# Who takes part.
+brokers=()
+for name in "${names[@]}"; do
+    case ,$without, in *,"$name",*) continue ;; esac
+    case $name in
+    mqttd | floor) brokers+=("$name") ;;
+    *) if [[ -v command_of[$name] ]] || command -v "$name" >/dev/null; then brokers+=("$name"); fi ;;
+    esac
+done
 
 work=$(mktemp -d)
+reports=${raw:-$work/reports}
+mkdir -p "$reports"
 broker=
 stop() {
-    if [ -n "$broker" ]; then
+    if [[ -n $broker ]]; then
         kill "$broker" 2>/dev/null || true
         wait "$broker" 2>/dev/null || true
         broker=
@@ -26,75 +70,200 @@ stop() {
 }
 trap 'stop; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
+ulimit -n "$(ulimit -H -n)"
 
-# A port that nothing listens on, tried by the brokers themselves: each start takes the next.
-port=$((20000 + $$ % 20000))
+# A port that nothing listens on, tried by the brokers themselves: each start takes the next. The ports from 10,000 on are
+# those that mqtt-load connects from.
+port=$((2000 + $$ % 6000))
 
-# start NAME: starts the broker and sets $broker, or ends the script with what the broker said.
+# Its default is to cut off clients with more than 20 messages of QoS 2 under way.
+mosquitto_conf() {
+    printf 'listener %s 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 1000\n' "$1"
+}
+
+rumqttd_toml() {
+    cat <<TOML
+id = 0
+[router]
+id = 0
+max_connections = 20010
+max_outgoing_packet_count = 200
+max_segment_size = 104857600
+max_segment_count = 10
+[v4.1]
+name = "v4-1"
+listen = "127.0.0.1:$1"
+next_connection_delay_ms = 1
+[v4.1.connections]
+connection_timeout_ms = 60000
+max_payload_size = 20480
+max_inflight_count = 100
+dynamic_filters = true
+TOML
+}
+
+# start NAME: starts the broker, waits until it serves, and sets $broker; fails with what the broker said.
 start() {
     port=$((port + 1))
-    ulimit -n "$(ulimit -H -n)"
+    local dir=$work/run.$port run tries=0
+    mkdir "$dir"
     case $1 in
-    mqttd)
-        taskset -c 0 "$mqttd" --listen "127.0.0.1:$port" --cores 1 >"$work/log" 2>&1 &
-        ;;
+    mqttd) run=("$mqttd" --listen "127.0.0.1:$port" --cores 1) ;;
+    floor) run=("$floor" --listen "127.0.0.1:$port") ;;
     mosquitto)
-        printf 'listener %s 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n' "$port" >"$work/conf"
-        taskset -c 0 "$mosquitto" -c "$work/conf" >"$work/log" 2>&1 &
+        mosquitto_conf "$port" >"$dir/conf"
+        run=(mosquitto -c "$dir/conf")
+        ;;
+    rumqttd)
+        rumqttd_toml "$port" >"$dir/conf.toml"
+        run=(rumqttd -c "$dir/conf.toml")
         ;;
     esac
+    if [[ -v command_of[$1] ]]; then
+        local text=${command_of[$1]//\{port\}/$port}
+        run=(sh -c "exec ${text//\{dir\}/$dir}")
+    fi
+    taskset -c 0 "${run[@]}" >"$dir/log" 2>&1 &
     broker=$!
-    tries=0
-    until run churn --cycles 1 --warm-up 0 --clients 1 >/dev/null 2>&1; do
+    until run_load churn --cycles 1 --warm-up 0 --clients 1 >/dev/null 2>&1; do
         tries=$((tries + 1))
-        if [ $tries -gt 50 ] || ! kill -0 "$broker" 2>/dev/null; then
-            echo "$1 does not serve:" >&2
-            cat "$work/log" >&2
-            exit 1
+        if ((tries > 50)) || ! kill -0 "$broker" 2>/dev/null; then
+            printf '%s does not serve:\n%s\n' "$1" "$(tail -n 20 "$dir/log")" >&2
+            return 1
         fi
         sleep 0.1
     done
 }
 
-run() {
+run_load() {
     taskset -c 1 "$load" "$@" --broker "127.0.0.1:$port" --pid "$broker" --json
 }
 
+# measure LOAD: the scenario behind a name.
+measure() {
+    case $1 in
+    pairs?) run_load pairs --qos "${1#pairs}" --duration "$seconds" ;;
+    paced) run_load paced --duration "$seconds" ;;
+    fanout) run_load fan-out --duration "$seconds" ;;
+    fanin) run_load fan-in --duration "$seconds" ;;
+    sparse) run_load sparse --duration "$seconds" ;;
+    idle) run_load idle --connections "$connections" ;;
+    churn | retained | offline) run_load "$1" ;;
+    stalled) run_load stalled --payload 256 --duration "$seconds" ;;
+    *) usage 2 ;;
+    esac
+}
+
+load_before=$(cut -d' ' -f1-3 /proc/loadavg)
+IFS=, read -ra loads <<<"$only"
 for round in $(seq "$rounds"); do
-    for name in mqttd mosquitto; do
-        echo "round $round of $rounds: $name" >&2
-        start "$name"
-        run pairs --pairs 50 --qos 0 --payload 64 --duration "$seconds" >>"$work/$name.pairs"
-        stop
-        start "$name"
-        run idle --connections "$connections" >>"$work/$name.idle"
-        stop
+    for what in "${loads[@]}"; do
+        for name in "${brokers[@]}"; do
+            echo "round $round of $rounds: $what, $name" >&2
+            # What a broker cannot do is shown as a gap, and what it does wrong is marked. Its port may be another's.
+            if start "$name" || { stop && start "$name"; }; then
+                measure "$what" >>"$reports/$name.$what.json" || echo "$name: $what failed or broke a rule" >&2
+            fi
+            stop
+        done
     done
 done
-
-# median NAME SCENARIO FIGURE
+# median NAME LOAD FIGURE: nothing if it was not measured.
 median() {
-    jq -s "map(.[\"$3\"]) | sort | .[length / 2 | floor]" "$work/$1.$2"
+    if [[ -s $reports/$1.$2.json ]]; then
+        jq -rs "map(.[\"$3\"] | numbers) | sort | .[length / 2 | floor] // empty" "$reports/$1.$2.json"
+    fi
 }
 
-# row TITLE SCENARIO FIGURE
-row() {
-    a=$(median mqttd "$2" "$3")
-    b=$(median mosquitto "$2" "$3")
-    ratio=$(jq -n "if $b == 0 then \"-\" else ($a / $b * 100 | round / 100) end" | tr -d '"')
-    echo "| $1 | $a | $b | $ratio |"
+# broke NAME LOAD: whether a delivery was wrong.
+broke() {
+    [[ -s $reports/$1.$2.json ]] && jq -es 'any(.[]; .violations > 0)' "$reports/$1.$2.json" >/dev/null
 }
 
-echo "| median of $rounds, A B A B | mqttd | mosquitto | ratio |"
-echo "|---|---|---|---|"
-row "50 pairs, QoS 0, 64 B: broker CPU us a delivery" pairs broker_cpu_us_per_delivery
-row "deliveries a second" pairs deliveries_per_s
-row "latency p99, us" pairs latency_p99_us
-row "mqtt-load's own CPU us a delivery" pairs own_cpu_us_per_delivery
-row "$connections idle connections with a subscription: RSS bytes each" idle rss_bytes_per_connection
-row "anonymous RSS bytes each" idle rss_anon_bytes_per_connection
-row "broker CPU us a connect" idle broker_cpu_us_per_connect
-row "broker CPU us a SUBSCRIBE" idle broker_cpu_us_per_subscribe
-echo
-echo "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) CPUs, Linux $(uname -r);" \
-    "$("$mqttd" --version), $("$mosquitto" -h | head -n 1). Broker on CPU 0, mqtt-load on CPU 1."
+quotient() {
+    if [[ -n $1 && -n $2 ]]; then awk -v a="$1" -v b="$2" 'BEGIN { if (b > 0) printf "%.2f", a / b }'; fi
+}
+
+rows=(
+    "pairs0|broker_cpu_us_per_delivery|50 pairs, QoS 0, window 64, 64 B: CPU us a delivery"
+    "pairs1|broker_cpu_us_per_delivery|50 pairs, QoS 1: CPU us a delivery"
+    "pairs2|broker_cpu_us_per_delivery|50 pairs, QoS 2: CPU us a delivery"
+    "paced|broker_cpu_us_per_delivery|50 pairs, QoS 0, 10,000 a second: CPU us a delivery"
+    "paced|latency_p99_us|50 pairs, QoS 0, 10,000 a second: latency p99, us"
+    "fanout|broker_cpu_us_per_delivery|1 to 100: CPU us a delivery"
+    "fanin|broker_cpu_us_per_delivery|100 to 1: CPU us a delivery"
+    "sparse|broker_cpu_us_per_filter|200,000 subscriptions: CPU us a filter"
+    "sparse|rss_bytes_per_subscription|200,000 subscriptions: bytes each"
+    "sparse|broker_cpu_us_per_publish|200,000 subscriptions: CPU us a publish"
+    "idle|rss_bytes_per_connection|$connections idle connections with a subscription: bytes each"
+    "idle|broker_cpu_us_per_connect|$connections idle connections: CPU us a connect"
+    "idle|broker_cpu_us_per_subscribe|$connections idle connections: CPU us a SUBSCRIBE"
+    "churn|broker_cpu_us_per_cycle|connect, subscribe, publish, receive, disconnect: CPU us a cycle"
+    "churn|rss_growth_bytes|connect, ..., disconnect: bytes grown in 20,000 cycles"
+    "retained|broker_cpu_us_per_set|50,000 retained messages: CPU us a set"
+    "retained|broker_cpu_us_per_overwrite|50,000 retained messages: CPU us an overwrite"
+    "retained|broker_cpu_us_per_read|50,000 retained messages: CPU us a read"
+    "retained|rss_bytes_per_topic|50,000 retained messages: bytes each"
+    "offline|broker_cpu_us_per_queued|QoS 1 for clients that are away: CPU us queued"
+    "offline|broker_cpu_us_per_drained|QoS 1 for clients that are away: CPU us drained"
+    "offline|rss_bytes_per_message|QoS 1 for clients that are away: bytes each"
+    "stalled|latency_stalled_p99_us|beside a subscriber that does not read: latency p99, us"
+    "stalled|rss_max_bytes|beside a subscriber that does not read: bytes of memory at most"
+    "pairs0|own_cpu_us_per_delivery|mqtt-load itself, 50 pairs, QoS 0: CPU us a delivery"
+)
+
+# All cells once: LOAD, FIGURE and title, then a value a broker, separated by tabs.
+for row in "${rows[@]}"; do
+    IFS='|' read -r what figure title <<<"$row"
+    case ,$only, in *,"$what",*) ;; *) continue ;; esac
+    printf '%s\t%s\t%s' "$what" "$figure" "$title"
+    for name in "${brokers[@]}"; do printf '\t%s' "$(median "$name" "$what" "$figure")"; done
+    echo
+done >"$work/cells"
+
+count=$(cat <(echo 0) <(wc -l "$reports"/*.json 2>/dev/null | awk '$2 != "total" { print $1 }') | sort -n | tail -n 1)
+printf '| median of %s |' "$count"
+printf ' %s |' "${brokers[@]}"
+echo " mqttd / best peer | mqttd / floor |"
+printf '|---|'
+printf -- '---|%.0s' "${brokers[@]}"
+echo "---|---|"
+# Not a tab: `read` would take two of them, with nothing between, for one.
+tr '\t' '\001' <"$work/cells" | while IFS=$'\001' read -r what figure title values; do
+    IFS=$'\001' read -ra values <<<"$values"
+    printf '| %s |' "$title"
+    ours='' bottom='' best=''
+    for at in "${!brokers[@]}"; do
+        name=${brokers[at]} value=${values[at]:-}
+        mark=''
+        if broke "$name" "$what"; then mark=' (wrong)'; fi
+        printf ' %s%s |' "${value:--}" "$mark"
+        case $name in
+        mqttd) ours=$value ;;
+        floor) bottom=$value ;;
+        *) if [[ -n $value ]] && { [[ -z $best ]] || jq -en "$value < $best" >/dev/null; }; then best=$value; fi ;;
+        esac
+    done
+    # The floor is not made to save memory, and what mqtt-load costs itself says nothing of brokers.
+    ratio='' above=''
+    case $figure in
+    broker_*) ratio=$(quotient "$ours" "$best") above=$(quotient "$ours" "$bottom") ;;
+    rss_bytes_* | latency_*) ratio=$(quotient "$ours" "$best") ;;
+    esac
+    echo " ${ratio:--} | ${above:--} |"
+done
+
+governor=$(cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor 2>/dev/null || echo "not visible")
+virtual=
+if grep -qw hypervisor /proc/cpuinfo; then virtual=" in a virtual machine"; fi
+cat <<TEXT
+
+$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) CPUs$virtual, Linux $(uname -r), frequency governor:
+$governor. Broker on CPU 0, mqtt-load on CPU 1. Load average before: $load_before; after: $(cut -d' ' -f1-3 /proc/loadavg).
+$(date -u +%F), $("$mqttd" --version)$(command -v mosquitto >/dev/null && mosquitto -h | sed -n '1s/^/, /p').
+TEXT
+
+if [[ -n $svg ]]; then
+    printf -v header '%s\t' "${brokers[@]}"
+    { echo "$header" && grep -P '\tbroker_cpu' "$work/cells"; } | awk -F '\t' -f "$(dirname "$0")/compare.awk" >"$svg"
+fi

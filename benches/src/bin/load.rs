@@ -9,6 +9,7 @@ mod load;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,11 +19,10 @@ use mqtt_proto::{Qos, Version};
 use load::clock::Clock;
 use load::fleet::Fleet;
 use load::report::Report;
-use load::{churn, flow, idle, observe, payload, soak};
+use load::{churn, flow, idle, observe, offline, payload, plot, retained, soak, sparse, stalled};
 
-/// Loads an MQTT broker and checks what it delivers.
 #[derive(Parser)]
-#[command(name = "mqtt-load", version)]
+#[command(name = "mqtt-load", version, about = ABOUT, long_about = DESCRIPTION, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     scenario: Scenario,
@@ -30,12 +30,35 @@ struct Cli {
     common: Common,
 }
 
+const ABOUT: &str = "Puts load on an MQTT broker and checks everything that it delivers";
+
+const DESCRIPTION: &str = "\
+Puts load on an MQTT broker and checks everything that it delivers.
+
+One thread plays all clients. Each message says in its payload which stream it
+belongs to and which one it is, so that a message that is altered, doubled, out
+of order or sent to the wrong client is noticed and reported as a violation.
+With --pid the report says what the broker's process paid for it.";
+
+const EXAMPLES: &str = "\
+Examples:
+  mqtt-load pairs --broker localhost:1883 --pid $(pidof mqttd)
+      how many messages a second, and microseconds of the broker's CPU for each
+  mqtt-load paced --rate 10000 --plot latency.svg
+      latency at a fixed rate, with a picture of its distribution
+  mqtt-load idle --connections 10000 --pid $(pidof mqttd)
+      bytes of memory for each connection
+  mqtt-load help pairs
+      the settings of a scenario
+
+Exit code: 0 all is well, 1 the broker did what the standard forbids, 2 the run could not be made.";
+
 #[derive(Args)]
 struct Common {
     /// The broker.
     #[arg(long, global = true, value_name = "HOST:PORT", default_value = "127.0.0.1:1883")]
     broker: String,
-    /// Process of the broker: its CPU time, memory and open files are shown.
+    /// Process of the broker on this machine: its CPU time, memory and open files are reported.
     #[arg(long, global = true)]
     pid: Option<u32>,
     /// Protocol version of the clients.
@@ -44,6 +67,9 @@ struct Common {
     /// One line of JSON instead of the summary.
     #[arg(long, global = true)]
     json: bool,
+    /// Draws throughput over time and the distribution of latency.
+    #[arg(long, global = true, value_name = "FILE.SVG")]
+    plot: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -65,6 +91,8 @@ enum Scenario {
         window: Window,
         #[command(flatten)]
         messages: Messages,
+        #[command(flatten)]
+        count: Count,
     },
     /// Pairs at a fixed rate, whatever the broker does; latency counts from when a message was due.
     Paced {
@@ -76,6 +104,8 @@ enum Scenario {
         rate: u64,
         #[command(flatten)]
         messages: Messages,
+        #[command(flatten)]
+        count: Count,
     },
     /// One publisher, many subscribers to one topic.
     FanOut {
@@ -86,6 +116,8 @@ enum Scenario {
         window: Window,
         #[command(flatten)]
         messages: Messages,
+        #[command(flatten)]
+        count: Count,
     },
     /// Many publishers, one subscriber to all of them.
     FanIn {
@@ -96,6 +128,25 @@ enum Scenario {
         window: Window,
         #[command(flatten)]
         messages: Messages,
+        #[command(flatten)]
+        count: Count,
+    },
+    /// Very many subscriptions, of which each message meets few.
+    Sparse {
+        /// Subscriptions, five levels deep, one in a hundred with a wildcard.
+        #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+        subscriptions: u32,
+        /// Clients that share those without wildcards; 50 more have the others.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        clients: u32,
+        /// Filters in one SUBSCRIBE.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
+        filters_per_packet: u16,
+        /// Messages that are not delivered yet, at most.
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+        window: u16,
+        #[command(flatten)]
+        time: Time,
     },
     /// Connections with one subscription each that do nothing.
     Idle {
@@ -123,6 +174,47 @@ enum Scenario {
         /// Clients at a time.
         #[arg(long, default_value_t = 16)]
         clients: usize,
+    },
+    /// Retained messages: set, set anew, and read by clients that come later.
+    Retained {
+        /// Topics.
+        #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+        topics: u32,
+        /// How often each is set anew.
+        #[arg(long, default_value_t = 1)]
+        overwrites: u64,
+        /// Clients that read all of them, one after the other.
+        #[arg(long, default_value_t = 5)]
+        readers: usize,
+        /// Bytes of a payload.
+        #[arg(long, default_value_t = 64, value_parser = payload_len)]
+        payload: usize,
+    },
+    /// QoS 1 messages for clients that are away and come back.
+    Offline {
+        /// Clients that are away.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+        sessions: u16,
+        /// Messages for each; some brokers keep 1,000 at most unless told otherwise.
+        #[arg(long, default_value_t = 1_000)]
+        messages: u64,
+        /// Bytes of a payload.
+        #[arg(long, default_value_t = 64, value_parser = payload_len)]
+        payload: usize,
+    },
+    /// A subscriber that stops reading: the broker's memory, and the latency of others beside it.
+    Stalled {
+        /// Pairs beside it.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+        pairs: u16,
+        /// Messages a second of all pairs together.
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+        rate: u64,
+        /// Messages a second to the one that does not read.
+        #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+        flood_rate: u64,
+        #[command(flatten)]
+        messages: Messages,
     },
     /// Clients that come, go and publish at mixed QoS for minutes, with every promise of the standard checked.
     Soak {
@@ -159,15 +251,25 @@ struct Messages {
     /// Bytes of a payload.
     #[arg(long, default_value_t = 64, value_parser = payload_len)]
     payload: usize,
+    #[command(flatten)]
+    time: Time,
+}
+
+#[derive(Args)]
+struct Count {
+    /// Deliveries after which the measurement ends early.
+    #[arg(long)]
+    count: Option<u64>,
+}
+
+#[derive(Args)]
+struct Time {
     /// Seconds that are not measured.
     #[arg(long, default_value_t = 1.0)]
     warm_up: f64,
     /// Seconds that are measured.
     #[arg(long, default_value_t = 5.0)]
     duration: f64,
-    /// Deliveries after which the measurement ends early.
-    #[arg(long)]
-    count: Option<u64>,
 }
 
 /// A payload length that has room for what is checked.
@@ -180,7 +282,7 @@ fn payload_len(text: &str) -> Result<usize, String> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(&cli) {
+    match run(&cli).and_then(|report| draw(&cli, &report).map(|()| report)) {
         Ok(report) => {
             if cli.common.json {
                 println!("{}", report.to_json());
@@ -196,6 +298,23 @@ fn main() -> ExitCode {
     }
 }
 
+/// Draws the picture, if one is wanted.
+fn draw(cli: &Cli, report: &Report) -> io::Result<()> {
+    let Some(path) = &cli.common.plot else { return Ok(()) };
+    // The command again, but for what says nothing about the load.
+    let mut title = "mqtt-load".to_owned();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--json" => {}
+            "--plot" | "--pid" => drop(arguments.next()),
+            _ => title = title + " " + &argument,
+        }
+    }
+    plot::draw(path, &title, &report.points, report.latency.as_ref())
+        .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
+}
+
 fn run(cli: &Cli) -> io::Result<Report> {
     observe::raise_file_limit()?;
     let Common { broker, pid, mqtt, .. } = &cli.common;
@@ -205,34 +324,64 @@ fn run(cli: &Cli) -> io::Result<Report> {
         MqttVersion::V5 => Version::V5,
     };
     let fleet = Fleet::new(broker, version, Clock::start())?;
-    let flow = |shape, messages: &Messages, window: u64, rate| flow::Plan {
+    let flow = |shape, messages: &Messages, window: u64, rate, count: Option<u64>| flow::Plan {
         shape,
         qos: Qos::from_bits(messages.qos).unwrap_or_default(),
         payload_len: messages.payload,
         window,
         rate,
-        warm_up: seconds(messages.warm_up),
-        duration: seconds(messages.duration),
-        count: messages.count,
+        warm_up: seconds(messages.time.warm_up),
+        duration: seconds(messages.time.duration),
+        count,
         pid: *pid,
     };
     match &cli.scenario {
-        Scenario::Pairs { pairs, window, messages } => {
-            flow::run(&flow(flow::Shape::Pairs(*pairs), messages, window.window, None), fleet)
+        Scenario::Pairs { pairs, window, messages, count } => {
+            flow::run(&flow(flow::Shape::Pairs(*pairs), messages, window.window, None, count.count), fleet)
         }
-        Scenario::Paced { pairs, rate, messages } => {
-            flow::run(&flow(flow::Shape::Pairs(*pairs), messages, u64::MAX, Some(*rate)), fleet)
+        Scenario::Paced { pairs, rate, messages, count } => {
+            flow::run(&flow(flow::Shape::Pairs(*pairs), messages, u64::MAX, Some(*rate), count.count), fleet)
         }
-        Scenario::FanOut { subscribers, window, messages } => {
-            flow::run(&flow(flow::Shape::FanOut(*subscribers), messages, window.window, None), fleet)
-        }
-        Scenario::FanIn { publishers, window, messages } => {
-            flow::run(&flow(flow::Shape::FanIn(*publishers), messages, window.window, None), fleet)
-        }
+        Scenario::FanOut { subscribers, window, messages, count } => flow::run(
+            &flow(flow::Shape::FanOut(*subscribers), messages, window.window, None, count.count),
+            fleet,
+        ),
+        Scenario::FanIn { publishers, window, messages, count } => flow::run(
+            &flow(flow::Shape::FanIn(*publishers), messages, window.window, None, count.count),
+            fleet,
+        ),
         Scenario::Idle { connections, keep_alive, probes, hold } => {
             let (connections, keep_alive, probes) = (*connections, *keep_alive, *probes);
             let plan = idle::Plan { connections, keep_alive, probes, hold: seconds(*hold), pid: *pid };
             idle::run(&plan, fleet)
+        }
+        Scenario::Sparse { subscriptions, clients, filters_per_packet, window, time } => {
+            let plan = sparse::Plan {
+                subscriptions: *subscriptions,
+                clients: *clients,
+                filters_per_packet: usize::from(*filters_per_packet),
+                window: usize::from(*window),
+                warm_up: seconds(time.warm_up),
+                duration: seconds(time.duration),
+                pid: *pid,
+            };
+            sparse::run(&plan, fleet)
+        }
+        Scenario::Retained { topics, overwrites, readers, payload } => {
+            let (topics, overwrites, readers) = (*topics, *overwrites, *readers);
+            retained::run(
+                &retained::Plan { topics, overwrites, readers, payload_len: *payload, pid: *pid },
+                fleet,
+            )
+        }
+        Scenario::Offline { sessions, messages, payload } => {
+            let (sessions, messages) = (usize::from(*sessions), *messages);
+            offline::run(&offline::Plan { sessions, messages, payload_len: *payload, pid: *pid }, fleet)
+        }
+        Scenario::Stalled { pairs, rate, flood_rate, messages } => {
+            let pairs = usize::from(*pairs);
+            let flow = flow(flow::Shape::Pairs(pairs), messages, u64::MAX, Some(*rate), None);
+            stalled::run(&stalled::Plan { pairs, flow, flood_rate: *flood_rate }, fleet)
         }
         Scenario::Churn { cycles, warm_up, clients } => {
             let plan = churn::Plan { cycles: *cycles, warm_up: *warm_up, clients: *clients, pid: *pid };

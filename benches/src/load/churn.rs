@@ -46,6 +46,7 @@ struct Churn {
 pub(crate) fn run(plan: &Plan, fleet: Fleet) -> io::Result<Report> {
     let visitors = (0..plan.clients).map(|_| None).collect();
     let mut churn = Churn { fleet, visitors, begun: 0, completed: 0, report: Report::new() };
+    churn.fleet.progress.begin(churn.fleet.clock, "cycles", Some(plan.warm_up + plan.cycles));
     churn.run_to(plan.warm_up)?;
     let before = Usage::now(plan.pid)?;
     let begin = churn.fleet.clock.elapsed();
@@ -53,6 +54,7 @@ pub(crate) fn run(plan: &Plan, fleet: Fleet) -> io::Result<Report> {
     let took = churn.fleet.clock.elapsed() - begin;
     let after = Usage::now(plan.pid)?;
     let mut report = churn.report;
+    report.points = churn.fleet.progress.finish();
     report.add("cycles", plan.cycles);
     report.add("clients", plan.clients);
     report.add_rounded("cycles_per_s", plan.cycles as f64 / took.as_secs_f64());
@@ -88,7 +90,9 @@ impl Churn {
                 }
                 heard = self.fleet.clock.elapsed();
             }
-            if self.fleet.clock.elapsed() - heard > PATIENCE {
+            let now = self.fleet.clock.elapsed();
+            self.fleet.progress.note(now, self.completed);
+            if now - heard > PATIENCE {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "the broker stopped answering"));
             }
         }

@@ -7,12 +7,13 @@ use std::ops::Range;
 use std::time::Duration;
 
 use mqtt_proto::{
-    Connect, Packet, PacketId, PacketType, Properties, Qos, Subscribe, Subscription, SubscriptionOptions,
-    Subscriptions, Version, decode,
+    Ack, Connect, Packet, PacketId, PacketType, Properties, Qos, ReasonCode, Subscribe, Subscription,
+    SubscriptionOptions, Subscriptions, Version, decode, encode,
 };
 
 use crate::load::clock::Clock;
 use crate::load::net::{Link, Net, READ_LEN, Ready};
+use crate::load::progress::Progress;
 
 /// Requests without an answer while connections are opened or subscribed.
 const UNANSWERED_MAX: usize = 128;
@@ -31,6 +32,7 @@ pub(crate) struct Fleet {
     pub(crate) run: String,
     pub(crate) buffer: Vec<u8>,
     pub(crate) ready: Vec<Ready>,
+    pub(crate) progress: Progress,
 }
 
 impl Fleet {
@@ -44,12 +46,14 @@ impl Fleet {
             run: format!("{:x}", std::process::id()),
             buffer: vec![0; READ_LEN],
             ready: Vec::new(),
+            progress: Progress::new(),
         })
     }
 
     /// Opens `count` more connections with a clean session; all have their CONNACK then.
     pub(crate) fn connect_all(&mut self, count: usize, keep_alive: u16) -> io::Result<()> {
         let first = self.links.len();
+        self.progress.begin(self.clock, "connecting", Some(count as u64));
         self.request_all(first..first + count, PacketType::ConnAck, |fleet, at| {
             let mut link = fleet.net.connect(at as u64)?;
             link.push(
@@ -57,7 +61,7 @@ impl Fleet {
                 fleet.version,
             )?;
             fleet.links.push(link);
-            Ok(())
+            Ok(at)
         })
     }
 
@@ -68,17 +72,20 @@ impl Fleet {
         qos: Qos,
         filter: impl Fn(usize) -> String,
     ) -> io::Result<()> {
+        self.progress.begin(self.clock, "subscribing", Some(range.len() as u64));
         self.request_all(range, PacketType::SubAck, |fleet, at| {
-            subscribe(&mut fleet.links[at], &filter(at), qos, fleet.version)
+            subscribe(&mut fleet.links[at], &filter(at), qos, fleet.version)?;
+            Ok(at)
         })
     }
 
-    /// Makes a request on each connection of `range` and waits for its answer, a bounded number at once.
-    fn request_all(
+    /// Makes the requests of `range` and waits for the answer to each, a bounded number at once. `request` says on which
+    /// connection it is.
+    pub(crate) fn request_all(
         &mut self,
         range: Range<usize>,
         answer: PacketType,
-        mut request: impl FnMut(&mut Fleet, usize) -> io::Result<()>,
+        mut request: impl FnMut(&mut Fleet, usize) -> io::Result<usize>,
     ) -> io::Result<()> {
         let mut waiting: VecDeque<usize> = range.clone().collect();
         let mut unanswered = 0;
@@ -88,37 +95,54 @@ impl Fleet {
             while unanswered < UNANSWERED_MAX
                 && let Some(at) = waiting.pop_front()
             {
-                request(self, at)?;
-                self.links[at].flush(&self.net)?;
+                let link = request(self, at)?;
+                self.links[link].flush(&self.net)?;
                 unanswered += 1;
             }
-            self.net.wait(Duration::from_secs(1), &mut self.ready)?;
-            for at in 0..self.ready.len() {
-                let ready = self.ready[at];
-                let link = &mut self.links[ready.key as usize];
-                if ready.writable {
-                    link.flush(&self.net)?;
-                }
-                if ready.readable
-                    && let Some(len) = link.read(&mut self.buffer)?
-                {
-                    let mut input = &self.buffer[..len];
-                    while let Some(frame) =
-                        link.framer.next_frame(&mut input, PACKET_MAX).map_err(io::Error::other)?
-                    {
-                        let packet = decode(self.version, frame).map_err(io::Error::other)?;
-                        accept(&packet, answer)?;
-                        answered += 1;
-                        unanswered -= 1;
-                    }
-                    heard = self.clock.elapsed();
-                }
+            let before = answered;
+            self.turn(Duration::from_secs(1), |_, packet, _| {
+                answered += 1;
+                accept(packet, answer)
+            })?;
+            unanswered -= answered - before;
+            let now = self.clock.elapsed();
+            self.progress.note(now, answered as u64);
+            if answered > before {
+                heard = now;
             }
-            if self.clock.elapsed() - heard > PATIENCE {
+            if now - heard > PATIENCE {
                 return Err(io::Error::new(
                     io::ErrorKind::TimedOut,
                     format!("{} of {} {answer:?} did not come", range.len() - answered, range.len()),
                 ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits once, shows each packet that came with the number of its connection, and sends what `handle` answers.
+    pub(crate) fn turn(
+        &mut self,
+        timeout: Duration,
+        mut handle: impl FnMut(usize, &Packet<'_>, &mut Vec<u8>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.net.wait(timeout, &mut self.ready)?;
+        for ready in &self.ready {
+            let at = ready.key as usize;
+            let link = &mut self.links[at];
+            if ready.readable
+                && let Some(len) = link.read(&mut self.buffer)?
+            {
+                let mut input = &self.buffer[..len];
+                while let Some(frame) =
+                    link.framer.next_frame(&mut input, PACKET_MAX).map_err(io::Error::other)?
+                {
+                    let packet = decode(self.version, frame).map_err(io::Error::other)?;
+                    handle(at, &packet, &mut link.out)?;
+                }
+            }
+            if !link.is_flushed() {
+                link.flush(&self.net)?;
             }
         }
         Ok(())
@@ -148,6 +172,19 @@ pub(crate) fn subscribe(link: &mut Link, filter: &str, qos: Qos, version: Versio
         subscriptions: Subscriptions::new(&subscription),
     };
     link.push(&Packet::Subscribe(subscribe), version)
+}
+
+/// Queues the first answer to a PUBLISH; QoS 0 has none.
+pub(crate) fn acknowledge(
+    qos: Qos,
+    packet_id: Option<PacketId>,
+    version: Version,
+    out: &mut Vec<u8>,
+) -> io::Result<()> {
+    let Some(packet_id) = packet_id else { return Ok(()) };
+    let ack = Ack::new(packet_id, ReasonCode::SUCCESS);
+    let packet = if qos == Qos::AtLeastOnce { Packet::PubAck(ack) } else { Packet::PubRec(ack) };
+    encode(&packet, version, out).map_err(io::Error::other)
 }
 
 /// Checks that `packet` is the `answer` that was waited for, and that it grants what was asked.

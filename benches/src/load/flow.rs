@@ -8,12 +8,10 @@ use std::io;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use mqtt_proto::{
-    Ack, Packet, PacketId, Properties, Publish, Qos, ReasonCode, TopicName, Version, decode, encode,
-    encode_publish,
-};
+use mqtt_proto::{Ack, Packet, PacketId, Publish, Qos, ReasonCode, decode, encode};
 
-use crate::load::fleet::{Fleet, PACKET_MAX};
+use crate::load::fleet::{Fleet, PACKET_MAX, acknowledge};
+use crate::load::frame::Template;
 use crate::load::payload::{self, Header};
 use crate::load::report::{Report, Usage};
 
@@ -56,11 +54,16 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// QoS 1 and 2 messages that one publisher has under way, whatever the window: far fewer than Packet Identifiers.
 const UNACKNOWLEDGED_MAX: u64 = 1_000;
 
-struct Stream {
-    topic: String,
-    sent: u64,
+/// Bytes that may wait to be written on a connection that is flooded.
+const FLOOD_BACKLOG: usize = 1 << 20;
+
+pub(super) struct Stream {
+    template: Template,
+    pub(super) sent: u64,
     /// Sum over all its subscribers, lost ones included.
     delivered: u64,
+    /// Those that were left out before a later one.
+    lost: u64,
     unacknowledged: u64,
     packet_id: PacketId,
     is_dirty: bool,
@@ -72,24 +75,42 @@ struct Subscriber {
     next: Vec<u64>,
 }
 
-struct Flow<'p> {
+/// The last stream, sent beside the others at a rate of its own.
+pub(super) struct Flood {
+    /// Messages a second.
+    pub(super) rate: u64,
+    /// Since when.
+    pub(super) begin: Duration,
+    /// Messages that were due.
+    pub(super) due: u64,
+    /// Those that were not sent because the broker did not take what was sent before.
+    pub(super) held_back: u64,
+}
+
+/// The connections of a plan and what is under way on them.
+pub(super) struct Flow<'p> {
     plan: &'p Plan,
-    fleet: Fleet,
-    streams: Vec<Stream>,
+    pub(super) fleet: Fleet,
+    pub(super) streams: Vec<Stream>,
     subscribers: Vec<Subscriber>,
     /// Subscribers of each stream.
     receivers: u64,
+    /// The first so many streams take turns at the plan's rate, and have sent so many messages.
+    pub(super) paced: usize,
+    paced_sent: u64,
+    pub(super) flood: Option<Flood>,
+    /// The connection of a subscriber whose end is no fault of the broker.
+    pub(super) may_end: Option<usize>,
     /// Streams with room in the window, or with bytes to be written.
     dirty: Vec<u32>,
-    payload: Vec<u8>,
-    tally: Tally,
+    pub(super) tally: Tally,
 }
 
-struct Tally {
-    deliveries: u64,
-    lost: u64,
-    latency: Histogram<u64>,
-    report: Report,
+/// What came.
+pub(super) struct Tally {
+    pub(super) deliveries: u64,
+    pub(super) latency: Histogram<u64>,
+    pub(super) report: Report,
 }
 
 /// Runs `plan` over connections of `fleet`, which has none yet.
@@ -97,10 +118,12 @@ pub(crate) fn run(plan: &Plan, fleet: Fleet) -> io::Result<Report> {
     let mut flow = Flow::open(plan, fleet)?;
     let clock = flow.fleet.clock;
     let begin = clock.elapsed();
+    flow.fleet.progress.begin(clock, "warming up", None);
     flow.send_until(begin, begin + plan.warm_up, None)?;
     let before = Usage::now(plan.pid)?;
     flow.tally.deliveries = 0;
     flow.tally.latency.reset();
+    flow.fleet.progress.begin(clock, "measuring", plan.count);
     let from = clock.elapsed();
     flow.send_until(begin, from + plan.duration, plan.count)?;
     let took = clock.elapsed() - from;
@@ -108,9 +131,11 @@ pub(crate) fn run(plan: &Plan, fleet: Fleet) -> io::Result<Report> {
     let deliveries = flow.tally.deliveries;
     flow.drain()?;
 
-    let Flow { tally, streams, receivers, .. } = flow;
-    let Tally { lost, latency, mut report, .. } = tally;
-    let undelivered: u64 = streams.iter().map(|stream| stream.sent * receivers - stream.delivered).sum();
+    let (_, lost) = flow.account();
+    let undelivered = flow.undelivered();
+    let Flow { tally, mut fleet, .. } = flow;
+    let Tally { latency, mut report, .. } = tally;
+    report.points = fleet.progress.finish();
     if undelivered > 0 && plan.qos != Qos::AtMostOnce {
         report.violation(format!("{undelivered} deliveries did not come within {DRAIN:?}"));
     }
@@ -125,8 +150,8 @@ pub(crate) fn run(plan: &Plan, fleet: Fleet) -> io::Result<Report> {
     report.add("deliveries", deliveries);
     report.add("deliveries_per_s", (deliveries as f64 / took.as_secs_f64()).round() as u64);
     report.add_cpu(&before, &after, deliveries, ["broker_cpu_us_per_delivery", "own_cpu_us_per_delivery"]);
-    report.add_latency(&latency);
-    report.add("lost", lost + undelivered);
+    report.add_latency(latency);
+    report.add("lost", lost);
     if let Some(broker) = after.broker {
         report.add("broker_rss_bytes", broker.rss);
     }
@@ -135,7 +160,7 @@ pub(crate) fn run(plan: &Plan, fleet: Fleet) -> io::Result<Report> {
 
 impl<'p> Flow<'p> {
     /// Connects and subscribes everybody: publishers first, then subscribers.
-    fn open(plan: &'p Plan, mut fleet: Fleet) -> io::Result<Flow<'p>> {
+    pub(super) fn open(plan: &'p Plan, mut fleet: Fleet) -> io::Result<Flow<'p>> {
         let (publishers, subscribers, receivers) = match plan.shape {
             Shape::Pairs(count) => (count, count, 1),
             Shape::FanOut(count) => (1, count, count as u64),
@@ -149,16 +174,18 @@ impl<'p> Flow<'p> {
             Shape::FanOut(_) => topic(0),
             Shape::FanIn(_) => format!("load/{run}/+"),
         })?;
-        let streams = (0..publishers)
-            .map(|stream| Stream {
-                topic: topic(stream),
+        let streams = (0..publishers).map(|stream| {
+            Ok(Stream {
+                template: Template::new(topic(stream), plan.qos, plan.payload_len, fleet.version)?,
                 sent: 0,
                 delivered: 0,
+                lost: 0,
                 unacknowledged: 0,
                 packet_id: PacketId::FIRST,
                 is_dirty: true,
             })
-            .collect();
+        });
+        let streams = streams.collect::<io::Result<_>>()?;
         let subscribers = (0..subscribers)
             .map(|at| match plan.shape {
                 Shape::Pairs(_) => Subscriber { first: at as u32, next: vec![0] },
@@ -173,22 +200,34 @@ impl<'p> Flow<'p> {
             streams,
             subscribers,
             receivers,
+            paced: publishers,
+            paced_sent: 0,
+            flood: None,
+            may_end: None,
             dirty: (0..publishers as u32).collect(),
-            payload: Vec::new(),
-            tally: Tally { deliveries: 0, lost: 0, latency, report: Report::new() },
+            tally: Tally { deliveries: 0, latency, report: Report::new() },
         })
     }
 
     /// Sends and receives until the clock says `end`, or until there were `count` deliveries. A rate counts from
     /// `begin`.
-    fn send_until(&mut self, begin: Duration, end: Duration, count: Option<u64>) -> io::Result<()> {
+    pub(super) fn send_until(
+        &mut self,
+        begin: Duration,
+        end: Duration,
+        count: Option<u64>,
+    ) -> io::Result<()> {
         loop {
             let now = self.fleet.clock.elapsed();
             if now >= end || count.is_some_and(|count| self.tally.deliveries >= count) {
                 return Ok(());
             }
+            self.fleet.progress.note(now, self.tally.deliveries);
             let wake = match self.plan.rate {
-                Some(rate) => self.send_due(begin, now, rate)?.min(end),
+                Some(rate) => {
+                    let flooded = self.send_flood(now)?;
+                    self.send_due(begin, now, rate)?.min(flooded).min(end)
+                }
                 None => {
                     self.fill_windows()?;
                     end
@@ -211,7 +250,7 @@ impl<'p> Flow<'p> {
                 if in_flight + self.receivers > in_flight_max || stream.unacknowledged >= UNACKNOWLEDGED_MAX {
                     break;
                 }
-                self.publish(at, now)?;
+                self.publish(at, now);
             }
             self.streams[at as usize].is_dirty = false;
             self.fleet.links[at as usize].flush(&self.fleet.net)?;
@@ -224,20 +263,18 @@ impl<'p> Flow<'p> {
     /// Sends what is due at `now`; returns when the next message is.
     fn send_due(&mut self, begin: Duration, now: Duration, rate: u64) -> io::Result<Duration> {
         let interval = Duration::from_nanos(1_000_000_000 / rate);
-        let count = self.streams.len() as u64;
-        let mut nth: u64 = self.streams.iter().map(|stream| stream.sent).sum();
-        let mut due = begin + interval.mul_f64(nth as f64);
+        let mut due = begin + interval.mul_f64(self.paced_sent as f64);
         while due <= now {
             // Streams take turns, so the least advanced one is next.
-            let at = (nth % count) as u32;
+            let at = (self.paced_sent % self.paced as u64) as u32;
             if self.streams[at as usize].unacknowledged >= UNACKNOWLEDGED_MAX {
                 due = now + Duration::from_millis(1);
                 break;
             }
-            self.publish(at, due.as_nanos() as u64)?;
+            self.publish(at, due.as_nanos() as u64);
             mark(&mut self.streams, &mut self.dirty, at);
-            nth += 1;
-            due = begin + interval.mul_f64(nth as f64);
+            self.paced_sent += 1;
+            due = begin + interval.mul_f64(self.paced_sent as f64);
         }
         while let Some(at) = self.dirty.pop() {
             self.streams[at as usize].is_dirty = false;
@@ -246,37 +283,43 @@ impl<'p> Flow<'p> {
         Ok(due)
     }
 
+    /// Sends what is due of the flood at `now`, or leaves it out if the broker does not take it; returns when the next
+    /// message of it is due.
+    fn send_flood(&mut self, now: Duration) -> io::Result<Duration> {
+        let at = self.streams.len() - 1;
+        let Some(Flood { rate, begin, mut due, mut held_back }) = self.flood else {
+            return Ok(Duration::MAX);
+        };
+        let interval = Duration::from_secs(1).div_f64(rate as f64);
+        while begin + interval.mul_f64(due as f64) <= now {
+            due += 1;
+            if self.fleet.links[at].queued_len() > FLOOD_BACKLOG
+                || self.streams[at].unacknowledged >= UNACKNOWLEDGED_MAX
+            {
+                held_back += 1;
+            } else {
+                self.publish(at as u32, now.as_nanos() as u64);
+            }
+        }
+        self.flood = Some(Flood { rate, begin, due, held_back });
+        self.fleet.links[at].flush(&self.fleet.net)?;
+        Ok(begin + interval.mul_f64(due as f64))
+    }
+
     /// Queues the next message of the stream `at`.
-    fn publish(&mut self, at: u32, sent_ns: u64) -> io::Result<()> {
+    fn publish(&mut self, at: u32, sent_ns: u64) {
         let stream = &mut self.streams[at as usize];
-        payload::write(
-            Header { stream: at, sequence: stream.sent, sent_ns },
-            self.plan.payload_len,
-            &mut self.payload,
-        );
-        let packet_id = if self.plan.qos == Qos::AtMostOnce {
-            None
-        } else {
+        if self.plan.qos != Qos::AtMostOnce {
             stream.unacknowledged += 1;
             stream.packet_id = stream.packet_id.next();
-            Some(stream.packet_id)
-        };
+        }
+        let header = Header { stream: at, sequence: stream.sent, sent_ns };
+        stream.template.write(header, stream.packet_id, &mut self.fleet.links[at as usize].out);
         stream.sent += 1;
-        let publish = Publish {
-            dup: false,
-            qos: self.plan.qos,
-            retain: false,
-            topic: TopicName::new(&stream.topic).ok(),
-            packet_id,
-            properties: Properties::EMPTY,
-            payload: &self.payload,
-        };
-        encode_publish(&publish, self.fleet.version, &mut self.fleet.links[at as usize].out)
-            .map_err(io::Error::other)
     }
 
     /// Waits for events and handles them.
-    fn turn(&mut self, timeout: Duration) -> io::Result<()> {
+    pub(super) fn turn(&mut self, timeout: Duration) -> io::Result<()> {
         self.fleet.net.wait(timeout, &mut self.fleet.ready)?;
         for at in 0..self.fleet.ready.len() {
             let ready = self.fleet.ready[at];
@@ -284,7 +327,14 @@ impl<'p> Flow<'p> {
                 self.fleet.links[ready.key as usize].flush(&self.fleet.net)?;
             }
             if ready.readable {
-                self.receive(ready.key as usize)?;
+                let at = ready.key as usize;
+                match self.receive(at) {
+                    Err(_) if self.may_end == Some(at) => {
+                        self.may_end = None;
+                        self.fleet.links[at].forget(&self.fleet.net)?;
+                    }
+                    result => result?,
+                }
             }
         }
         Ok(())
@@ -298,16 +348,30 @@ impl<'p> Flow<'p> {
         let now = fleet.clock.ns();
         let mut input = &fleet.buffer[..len];
         while let Some(frame) = link.framer.next_frame(&mut input, PACKET_MAX).map_err(io::Error::other)? {
+            // Nearly every frame is exactly what was sent; any other is looked at in detail.
+            if let Some(subscriber) = at.checked_sub(streams.len())
+                && let Some(header) = payload::read_end(frame, plan.payload_len)
+                && let Some(stream) = streams.get(header.stream as usize)
+                && let Some(packet_id) = stream.template.recognize(frame)
+            {
+                if let Some(stream) = tally.deliver(plan, streams, &mut subscribers[subscriber], header, now)
+                {
+                    mark(streams, dirty, stream);
+                }
+                acknowledge(plan.qos, packet_id, fleet.version, &mut link.out)?;
+                continue;
+            }
             let packet = decode(fleet.version, frame).map_err(io::Error::other)?;
             match packet {
                 Packet::Publish(publish) => {
                     if let Some(subscriber) = at.checked_sub(streams.len())
+                        && let Some(header) = tally.inspect(plan, streams, &publish)
                         && let Some(stream) =
-                            tally.deliver(plan, streams, &mut subscribers[subscriber], &publish, now)
+                            tally.deliver(plan, streams, &mut subscribers[subscriber], header, now)
                     {
                         mark(streams, dirty, stream);
                     }
-                    acknowledge(&publish, fleet.version, &mut link.out)?;
+                    acknowledge(publish.qos, publish.packet_id, fleet.version, &mut link.out)?;
                 }
                 Packet::PubAck(_) | Packet::PubComp(_) if at < streams.len() => {
                     streams[at].unacknowledged -= 1;
@@ -327,8 +391,20 @@ impl<'p> Flow<'p> {
         link.flush(&fleet.net)
     }
 
+    /// Deliveries that did not come behind the last one that did.
+    fn undelivered(&self) -> u64 {
+        self.streams.iter().map(|stream| stream.sent * self.receivers - stream.delivered).sum()
+    }
+
+    /// How many messages of the last stream came, and how many of all streams did not.
+    pub(super) fn account(&self) -> (u64, u64) {
+        let last = self.streams.last().map_or(0, |stream| stream.delivered - stream.lost);
+        let lost: u64 = self.streams.iter().map(|stream| stream.lost).sum();
+        (last, lost + self.undelivered())
+    }
+
     /// Waits for what was sent to be delivered.
-    fn drain(&mut self) -> io::Result<()> {
+    pub(super) fn drain(&mut self) -> io::Result<()> {
         let end = self.fleet.clock.elapsed() + DRAIN;
         while self.fleet.clock.elapsed() < end
             && self
@@ -349,40 +425,38 @@ fn mark(streams: &mut [Stream], dirty: &mut Vec<u32>, at: u32) {
     }
 }
 
-/// Queues the first answer to `publish`.
-fn acknowledge(publish: &Publish<'_>, version: Version, out: &mut Vec<u8>) -> io::Result<()> {
-    let Some(packet_id) = publish.packet_id else { return Ok(()) };
-    let ack = Ack::new(packet_id, ReasonCode::SUCCESS);
-    let packet = if publish.qos == Qos::AtLeastOnce { Packet::PubAck(ack) } else { Packet::PubRec(ack) };
-    encode(&packet, version, out).map_err(io::Error::other)
-}
-
 impl Tally {
-    /// Checks and counts a delivery; returns its stream if it is one.
+    /// Checks everything about a PUBLISH but its place in the stream.
+    fn inspect(&mut self, plan: &Plan, streams: &[Stream], publish: &Publish<'_>) -> Option<Header> {
+        let Some(header) = payload::read(publish.payload, plan.payload_len) else {
+            self.report.violation("a payload arrived altered");
+            return None;
+        };
+        let topic = streams.get(header.stream as usize).map(|stream| stream.template.topic());
+        if topic.is_none() || publish.topic.map(|topic| topic.as_str()) != topic || publish.qos != plan.qos {
+            self.report.violation(format!("{:?} at {:?}, sent to {topic:?}", publish.topic, publish.qos));
+        }
+        Some(header)
+    }
+
+    /// Checks the place in the stream and counts a delivery; returns its stream if it is one.
     fn deliver(
         &mut self,
         plan: &Plan,
         streams: &mut [Stream],
         subscriber: &mut Subscriber,
-        publish: &Publish<'_>,
+        header: Header,
         now: u64,
     ) -> Option<u32> {
-        let Some(header) = payload::read(publish.payload, plan.payload_len) else {
-            self.report.violation("a payload arrived altered");
-            return None;
-        };
         let place = header.stream.checked_sub(subscriber.first).map(|place| place as usize);
         let Some(next) = place.and_then(|place| subscriber.next.get_mut(place)) else {
             self.report.violation(format!("stream {} came to a stranger", header.stream));
             return None;
         };
         let stream = &mut streams[header.stream as usize];
-        if publish.topic.is_none_or(|topic| topic.as_str() != stream.topic)
-            || publish.qos != plan.qos
-            || header.sequence >= stream.sent
-        {
-            self.report
-                .violation(format!("{:?} at {:?}, sent to {}", publish.topic, publish.qos, stream.topic));
+        if header.sequence >= stream.sent {
+            self.report.violation(format!("stream {}: {} was not sent", header.stream, header.sequence));
+            return None;
         }
         if header.sequence < *next {
             self.report.violation(format!(
@@ -398,7 +472,7 @@ impl Tally {
         }
         *next = header.sequence + 1;
         stream.delivered += lost + 1;
-        self.lost += lost;
+        stream.lost += lost;
         self.deliveries += 1;
         self.latency.saturating_record(now.saturating_sub(header.sent_ns).max(1));
         Some(header.stream)

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
-use mqtt_proto::{Packet, Properties, Publish, Qos, TopicName, decode};
+use mqtt_proto::{Packet, Properties, Publish, Qos, TopicName};
 
 use crate::load::clock::Random;
-use crate::load::fleet::{Fleet, PACKET_MAX, PATIENCE};
+use crate::load::fleet::{Fleet, PATIENCE};
 use crate::load::payload::{self, Header};
 use crate::load::report::{Report, Usage};
 
@@ -61,15 +61,17 @@ pub(crate) fn run(plan: &Plan, mut fleet: Fleet) -> io::Result<Report> {
         count as u64,
         ["broker_cpu_us_per_subscribe", "own_cpu_us_per_subscribe"],
     );
+    report.add_growth(
+        &before,
+        &held,
+        count as u64,
+        ["rss_bytes_per_connection", "rss_anon_bytes_per_connection"],
+    );
     if let (Some(before), Some(held)) = (before.broker, held.broker) {
-        let each = |before: u64, after: u64| (after as f64 - before as f64) / count.max(1) as f64;
-        report.add("rss_before_bytes", before.rss);
-        report.add("rss_after_bytes", held.rss);
-        report.add_rounded("rss_bytes_per_connection", each(before.rss, held.rss));
-        report.add_rounded("rss_anon_bytes_per_connection", each(before.rss_anon, held.rss_anon));
         report.add("fds_before", before.fds);
         report.add("fds_after", held.fds);
     }
+    report.points = fleet.progress.finish();
     report.add("probes", plan.probes.min(count));
     report.add("probes_served", served);
     Ok(report)
@@ -93,7 +95,7 @@ fn hold(plan: &Plan, fleet: &mut Fleet) -> io::Result<()> {
             ping_at = now + ping_every;
         }
         let wake = if plan.keep_alive > 0 { end.min(ping_at) } else { end };
-        receive(fleet, wake - now, |_, _| {})?;
+        fleet.turn(wake - now, |_, _, _| Ok(()))?;
     }
 }
 
@@ -133,36 +135,16 @@ fn probe(plan: &Plan, fleet: &mut Fleet, report: &mut Report) -> io::Result<usiz
             report.violation(format!("{} idle connections were not served", waiting.len()));
             break;
         }
-        receive(fleet, end - now, |at, packet| {
+        fleet.turn(end - now, |at, packet, _| {
+            let at = at as u64;
             if let Packet::Publish(publish) = packet {
                 let header = payload::read(publish.payload, PAYLOAD_LEN);
                 if header.is_none_or(|header| u64::from(header.stream) != at) || !waiting.remove(&at) {
                     report.violation(format!("connection {at} was given a message that is not its own"));
                 }
             }
+            Ok(())
         })?;
     }
     Ok(probes - waiting.len())
-}
-
-/// Waits once and shows each packet that came, with the number of its connection.
-fn receive(fleet: &mut Fleet, timeout: Duration, mut show: impl FnMut(u64, &Packet<'_>)) -> io::Result<()> {
-    fleet.net.wait(timeout, &mut fleet.ready)?;
-    for ready in &fleet.ready {
-        let link = &mut fleet.links[ready.key as usize];
-        if ready.writable {
-            link.flush(&fleet.net)?;
-        }
-        if ready.readable
-            && let Some(len) = link.read(&mut fleet.buffer)?
-        {
-            let mut input = &fleet.buffer[..len];
-            while let Some(frame) =
-                link.framer.next_frame(&mut input, PACKET_MAX).map_err(io::Error::other)?
-            {
-                show(ready.key, &decode(fleet.version, frame).map_err(io::Error::other)?);
-            }
-        }
-    }
-    Ok(())
 }

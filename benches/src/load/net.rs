@@ -63,6 +63,7 @@ impl Net {
                         out: Vec::new(),
                         written: 0,
                         wants_out: false,
+                        wants_in: true,
                         framer: Framer::default(),
                     });
                 }
@@ -135,6 +136,7 @@ pub(crate) struct Link {
     pub(crate) out: Vec<u8>,
     written: usize,
     wants_out: bool,
+    wants_in: bool,
     /// Cuts what is read into packets.
     pub(crate) framer: Framer,
 }
@@ -167,11 +169,32 @@ impl Link {
         }
         if waits != self.wants_out {
             self.wants_out = waits;
-            let flags =
-                if waits { epoll::EventFlags::IN | epoll::EventFlags::OUT } else { epoll::EventFlags::IN };
-            epoll::modify(&net.epoll, &self.socket, epoll::EventData::new_u64(self.key), flags)?;
+            self.tell_interest(net)?;
         }
         Ok(())
+    }
+
+    /// Bytes that are queued and not written.
+    pub(crate) fn queued_len(&self) -> usize {
+        self.out.len() - self.written
+    }
+
+    /// Whether arriving bytes make an event. While they do not, they stay with the system, and then with the broker.
+    pub(crate) fn set_reading(&mut self, net: &Net, wants_in: bool) -> io::Result<()> {
+        self.wants_in = wants_in;
+        self.tell_interest(net)
+    }
+
+    /// Lets the connection make no more events, not even that of its end.
+    pub(crate) fn forget(&self, net: &Net) -> io::Result<()> {
+        Ok(epoll::delete(&net.epoll, &self.socket)?)
+    }
+
+    fn tell_interest(&self, net: &Net) -> io::Result<()> {
+        let mut flags = epoll::EventFlags::empty();
+        flags.set(epoll::EventFlags::IN, self.wants_in);
+        flags.set(epoll::EventFlags::OUT, self.wants_out);
+        Ok(epoll::modify(&net.epoll, &self.socket, epoll::EventData::new_u64(self.key), flags)?)
     }
 
     /// Reads into `buffer`: `None` if there is nothing now.

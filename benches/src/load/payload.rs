@@ -17,15 +17,21 @@ pub(crate) struct Header {
 /// Makes `out` the payload of `len` bytes, at least [`HEADER_LEN`].
 pub(crate) fn write(header: Header, len: usize, out: &mut Vec<u8>) {
     out.clear();
-    out.extend_from_slice(&header.stream.to_le_bytes());
-    out.extend_from_slice(&header.sequence.to_le_bytes());
-    out.extend_from_slice(&header.sent_ns.to_le_bytes());
+    out.resize(len, 0);
+    fill(header, out);
+}
+
+/// Makes all of `out`, at least [`HEADER_LEN`] bytes, the payload.
+pub(crate) fn fill(header: Header, out: &mut [u8]) {
+    let (head, rest) = out.split_at_mut(HEADER_LEN);
+    head[..4].copy_from_slice(&header.stream.to_le_bytes());
+    head[4..12].copy_from_slice(&header.sequence.to_le_bytes());
+    head[12..].copy_from_slice(&header.sent_ns.to_le_bytes());
     let filler = filler(header).to_le_bytes();
-    while out.len() + filler.len() <= len {
-        out.extend_from_slice(&filler);
-    }
-    let rest = len.saturating_sub(out.len());
-    out.extend_from_slice(&filler[..rest]);
+    let mut chunks = rest.chunks_exact_mut(filler.len());
+    chunks.by_ref().for_each(|chunk| chunk.copy_from_slice(&filler));
+    let tail = chunks.into_remainder();
+    tail.copy_from_slice(&filler[..tail.len()]);
 }
 
 /// Reads a payload; `None` if its length is not `len` or any byte of it is not what [`write()`] made.
@@ -46,6 +52,11 @@ pub(crate) fn read(payload: &[u8], len: usize) -> Option<Header> {
     let tail = chunks.remainder();
     (chunks.fold(true, |same, chunk| same & (chunk == filler)) && tail == &filler[..tail.len()])
         .then_some(header)
+}
+
+/// Reads the payload of `len` bytes at the end of `frame`.
+pub(crate) fn read_end(frame: &[u8], len: usize) -> Option<Header> {
+    read(&frame[frame.len().checked_sub(len)?..], len)
 }
 
 /// Eight bytes that differ between messages.

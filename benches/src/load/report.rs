@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value};
 
 use crate::load::observe::Sample;
+use crate::load::progress::Point;
 
 /// Named figures in the order in which they are shown.
 #[derive(Debug, Default)]
@@ -13,6 +14,10 @@ pub(crate) struct Report {
     lines: Vec<(&'static str, Value)>,
     violations: Vec<String>,
     violation_count: u64,
+    /// How much was done over time.
+    pub(crate) points: Vec<Point>,
+    /// Latency of the messages that were measured.
+    pub(crate) latency: Option<Histogram<u64>>,
 }
 
 /// Violations that are kept word for word; the others are counted.
@@ -34,8 +39,8 @@ impl Report {
         self.add(name, (value * 1_000.0).round() / 1_000.0);
     }
 
-    /// Adds the quantiles of latencies in nanoseconds, as microseconds.
-    pub(crate) fn add_latency(&mut self, latency: &Histogram<u64>) {
+    /// Adds the quantiles of latencies in nanoseconds, as microseconds, and keeps all of them for the plot.
+    pub(crate) fn add_latency(&mut self, latency: Histogram<u64>) {
         for (name, quantile) in [
             ("latency_p50_us", 0.5),
             ("latency_p99_us", 0.99),
@@ -44,6 +49,7 @@ impl Report {
         ] {
             self.add_rounded(name, latency.value_at_quantile(quantile) as f64 / 1_000.0);
         }
+        self.latency = Some(latency);
     }
 
     /// Adds what the broker's CPU and this tool's CPU cost, over `count` of something.
@@ -55,6 +61,15 @@ impl Report {
             self.add_rounded(names[0], per(before, after));
         }
         self.add_rounded(names[1], per(&before.own, &after.own));
+    }
+
+    /// Adds what the broker's memory grew by, over `count` of something.
+    pub(crate) fn add_growth(&mut self, before: &Usage, after: &Usage, count: u64, names: [&'static str; 2]) {
+        let each = |before: u64, after: u64| (after as f64 - before as f64) / count.max(1) as f64;
+        if let (Some(before), Some(after)) = (&before.broker, &after.broker) {
+            self.add_rounded(names[0], each(before.rss, after.rss));
+            self.add_rounded(names[1], each(before.rss_anon, after.rss_anon));
+        }
     }
 
     /// Notes that the broker did what it must not.
@@ -82,18 +97,42 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        for (name, value) in &self.lines {
-            match value {
-                Value::String(text) => writeln!(f, "{name:width$}  {text}")?,
-                value => writeln!(f, "{name:width$}  {value}")?,
-            }
+        let violations = ("violations", Value::from(self.violation_count));
+        let lines = || self.lines.iter().chain(std::iter::once(&violations));
+        let values: Vec<String> = lines().map(|(_, value)| readable(value)).collect();
+        let name_width = lines().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let width = values.iter().map(String::len).max().unwrap_or(0);
+        for ((name, _), value) in lines().zip(values) {
+            let name = name.replace('_', " ").replace("cpu", "CPU").replace("rss", "RSS");
+            writeln!(f, "{name:name_width$}  {value:>width$}")?;
         }
         for text in &self.violations {
             writeln!(f, "VIOLATION: {text}")?;
         }
-        writeln!(f, "{:width$}  {}", "violations", self.violation_count)
+        Ok(())
     }
+}
+
+/// A value as people read it.
+fn readable(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        value => match (value.as_u64(), value.as_f64()) {
+            (Some(whole), _) => grouped(whole),
+            (None, Some(number)) if number.abs() >= 1_000.0 => {
+                format!("{}{}", if number < 0.0 { "-" } else { "" }, grouped(number.abs().round() as u64))
+            }
+            _ => value.to_string(),
+        },
+    }
+}
+
+/// A number in groups of three digits.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap_or("")).collect();
+    groups.join(",")
 }
 
 /// The broker, if we know its process, and this tool.
@@ -110,5 +149,27 @@ impl Usage {
     pub(crate) fn now(pid: Option<u32>) -> std::io::Result<Usage> {
         let broker = pid.map(crate::load::observe::sample).transpose()?;
         Ok(Usage { broker, own: crate::load::observe::sample(std::process::id())? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_readable() {
+        let texts: Vec<String> = [
+            Value::from(0),
+            Value::from(999),
+            Value::from(1_000),
+            Value::from(12_345_678),
+            Value::from(0.42),
+            Value::from(-2_048),
+            Value::from(1_777.4),
+        ]
+        .iter()
+        .map(readable)
+        .collect();
+        assert_eq!(texts, ["0", "999", "1,000", "12,345,678", "0.42", "-2,048", "1,777"]);
     }
 }
