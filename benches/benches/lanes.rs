@@ -9,12 +9,7 @@ use mqtt_proto::types::{Qos, TopicName};
 
 // The format is nobody's but the shard's, so its source is measured here rather than opened to everybody.
 #[path = "../../mqtt-broker/src/shard/envelope.rs"]
-#[expect(
-    dead_code,
-    unused_imports,
-    unreachable_pub,
-    reason = "only messages are measured, and its tests run elsewhere"
-)]
+#[expect(dead_code, unreachable_pub, reason = "only messages are measured, and its tests run elsewhere")]
 mod envelope;
 
 use envelope::{Envelope, EnvelopeBatch, Writer};
