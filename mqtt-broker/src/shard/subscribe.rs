@@ -175,7 +175,7 @@ impl Shard {
     /// their way here.
     fn may_have_retained(&self, filter: TopicFilter<'_>) -> bool {
         match self.homes.cores() {
-            1 if filter.has_wildcard() => self.retained.len() > 0,
+            1 if filter.has_wildcard() => !self.retained.is_empty(),
             1 => self.retained.get(filter.as_str()).is_some(),
             _ => true,
         }
