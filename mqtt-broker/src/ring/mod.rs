@@ -169,7 +169,7 @@ impl Ring {
             free: Vec::new(),
             listeners: Vec::new(),
             accepting: true,
-            watch: Watch::default(),
+            watch: Watch::new(),
             deadlines: VecDeque::new(),
             patience,
             steps: VecDeque::new(),
@@ -272,12 +272,13 @@ impl Ring {
 
     /// Takes a socket on. Nothing is armed on it.
     pub(crate) fn adopt(&mut self, socket: OwnedFd) -> SocketId {
+        let heat = self.watch.heat_of_new(self.sockets());
         let index = self.free.pop().unwrap_or_else(|| self.slots.push(Slot::default()) as u32);
         let slot = &mut self.slots[index as usize];
         debug_assert!(slot.phase == Phase::Free && slot.in_flight == 0);
         let generation = slot.generation.wrapping_add(1);
         let place = Place::Plain { descriptor: socket, stays: false };
-        *slot = Slot { place, generation, phase: Phase::Open, heat: park::busy(), ..Slot::default() };
+        *slot = Slot { place, generation, phase: Phase::Open, heat, ..Slot::default() };
         self.plain += 1;
         SocketId { index, generation }
     }

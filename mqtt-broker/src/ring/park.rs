@@ -3,7 +3,10 @@
 //! A receive that stays armed is the cheapest way to get many messages, and takes three times the kernel memory of a
 //! poll. So a socket that is silent for some seconds is parked on a poll. It is received from once when the poll
 //! fires, and the poll is armed again only when all has been taken: earlier it would fire at once. Who receives often
-//! gets a receive that stays armed again. A new socket begins with one.
+//! gets a receive that stays armed again. A new socket begins with one, as long as there are not very many: parking it
+//! takes a cancellation, which is the dearer the more operations are armed.
+
+use std::collections::VecDeque;
 
 use super::slot::{Armed, Operation, Phase, Token, Wanted};
 use super::{Ring, SocketId};
@@ -23,26 +26,35 @@ const QUIET: u8 = 4;
 /// Busy sockets that are looked at in one turn.
 const LOOKS_A_TURN: usize = 16;
 
+/// Sockets of a ring beyond which a new one begins parked.
+const NEW_BUSY_MAX: usize = 4096;
+
 /// The busy sockets of a ring.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Watch {
     beat: u64,
-    sockets: std::collections::VecDeque<SocketId>,
+    sockets: VecDeque<SocketId>,
     /// Of them, those not looked at in this beat.
     due: usize,
+    /// [`NEW_BUSY_MAX`], but for tests.
+    pub(super) new_busy_max: usize,
 }
 
 impl Watch {
+    pub(super) fn new() -> Watch {
+        Watch { beat: 0, sockets: VecDeque::new(), due: 0, new_busy_max: NEW_BUSY_MAX }
+    }
+
+    /// How busy a new socket is beside so many others.
+    pub(super) fn heat_of_new(&self, others: usize) -> u8 {
+        if others < self.new_busy_max { HOT } else { 0 }
+    }
+
     /// When the next look is due.
     pub(super) fn timeout(&self) -> Option<u64> {
         let next = if self.due > 0 { self.beat } else { self.beat + 1 };
         (!self.sockets.is_empty()).then_some(next << BEAT_BITS)
     }
-}
-
-/// A socket that begins busy.
-pub(super) const fn busy() -> u8 {
-    HOT
 }
 
 impl Ring {
@@ -91,6 +103,8 @@ impl Ring {
         if beat != self.watch.beat {
             self.watch.beat = beat;
             self.watch.due = self.watch.sockets.len();
+            // Very many may have begun at once.
+            self.watch.sockets.shrink_to(2 * self.watch.due);
         }
         for _ in 0..LOOKS_A_TURN.min(self.watch.due) {
             self.watch.due -= 1;

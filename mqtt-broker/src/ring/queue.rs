@@ -110,6 +110,9 @@ impl Queue {
     /// The ring is broken: the caller's core cannot go on.
     pub(super) fn enter(&mut self, wait: Wait, gather: Duration) -> io::Result<()> {
         let idle = !self.has_completions();
+        if (wait == Wait::No || !idle) && !self.has_work() {
+            return Ok(());
+        }
         let gathers = !gather.is_zero() && self.io.params().is_feature_min_timeout();
         let (wanted, gather) = if gathers { (GATHERED_MAX, gather.as_micros() as u32) } else { (1, 0) };
         let arguments = types::SubmitArgs::new().min_wait_usec(gather);

@@ -76,6 +76,21 @@ fn a_new_socket_that_says_nothing_is_parked_within_seconds() {
 }
 
 #[test]
+fn beside_very_many_others_a_new_socket_begins_parked() {
+    let mut bench = Bench::new(1000);
+    bench.ring.watch.new_busy_max = 2;
+    let armed: Vec<_> = (0..3)
+        .map(|_| {
+            let (client, socket) = bench.pair();
+            bench.ring.receive(socket);
+            (client, bench.armed(socket))
+        })
+        .collect();
+    let armed: Vec<_> = armed.iter().map(|(_, armed)| *armed).collect();
+    assert_eq!(armed, [Armed::Multi, Armed::Multi, Armed::Poll]);
+}
+
+#[test]
 fn many_silent_sockets_are_parked_a_few_at_a_time() {
     let mut bench = Bench::new(1000);
     let mut clients: Vec<_> = (0..100).map(|_| bench.receiving(Kind::Plain)).collect();
