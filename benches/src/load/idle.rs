@@ -7,7 +7,7 @@ use std::time::Duration;
 use mqtt_proto::{Packet, Properties, Publish, Qos, TopicName};
 
 use crate::load::clock::Random;
-use crate::load::fleet::{Fleet, PATIENCE};
+use crate::load::fleet::{Fleet, KEEP_ALIVE, PATIENCE};
 use crate::load::payload::{self, Header};
 use crate::load::report::{Report, Usage};
 
@@ -34,7 +34,7 @@ pub(crate) fn run(plan: &Plan, mut fleet: Fleet) -> io::Result<Report> {
     let mut report = Report::new();
     let count = plan.connections;
     // What the broker sets up once for its first client is not counted for the others.
-    fleet.connect_all(1, 0)?;
+    fleet.connect_all(1, KEEP_ALIVE)?;
     fleet.subscribe_all(0..1, Qos::AtMostOnce, |at| format!("load/idle/{at}"))?;
     let before = Usage::now(plan.pid)?;
     let begin = fleet.clock.elapsed();
