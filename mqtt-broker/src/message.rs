@@ -169,6 +169,13 @@ impl Message {
         }
     }
 
+    /// The payload.
+    pub fn payload(&self) -> &[u8] {
+        let (head, rest) = Head::decode(&self.bytes);
+        let start = head.topic_len as usize + head.properties_len as usize;
+        &rest[start..start + head.payload_len as usize]
+    }
+
     /// The same bytes with another QoS and RETAIN flag.
     pub fn with(&self, qos: Qos, retain: bool) -> Message {
         Message { qos, retain, ..self.clone() }

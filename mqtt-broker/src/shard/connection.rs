@@ -11,7 +11,9 @@ use mqtt_proto::connection::{Receiver, Sender};
 use mqtt_proto::types::{PacketId, ReasonCode, Version};
 
 use super::contract::Approved;
+use super::pieces::{Pieces, Shared};
 use super::table::Key;
+use crate::message::Message;
 use crate::ports::{Identity, Permission};
 
 pub(super) struct Connection {
@@ -112,6 +114,8 @@ impl Live {
 #[derive(Default)]
 pub(super) struct Output {
     pub(super) buffer: Vec<u8>,
+    /// Payloads that stand among the bytes of `buffer`.
+    pub(super) shared: Option<Box<Shared>>,
     /// Bytes handed to the runtime and not yet sent.
     pub(super) outstanding: usize,
     /// Whether the connection stands in the shard's list of those with something to send.
@@ -123,7 +127,33 @@ pub(super) struct Output {
 impl Output {
     /// Bytes that wait, wherever.
     pub(super) fn waiting(&self) -> usize {
-        self.buffer.len() + self.outstanding
+        self.buffer.len() + self.shared.as_ref().map_or(0, |shared| shared.bytes()) + self.outstanding
+    }
+
+    /// Appends the payload of `message`, whose head is in the buffer.
+    #[cold]
+    pub(super) fn share(&mut self, message: Message) {
+        self.shared.get_or_insert_default().push(self.buffer.len(), message);
+    }
+
+    /// Whether one more payload may be shared.
+    #[cold]
+    pub(super) fn can_share(&self) -> bool {
+        self.shared.as_ref().is_none_or(|shared| shared.has_room())
+    }
+
+    /// [`Output::take`] in one buffer.
+    pub(super) fn take_whole(&mut self) -> Vec<u8> {
+        match self.shared {
+            None => core::mem::take(&mut self.buffer),
+            Some(_) => self.take().into_vec(),
+        }
+    }
+
+    /// Takes everything that has not been handed to the runtime.
+    pub(super) fn take(&mut self) -> Pieces {
+        let shared = self.shared.take().map_or_else(Shared::default, |shared| *shared);
+        Pieces::new(core::mem::take(&mut self.buffer), shared)
     }
 }
 
@@ -256,7 +286,7 @@ mod tests {
     #[test]
     fn what_an_idle_connection_does_not_use_takes_a_pointer() {
         let connection = size_of::<Connection>();
-        assert!(connection <= 192, "{connection} bytes");
+        assert!(connection <= 200, "{connection} bytes");
         let live = size_of::<Live>();
         assert!(live <= 112, "{live} bytes");
     }
