@@ -59,13 +59,13 @@ impl Routes {
     ///
     /// # Errors
     /// Whether the route is worth remembering once it has been worked out.
-    pub(super) fn find(&mut self, topic: &str, generation: u64) -> Result<Route, bool> {
+    pub(super) fn find(&mut self, topic: &[u8], generation: u64) -> Result<Route, bool> {
         let (hash, index) = self.index(topic);
         let Some(place) = self.places.get_mut(index) else {
             self.places.resize_with(ROUTES_MAX, Place::default);
             return Err(false);
         };
-        if place.generation == generation && place.topic == topic.as_bytes() {
+        if place.generation == generation && place.topic == topic {
             let matches = core::mem::take(&mut place.matches);
             return Ok(Route { matches, cores: place.cores, place: Some(index) });
         }
@@ -84,21 +84,21 @@ impl Routes {
     }
 
     /// Remembers the route of a topic.
-    pub(super) fn keep(&mut self, topic: &str, generation: u64, route: &Route) {
+    pub(super) fn keep(&mut self, topic: &[u8], generation: u64, route: &Route) {
         if route.matches.subscribers.len() > SUBSCRIBERS_MAX {
             return;
         }
         let (_, index) = self.index(topic);
         let place = &mut self.places[index];
         place.topic.clear();
-        place.topic.extend_from_slice(topic.as_bytes());
+        place.topic.extend_from_slice(topic);
         place.generation = generation;
         place.matches.clone_from(&route.matches);
         place.cores = route.cores;
     }
 
-    fn index(&self, topic: &str) -> (u64, usize) {
-        let hash = self.hasher.hash_one(topic.as_bytes());
+    fn index(&self, topic: &[u8]) -> (u64, usize) {
+        let hash = self.hasher.hash_one(topic);
         (hash, hash as usize % ROUTES_MAX)
     }
 }
@@ -122,7 +122,7 @@ mod tests {
 
     /// Asks for a topic and keeps what the shard would have found; whether it was remembered.
     fn publish(routes: &mut Routes, topic: &str, generation: u64, subscribers: usize) -> bool {
-        match routes.find(topic, generation) {
+        match routes.find(topic.as_bytes(), generation) {
             Ok(found) => {
                 assert_eq!((found.matches.subscribers.len(), found.cores.len()), (subscribers, 1));
                 assert!(routes.give_back(found).is_none());
@@ -130,7 +130,7 @@ mod tests {
             }
             Err(worth) => {
                 if worth {
-                    routes.keep(topic, generation, &route(subscribers));
+                    routes.keep(topic.as_bytes(), generation, &route(subscribers));
                 }
                 false
             }
