@@ -68,7 +68,7 @@ const SPARE_BYTES_MAX: usize = 1024 * 1024;
 impl MessageRef<'_> {
     /// Bytes of topic, properties and payload.
     pub fn len(&self) -> usize {
-        self.topic.as_str().len() + self.properties.len() + self.payload.len()
+        self.topic.as_bytes().len() + self.properties.len() + self.payload.len()
     }
 
     /// Never: a topic has at least one byte.
@@ -97,13 +97,13 @@ impl MessageRef<'_> {
     /// A copy in an allocation that nobody else has.
     fn copy_to(&self, mut allocation: Arc<[u8]>) -> Message {
         let head = Head {
-            topic_len: self.topic.as_str().len() as u16,
+            topic_len: self.topic.as_bytes().len() as u16,
             properties_len: self.properties.len() as u32,
             payload_len: self.payload.len() as u32,
             expires_at: self.expires_at.unwrap_or(u64::MAX),
         };
         let mut rest = Arc::get_mut(&mut allocation).expect("nobody else has it");
-        for part in [&head.encode()[..], self.topic.as_str().as_bytes(), self.properties, self.payload] {
+        for part in [&head.encode()[..], self.topic.as_bytes(), self.properties, self.payload] {
             let (place, behind) = rest.split_at_mut(part.len());
             place.copy_from_slice(part);
             rest = behind;
@@ -158,9 +158,8 @@ impl Message {
         let (head, rest) = Head::decode(&self.bytes);
         let (topic, rest) = rest.split_at(head.topic_len as usize);
         let (properties, rest) = rest.split_at(head.properties_len as usize);
-        let topic = core::str::from_utf8(topic).ok().and_then(|topic| TopicName::new(topic).ok());
         MessageRef {
-            topic: topic.expect("made from a Topic Name"),
+            topic: TopicName::from_trusted(topic),
             properties,
             payload: &rest[..head.payload_len as usize],
             qos: self.qos,

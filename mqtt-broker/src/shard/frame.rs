@@ -142,7 +142,7 @@ impl Frame {
             })
             .map_err(|_| TooLarge)?;
             let length_bytes = self.bytes[1..].iter().take_while(|&&byte| byte & 0x80 != 0).count() + 1;
-            self.packet_id_at = 1 + length_bytes + 2 + part.message.topic.as_str().len();
+            self.packet_id_at = 1 + length_bytes + 2 + part.message.topic.as_bytes().len();
             self.made_for = Some(wanted);
         }
         Ok(())

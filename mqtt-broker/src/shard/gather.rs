@@ -98,7 +98,7 @@ impl Shard {
         };
         let answered = if from == self.core { self.next_token } else { self.answered[from.index()] };
         let max = self.limits.gather_live_topics_max as usize;
-        if gathers.note_live(self.homes.hash_of(topic.as_str()), answered, max) {
+        if gathers.note_live(self.homes.hash_of(topic.as_bytes()), answered, max) {
             self.after_barrier(Then::Gather { session });
         }
     }
@@ -217,7 +217,7 @@ impl Shard {
 
     /// A retained message of a slice.
     pub(super) fn retained_arrived(&mut self, token: u64, mut outgoing: Outgoing<'_>) {
-        let hash = self.homes.hash_of(outgoing.message.topic.as_str());
+        let hash = self.homes.hash_of(outgoing.message.topic.as_bytes());
         let Some(&session) = self.gathers.get(&token) else { return };
         let Some(gathers) = self.sessions.get(session).and_then(|state| state.gathers.as_deref()) else {
             return;

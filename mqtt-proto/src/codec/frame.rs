@@ -80,16 +80,13 @@ pub fn peek_frame(input: &[u8], maximum_packet_size: u32) -> Result<Option<Frame
     Err(DecodeError::VariableByteInteger)
 }
 
-/// Flags and body if `frame` is a PUBLISH with a Remaining Length of one byte. Most packets are: their Fixed Header takes
-/// one look. `None` says nothing about any other frame.
+/// Bytes of the packet that starts `input`, if its Fixed Header is valid and its Remaining Length has one byte: with most
+/// packets that takes one look. `None` says nothing about any other.
 #[inline(always)]
-pub(super) fn short_publish(frame: &[u8]) -> Option<(u8, &[u8])> {
-    let &[first, remaining_len, ref body @ ..] = frame else { return None };
-    let flags = first & 0x0F;
-    let is_publish = first >> 4 == PacketType::Publish as u8
-        && FLAGS[PacketType::Publish as usize] >> flags & 1 != 0
-        && remaining_len < 0x80;
-    (is_publish && usize::from(remaining_len) == body.len()).then_some((flags, body))
+fn short_frame_len(input: &[u8]) -> Option<u32> {
+    let &[first, remaining_len, ..] = input else { return None };
+    let is_short = remaining_len < 0x80 && FLAGS[usize::from(first >> 4)] >> (first & 0x0F) & 1 != 0;
+    is_short.then(|| 2 + u32::from(remaining_len))
 }
 
 #[cold]
@@ -130,32 +127,50 @@ impl Framer {
     ///
     /// # Errors
     /// Those of [`peek_frame`]. The stream has no next packet then: close the Network Connection.
-    #[inline]
+    #[inline(always)]
     pub fn next_frame<'a, 'input: 'a>(
         &'a mut self,
         input: &mut &'input [u8],
         maximum_packet_size: u32,
     ) -> Result<Option<&'a [u8]>, DecodeError> {
+        // What has been handed out is still in `partial`.
+        if self.partial.is_empty()
+            && let Some(len) = short_frame_len(input)
+            && len <= maximum_packet_size
+            && let Some((frame, rest)) = input.split_at_checked(len as usize)
+        {
+            *input = rest;
+            return Ok(Some(frame));
+        }
+        let (frame, used) = self.next_any(input, maximum_packet_size)?;
+        *input = &input[used..];
+        Ok(frame)
+    }
+
+    /// The next whole packet and how much of `input` is used up with it. `input` is passed by value so that it stays in
+    /// registers where packets come whole.
+    fn next_any<'a, 'input: 'a>(
+        &'a mut self,
+        input: &'input [u8],
+        maximum_packet_size: u32,
+    ) -> Result<(Option<&'a [u8]>, usize), DecodeError> {
         if self.handed_out {
             *self = Framer::default();
         }
         if !self.partial.is_empty() {
             let used = self.complete(input, maximum_packet_size)?;
-            *input = &input[used..];
-            return Ok(self.handed_out.then_some(&self.partial));
+            return Ok((self.handed_out.then_some(&self.partial), used));
         }
         if let Some(header) = peek_frame(input, maximum_packet_size)?
-            && let Some((frame, rest)) = input.split_at_checked(header.frame_len())
+            && let Some(frame) = input.get(..header.frame_len())
         {
-            *input = rest;
-            return Ok(Some(frame));
+            return Ok((Some(frame), frame.len()));
         }
-        self.partial = Vec::from(core::mem::take(input));
-        Ok(None)
+        self.partial = Vec::from(input);
+        Ok((None, input.len()))
     }
 
-    /// Adds to the incomplete packet what it lacks; the answer is how much of `input` that was. `input` is passed by value
-    /// so that it stays in registers where packets come whole.
+    /// Adds to the incomplete packet what it lacks; the answer is how much of `input` that was.
     fn complete(&mut self, input: &[u8], maximum_packet_size: u32) -> Result<usize, DecodeError> {
         let mut used = 0;
         let header = loop {

@@ -136,7 +136,7 @@ impl Sender {
     #[inline]
     fn publish_unaliased(&mut self, publish: &Publish<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         match publish.topic {
-            Some(topic) if self.topic_alias_limit > 0 && topic.as_str().len() > TOPIC_ALIAS_LEN => {
+            Some(topic) if self.topic_alias_limit > 0 && topic.as_bytes().len() > TOPIC_ALIAS_LEN => {
                 self.publish_aliased(publish, topic.as_str(), out)
             }
             _ => self.append_publish(publish, out),
