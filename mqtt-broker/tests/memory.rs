@@ -10,7 +10,7 @@ use mqtt_broker::shard::{Action, ConnectionId, ConnectionInfo, Now, Shard, Shard
 static HEAP: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::System, usize::MAX);
 
 /// Bytes a Client may cost beside what the kernel keeps for its socket.
-const BYTES_MAX: usize = 1024;
+const BYTES_MAX: usize = 340;
 
 const CLIENTS: usize = 10_000;
 
@@ -63,7 +63,7 @@ fn drain(shard: &mut Shard, now: Now) {
 /// One test after the other in one: they share the heap they measure.
 #[test]
 fn an_idle_client_stays_small_and_one_that_left_costs_nothing() {
-    let (mut shard, mut now) = shard();
+    let (mut shard, now) = shard();
     let before = HEAP.allocated();
     let mut left = Vec::new();
     for _ in 0..4 {
@@ -74,14 +74,12 @@ fn an_idle_client_stays_small_and_one_that_left_costs_nothing() {
         for id in ids {
             shard.connection_closed(id, now);
         }
-        // Timers of connections that are gone stay until they would have fired.
-        now.millis += 600_000;
-        shard.handle_timeout(now);
         drain(&mut shard, now);
         left.push(HEAP.allocated());
     }
     println!("left after each round: {left:?}");
-    // The test runner's own threads allocate a little meanwhile: less than a byte a Client, which no leak could be.
-    let leaked = left[3].saturating_sub(left[1]);
+    // The test runner's own threads allocate a little meanwhile: less than a byte a Client, which no leak could be. What the
+    // tables keep for the next Clients is there after the first round.
+    let leaked = left[3].saturating_sub(left[0]);
     assert!(leaked < CLIENTS, "what left is not forgotten: {left:?}");
 }
