@@ -15,6 +15,10 @@ use super::ordered::{Ordered, Position};
 pub trait Retainable {
     /// The Topic Name; it does not change while the message is kept.
     fn topic(&self) -> &str;
+    /// Its bytes.
+    fn topic_bytes(&self) -> &[u8] {
+        self.topic().as_bytes()
+    }
     /// The bytes that it counts for; they do not change while the message is kept.
     fn cost(&self) -> usize;
 }
@@ -66,9 +70,9 @@ impl<M: Retainable> Retained<M> {
     pub fn scan<'a>(&'a self, filter: TopicFilter<'a>, after: Option<&str>) -> Scan<'a, M> {
         let text = filter.as_str().as_bytes();
         let prefix = literal_prefix(text);
-        let mut next = self.messages.find(|message| order(message.topic().as_bytes(), prefix).is_lt());
+        let mut next = self.messages.find(|message| order(message.topic_bytes(), prefix).is_lt());
         if let Some(after) = after {
-            let behind = |message: &M| order(message.topic().as_bytes(), after.as_bytes()).is_le();
+            let behind = |message: &M| order(message.topic_bytes(), after.as_bytes()).is_le();
             next = next.max(self.messages.find(behind));
         }
         Scan {
@@ -121,7 +125,7 @@ impl<M: Retainable> Retained<M> {
     }
 
     fn lower_bound(&self, topic: &str) -> Position {
-        self.messages.find(|message| order(message.topic().as_bytes(), topic.as_bytes()).is_lt())
+        self.messages.find(|message| order(message.topic_bytes(), topic.as_bytes()).is_lt())
     }
 }
 
@@ -184,7 +188,7 @@ impl<'a, M: Retainable> Iterator for Scan<'a, M> {
             }
             self.visited += 1;
             self.last = Some(message.topic());
-            let step = step(self.filter, message.topic().as_bytes());
+            let step = step(self.filter, message.topic_bytes());
             self.next = self.messages.next(self.next);
             match step {
                 Step::Match => return Some(message),
@@ -192,7 +196,7 @@ impl<'a, M: Retainable> Iterator for Scan<'a, M> {
                     self.goal.clear();
                     pieces.into_iter().for_each(|piece| self.goal.extend_from_slice(piece));
                     let goal = &self.goal;
-                    let before = |message: &M| order(message.topic().as_bytes(), goal).is_lt();
+                    let before = |message: &M| order(message.topic_bytes(), goal).is_lt();
                     self.next = self.messages.seek(self.next, before);
                 }
                 Step::Finish => self.finished = true,

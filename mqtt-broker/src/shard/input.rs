@@ -7,7 +7,7 @@ use mqtt_proto::session::Inbound;
 use mqtt_proto::types::{Qos, ReasonCode, Version};
 use tracing::{debug, trace};
 
-use super::connection::{Connection, Held, PendingAnswer, State, Why};
+use super::connection::{Connection, Held, Peer, PendingAnswer, State, Why};
 use super::contract::{Action, Approved, Handed};
 use super::table::Key;
 use super::{ConnectionId, Shard};
@@ -31,7 +31,7 @@ impl Shard {
     pub(super) fn take_input(&mut self, key: Key, input: &[u8]) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         self.stats.bytes_received += input.len() as u64;
-        connection.last_received = self.now.millis;
+        connection.received(self.now.millis);
         if let Some(held) = &mut connection.held {
             if held.input.is_empty() {
                 held.since = self.now.millis;
@@ -150,7 +150,7 @@ impl Shard {
         match step {
             Step::Next => {
                 let Some(mut held) = connection.held.take() else { return };
-                connection.last_received = self.now.millis;
+                connection.received(self.now.millis);
                 let input = core::mem::take(&mut held.input);
                 // The first packet asks again and finds its answers.
                 self.answers = core::mem::take(&mut held.answers);
@@ -159,7 +159,7 @@ impl Shard {
                 self.waited = 0;
                 let Some(connection) = self.connections.get_mut(key) else { return };
                 if connection.held.is_none() {
-                    let deadline = connection.keep_alive_deadline();
+                    let deadline = connection.keep_alive_deadline(self.now.millis);
                     self.actions.push_back(Action::ResumeRead { id: key.into() });
                     if let Some(deadline) = deadline {
                         self.arm_connection(key, deadline);
@@ -182,7 +182,8 @@ impl Shard {
     fn hand_off(&mut self, key: Key, handoff: (u16, Vec<u8>, Approved), input: Vec<u8>) {
         let (to, connect, approved) = handoff;
         let Some(connection) = self.forget_connection(key) else { return };
-        let handed = Box::new(Handed { peer: connection.peer, connect, input, approved });
+        let peer = connection.peer().cloned().unwrap_or(Peer::Inside);
+        let handed = Box::new(Handed { peer, connect, input, approved });
         self.actions.push_back(Action::Handoff { id: key.into(), to: crate::config::CoreId(to), handed });
     }
 
@@ -217,7 +218,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(key) else { return Step::Gone };
         let live = match &connection.state {
             State::Live(live) => live,
-            State::Opening => {
+            State::Opening(_) => {
                 return match packet {
                     Packet::Connect(connect) => self.handle_connect(key, connect),
                     // [MQTT-3.1.0-1]; the receiver lets nothing else through.
@@ -274,20 +275,18 @@ impl Shard {
     }
 
     fn handle_disconnect(&mut self, key: Key, disconnect: &Disconnect<'_>) -> Step {
-        let Some(live) = self.connections.get_mut(key).and_then(|connection| connection.live_mut()) else {
+        let Some(live) = self.connections.get(key).and_then(|connection| connection.live()) else {
             return Step::Gone;
         };
         if let Some(expiry) = disconnect.properties.session_expiry_interval() {
+            let session = live.session;
+            let Some(state) = self.sessions.get_mut(session) else { return Step::Gone };
             // A session that was to end with its connection cannot be kept by an afterthought (section 3.14.2.2.2).
-            if live.expiry_seconds == 0 && expiry != 0 {
+            if state.expiry_seconds == 0 && expiry != 0 {
                 return self.fault(key, ReasonCode::PROTOCOL_ERROR);
             }
             let expiry = expiry.min(self.limits.session_expiry_max_seconds);
-            live.expiry_seconds = expiry;
-            let session = live.session;
-            if let Some(session) = self.sessions.get_mut(session) {
-                session.expiry_seconds = expiry;
-            }
+            state.expiry_seconds = expiry;
             // The end that 0 brings about is recorded as such.
             if expiry != 0 {
                 self.record_expiry(session);
@@ -338,17 +337,14 @@ impl Shard {
 
     /// The serial that the next pending answer will have.
     pub(super) fn next_serial(&self, key: Key) -> u32 {
-        self.connections
-            .get(key)
-            .map_or(0, |connection| connection.pending_first.wrapping_add(connection.pending.len() as u32))
+        self.connections.get(key).map_or(0, |connection| connection.pending.next_serial())
     }
 
     /// One of those that the pending answer waited for has said that it may leave.
     pub(super) fn pending_done(&mut self, id: ConnectionId, serial: u32) {
         let key = Key::from(id);
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let position = serial.wrapping_sub(connection.pending_first) as usize;
-        let Some(pending) = connection.pending.get_mut(position) else {
+        let Some(pending) = connection.pending.get_mut(serial) else {
             debug_assert!(false, "an answer waits until all have said that it may leave");
             return;
         };
@@ -357,7 +353,6 @@ impl Shard {
         while let Some(connection) = self.connections.get_mut(key)
             && let Some(done) = connection.pending.pop_done()
         {
-            connection.pending_first = connection.pending_first.wrapping_add(1);
             subscribed |= matches!(done.answer, PendingAnswer::SubAck(..));
             self.send_answer(key, &done.answer);
         }
@@ -406,7 +401,7 @@ impl Shard {
     /// What the Client of this connection has published and waits for.
     fn inbound(&mut self, key: Key) -> Option<&mut Inbound> {
         let session = self.connections.get(key)?.live()?.session;
-        Some(&mut self.sessions.get_mut(session)?.inbound)
+        Some(&mut self.sessions.get_mut(session)?.known_flight_mut()?.inbound)
     }
 }
 

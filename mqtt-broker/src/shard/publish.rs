@@ -76,7 +76,7 @@ impl Shard {
             let Some(session) = self.sessions.get_mut(session_key) else { return Step::Gone };
             // Clients before 5.0 were not told our Receive Maximum.
             let maximum = if version == Version::V5 { self.limits.receive_maximum } else { u16::MAX };
-            match session.inbound.publish_received(publish.qos, packet_id, maximum) {
+            match session.flight().inbound.publish_received(publish.qos, packet_id, maximum) {
                 Ok(Arrival::New) => {}
                 // [MQTT-4.3.3-10]: acknowledged, not routed again; as late as the first time.
                 Ok(Arrival::Duplicate) => {
@@ -170,9 +170,10 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(refused) };
         let serial = connection.next_question();
         let Some(live) = connection.live() else { return Ok(refused) };
+        let Some(session) = self.sessions.get(live.session) else { return Ok(refused) };
         let request = AuthorizeRequest::Publish {
-            client_id: &live.client_id,
-            identity: &live.identity,
+            client_id: &session.client_id,
+            identity: live.identity(),
             topic,
             qos: publish.qos,
             retain: publish.retain,
@@ -211,7 +212,7 @@ impl Shard {
     /// PUBREL from a publisher [MQTT-4.3.3-11].
     pub(super) fn handle_pubrel(&mut self, key: Key, session: Key, ack: &Ack<'_>) {
         let Some(session) = self.sessions.get_mut(session) else { return };
-        let reason = match session.inbound.pubrel_received(ack.packet_id) {
+        let reason = match session.flight().inbound.pubrel_received(ack.packet_id) {
             true => ReasonCode::SUCCESS,
             false => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
         };

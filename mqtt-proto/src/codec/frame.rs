@@ -3,6 +3,7 @@
 //! Invariant: [`Framer`] owns memory only between the pieces of one packet, of at most twice the bytes (or eight)
 //! that came, whatever length the peer announced.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::error::DecodeError;
@@ -104,9 +105,13 @@ fn first_byte_error(packet_type: Option<PacketType>, flags: u8) -> DecodeError {
 /// A packet that lies whole in the input is returned in place. Only the bytes of an incomplete packet are kept,
 /// and the memory for them is given back once it is complete and `next_frame` is called again.
 #[derive(Debug, Default)]
-pub struct Framer {
-    partial: Vec<u8>,
-    /// The packet in `partial` was complete and has been handed out.
+pub struct Framer(Option<Box<Partial>>);
+
+/// The first part of a packet, never empty.
+#[derive(Debug)]
+struct Partial {
+    bytes: Vec<u8>,
+    /// The packet was complete and has been handed out.
     handed_out: bool,
 }
 
@@ -133,8 +138,8 @@ impl Framer {
         input: &mut &'input [u8],
         maximum_packet_size: u32,
     ) -> Result<Option<&'a [u8]>, DecodeError> {
-        // What has been handed out is still in `partial`.
-        if self.partial.is_empty()
+        // What has been handed out is still there.
+        if self.0.is_none()
             && let Some(len) = short_frame_len(input)
             && len <= maximum_packet_size
             && let Some((frame, rest)) = input.split_at_checked(len as usize)
@@ -154,58 +159,70 @@ impl Framer {
         input: &'input [u8],
         maximum_packet_size: u32,
     ) -> Result<(Option<&'a [u8]>, usize), DecodeError> {
-        if self.handed_out {
-            *self = Framer::default();
-        }
-        if !self.partial.is_empty() {
-            let used = self.complete(input, maximum_packet_size)?;
-            return Ok((self.handed_out.then_some(&self.partial), used));
+        self.0.take_if(|partial| partial.handed_out);
+        if self.0.is_some() {
+            return self.next_of_pieces(input, maximum_packet_size);
         }
         if let Some(header) = peek_frame(input, maximum_packet_size)?
             && let Some(frame) = input.get(..header.frame_len())
         {
             return Ok((Some(frame), frame.len()));
         }
-        self.partial = Vec::from(input);
+        if !input.is_empty() {
+            self.0 = Some(Box::new(Partial { bytes: Vec::from(input), handed_out: false }));
+        }
         Ok((None, input.len()))
     }
 
-    /// Adds to the incomplete packet what it lacks; the answer is how much of `input` that was.
+    /// [`Framer::next_any`] where a packet came in pieces.
+    fn next_of_pieces(
+        &mut self,
+        input: &[u8],
+        maximum_packet_size: u32,
+    ) -> Result<(Option<&[u8]>, usize), DecodeError> {
+        let Some(partial) = &mut self.0 else { return Ok((None, 0)) };
+        let used = partial.complete(input, maximum_packet_size)?;
+        Ok((partial.handed_out.then_some(&partial.bytes), used))
+    }
+
+    /// Bytes kept of an incomplete packet.
+    pub fn buffered_len(&self) -> usize {
+        self.0.as_ref().filter(|partial| !partial.handed_out).map_or(0, |partial| partial.bytes.len())
+    }
+
+    /// Takes the bytes of the incomplete packet out, for the one who reads the rest of the stream.
+    pub fn take_buffered(&mut self) -> Vec<u8> {
+        self.0.take().filter(|partial| !partial.handed_out).map_or_else(Vec::new, |partial| partial.bytes)
+    }
+}
+
+impl Partial {
+    /// Adds to the incomplete packet what it lacks; the answer is how much of `input` that was. `input` is passed by value
+    /// so that it stays in registers where packets come whole.
     fn complete(&mut self, input: &[u8], maximum_packet_size: u32) -> Result<usize, DecodeError> {
         let mut used = 0;
         let header = loop {
-            match peek_frame(&self.partial, maximum_packet_size)? {
+            match peek_frame(&self.bytes, maximum_packet_size)? {
                 Some(header) => break header,
                 None => {
                     let Some(&byte) = input.get(used) else { return Ok(used) };
-                    self.partial.push(byte);
+                    self.bytes.push(byte);
                     used += 1;
                 }
             }
         };
         let frame_len = header.frame_len();
-        let missing = frame_len - self.partial.len();
+        let missing = frame_len - self.bytes.len();
         let rest = &input[used..];
         let bytes = &rest[..missing.min(rest.len())];
-        let len = self.partial.len() + bytes.len();
-        if self.partial.capacity() < len {
-            let capacity = frame_len.min(len.max(2 * self.partial.len()));
-            self.partial.reserve_exact(capacity - self.partial.len());
+        let len = self.bytes.len() + bytes.len();
+        if self.bytes.capacity() < len {
+            let capacity = frame_len.min(len.max(2 * self.bytes.len()));
+            self.bytes.reserve_exact(capacity - self.bytes.len());
         }
-        self.partial.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
         self.handed_out = len == frame_len;
         Ok(used + bytes.len())
-    }
-
-    /// Bytes kept of an incomplete packet.
-    pub const fn buffered_len(&self) -> usize {
-        if self.handed_out { 0 } else { self.partial.len() }
-    }
-
-    /// Takes the bytes of the incomplete packet out, for the one who reads the rest of the stream.
-    pub fn take_buffered(&mut self) -> Vec<u8> {
-        let Framer { partial, handed_out } = core::mem::take(self);
-        if handed_out { Vec::new() } else { partial }
     }
 }
 
