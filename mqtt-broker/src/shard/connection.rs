@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::Arc;
 
-use mqtt_proto::connection::{KeepAlive, Receiver, Sender};
+use mqtt_proto::connection::{KeepAlive, Receiver, Sender, TooLarge};
+use mqtt_proto::packet::Packet;
 use mqtt_proto::types::{PacketId, ReasonCode, Version};
 
 use super::contract::Approved;
@@ -301,6 +302,18 @@ impl Connection {
             State::Live(live) => Some(live),
             _ => None,
         }
+    }
+
+    /// Appends a packet to the output of an accepted connection; whether that is the first thing to be sent now. `spare`:
+    /// buffers to take.
+    #[inline]
+    pub(super) fn append(&mut self, packet: &Packet<'_>, spare: &mut Vec<Vec<u8>>) -> Result<bool, TooLarge> {
+        let Connection { state: State::Live(live), output, .. } = self else { return Ok(false) };
+        if output.buffer.capacity() == 0 {
+            output.buffer = spare.pop().unwrap_or_default();
+        }
+        live.sender.encode(packet, &mut output.buffer)?;
+        Ok(!core::mem::replace(&mut output.dirty, true))
     }
 
     /// Names the next question about it.

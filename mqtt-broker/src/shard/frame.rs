@@ -26,7 +26,7 @@ impl<'a> Received<'a> {
             return None;
         }
         let has_properties = version.has_properties();
-        let topic_len = publish.topic?.as_str().len();
+        let topic_len = publish.topic?.as_bytes().len();
         let packet_id_len = if publish.qos == Qos::AtMostOnce { 0 } else { 2 };
         let body_len = 2 + topic_len + packet_id_len + usize::from(has_properties) + publish.payload.len();
         let header_len = bytes.len() - body_len;
@@ -45,7 +45,7 @@ impl<'a> Received<'a> {
         self.qos == part.qos && self.has_properties == has_properties && !is_told_more
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn append(&self, part: &Part<'_>, sender: &Sender, out: &mut Vec<u8>) -> Result<(), TooLarge> {
         append(self.bytes, self.bytes, self.packet_id_at, part, sender, out)
     }
@@ -68,7 +68,7 @@ fn head<'a>(bytes: &'a [u8], part: &Part<'_>, shared: bool) -> &'a [u8] {
 }
 
 /// Appends `bytes`, the whole of a PUBLISH or its head, with the flags and the Packet Identifier of `part`.
-#[inline]
+#[inline(always)]
 fn append(
     bytes: &[u8],
     whole: &[u8],

@@ -355,7 +355,7 @@ impl Shard {
     }
 
     /// Delivers to a session whose subscriptions grant this QoS.
-    #[inline]
+    #[inline(always)]
     fn deliver_as(
         &mut self,
         key: Key,

@@ -18,8 +18,8 @@ mod write;
 
 use alloc::vec::Vec;
 
-use crate::packet::{Packet, PacketType, Property};
-use crate::types::Version;
+use crate::packet::{Ack, Packet, PacketType, Property};
+use crate::types::{PacketId, ReasonCode, Version};
 use read::{Reader, variable_byte_integer_len};
 use write::{Length, REMAINING_LENGTH_MAX, Sink, variable_byte_integer};
 
@@ -58,7 +58,28 @@ const DUP: u8 = 0b1000;
 pub fn decode(version: Version, frame: &[u8]) -> Result<Packet<'_>, DecodeError> {
     match publish::decode_plain(version, frame) {
         Some(publish) => Ok(Packet::Publish(publish)),
-        None => decode_any(version, frame),
+        None => decode_other(version, frame),
+    }
+}
+
+/// Kept out of the way of PUBLISH.
+#[inline(never)]
+fn decode_other(version: Version, frame: &[u8]) -> Result<Packet<'_>, DecodeError> {
+    plain_ack(frame).map_or_else(|| decode_any(version, frame), Ok)
+}
+
+/// An acknowledgement of success that says nothing more: four bytes, the same in every version, and as frequent as PUBLISH.
+/// `None` says nothing about any other frame.
+#[inline]
+fn plain_ack(frame: &[u8]) -> Option<Packet<'static>> {
+    let &[first, 2, high, low] = frame else { return None };
+    let ack = Ack::new(PacketId::new(u16::from_be_bytes([high, low]))?, ReasonCode::SUCCESS);
+    match first {
+        0x40 => Some(Packet::PubAck(ack)),
+        0x50 => Some(Packet::PubRec(ack)),
+        0x62 => Some(Packet::PubRel(ack)),
+        0x70 => Some(Packet::PubComp(ack)),
+        _ => None,
     }
 }
 

@@ -67,8 +67,15 @@ impl Sender {
     ///
     /// # Errors
     /// [`TooLarge`]. A packet that breaks the format is a mistake of the program: an assertion in debug builds.
+    #[inline]
     pub fn encode(&mut self, packet: &Packet<'_>, out: &mut Vec<u8>) -> Result<(), TooLarge> {
-        self.try_encode(packet, out).map_err(too_large)
+        match plain_ack(packet) {
+            Some(bytes) if bytes.len() <= self.maximum_packet_size as usize => {
+                out.extend_from_slice(&bytes);
+                Ok(())
+            }
+            _ => self.try_encode(packet, out).map_err(too_large),
+        }
     }
 
     /// Appends a PUBLISH, with a Topic Alias where the peer allows it: the first use names the topic and its alias,
