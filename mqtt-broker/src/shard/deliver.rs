@@ -12,8 +12,8 @@ use mqtt_proto::types::{PacketId, Qos, ReasonCode, Version};
 use super::Shard;
 use super::connection::{Connection, State};
 use super::envelope::GroupRef;
-use super::frame::Frame;
-use super::session::{Delivery, Identifiers};
+use super::frame::{Frame, Received};
+use super::session::{Delivery, Identifiers, Session};
 use super::stats::DropReason;
 use super::table::Key;
 use crate::config::Overflow;
@@ -28,17 +28,19 @@ pub(super) struct Outgoing<'a> {
     pub(super) commit: Option<u64>,
     /// A hash of the publisher's ClientID where shared groups go by Client, else 0.
     pub(super) publisher: u32,
+    /// The packet that brought it, if others can get its bytes.
+    pub(super) received: Option<Received<'a>>,
     /// While it is delivered to more than one subscriber.
     pub(super) frame: Option<Frame>,
 }
 
 impl<'a> Outgoing<'a> {
     pub(super) fn new(message: MessageRef<'a>) -> Outgoing<'a> {
-        Outgoing { message, owned: None, commit: None, publisher: 0, frame: None }
+        Outgoing { message, owned: None, commit: None, publisher: 0, received: None, frame: None }
     }
 
     pub(super) fn with_owned(message: MessageRef<'a>, owned: Option<&Message>) -> Outgoing<'a> {
-        Outgoing { message, owned: owned.cloned(), commit: None, publisher: 0, frame: None }
+        Outgoing { message, owned: owned.cloned(), ..Outgoing::new(message) }
     }
 
     pub(super) fn keep(&mut self, spares: &mut Spares) -> Message {
@@ -102,15 +104,17 @@ impl Shard {
             self.stats.messages_kept += 1;
         }
         let How { qos, retain, identifiers, group, .. } = how;
-        let part = Part { message: outgoing.message, qos, retain, dup: false, packet_id, identifiers };
+        let part = Part { message: &outgoing.message, qos, retain, dup: false, packet_id, identifiers };
         if output.buffer.capacity() == 0 {
             output.buffer = self.buffers.pop().unwrap_or_default();
         }
         let (sender, now) = (&mut live.sender, self.now.millis);
-        let sent = match &mut outgoing.frame {
-            Some(frame) if identifiers.is_empty() && !sender.uses_topic_aliases() => {
-                frame.append(&part, sender, now, &mut output.buffer)
+        let shares = identifiers.is_empty() && !sender.uses_topic_aliases();
+        let sent = match (&outgoing.received, &mut outgoing.frame) {
+            (Some(received), _) if shares && received.serves(&part, sender) => {
+                received.append(&part, sender, &mut output.buffer)
             }
+            (_, Some(frame)) if shares => frame.append(&part, sender, now, &mut output.buffer),
             _ => part.encode(sender, now, &mut output.buffer),
         };
         if !core::mem::replace(&mut output.dirty, true) {
@@ -135,7 +139,7 @@ impl Shard {
     /// Sends a QoS 0 message [MQTT-4.3.1-1].
     fn send_once(&mut self, key: Key, outgoing: &mut Outgoing<'_>, how: How<'_>) {
         let now = self.now.millis;
-        let (message, identifiers) = (outgoing.message, how.identifiers);
+        let (message, identifiers) = (&outgoing.message, how.identifiers);
         let part =
             Part { message, qos: how.qos, retain: how.retain, dup: false, packet_id: None, identifiers };
         match self.with_output(key, |sender, out| part.encode(sender, now, out)) {
@@ -157,7 +161,8 @@ impl Shard {
         let packet_id =
             session.outbound.start(qos, delivery).expect("the caller has seen that the window has room");
         let delivery = session.outbound.get_mut(packet_id).expect("just started").clone();
-        let part = Part::of(&delivery, Some(packet_id), false);
+        let message = delivery.message.as_ref();
+        let part = Part::of(&delivery, &message, Some(packet_id), false);
         match self.with_output(key, |sender, out| part.encode(sender, now, out)) {
             Some(Ok(())) => self.stats.messages_sent += 1,
             // [MQTT-3.1.2-25]
@@ -252,7 +257,8 @@ impl Shard {
                 match resend {
                     Resend::Publish { packet_id, dup, message, .. } => {
                         let delivery = message.clone();
-                        let part = Part::of(&delivery, Some(packet_id), dup);
+                        let message = delivery.message.as_ref();
+                        let part = Part::of(&delivery, &message, Some(packet_id), dup);
                         if let Some(Err(TooLarge)) =
                             self.with_output(key, |sender, out| part.encode(sender, now, out))
                         {
@@ -295,6 +301,16 @@ impl Shard {
         self.advance_gathers(key);
     }
 
+    /// [`Shard::pump`] after an acknowledgement: mostly there is nothing to be sent.
+    fn pump_if_waiting(&mut self, key: Key) {
+        let waits = |session: &Session| {
+            !session.queue.is_empty() || session.gathers.is_some() || !session.outbound.can_start()
+        };
+        if self.sessions.get(key).is_some_and(waits) {
+            self.pump(key);
+        }
+    }
+
     /// Runs `write` on the output of the session's connection, if it has one.
     fn with_output<T>(&mut self, key: Key, write: impl FnOnce(&mut Sender, &mut Vec<u8>) -> T) -> Option<T> {
         let connection = self.sessions.get(key)?.connection?;
@@ -323,7 +339,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(key) else { return };
         if let Ok(delivery) = session.outbound.handle_puback(ack.packet_id, ack.reason) {
             self.delivered(key, delivery, ack);
-            self.pump(key);
+            self.pump_if_waiting(key);
         }
     }
 
@@ -354,7 +370,7 @@ impl Shard {
     pub(super) fn handle_pubcomp(&mut self, key: Key, ack: &Ack<'_>) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         if session.outbound.handle_pubcomp(ack.packet_id).is_ok() {
-            self.pump(key);
+            self.pump_if_waiting(key);
         }
     }
 
@@ -385,18 +401,23 @@ impl How<'_> {
 
 /// One PUBLISH to a subscriber.
 pub(super) struct Part<'a> {
-    pub(super) message: MessageRef<'a>,
+    pub(super) message: &'a MessageRef<'a>,
     pub(super) qos: Qos,
     pub(super) retain: bool,
-    dup: bool,
+    pub(super) dup: bool,
     pub(super) packet_id: Option<PacketId>,
-    identifiers: &'a [u32],
+    pub(super) identifiers: &'a [u32],
 }
 
 impl<'a> Part<'a> {
-    fn of(delivery: &'a Delivery, packet_id: Option<PacketId>, dup: bool) -> Part<'a> {
-        let Delivery { message, qos, retain, identifiers, .. } = delivery;
-        let message = message.as_ref();
+    /// `message`: that of the delivery.
+    fn of(
+        delivery: &'a Delivery,
+        message: &'a MessageRef<'a>,
+        packet_id: Option<PacketId>,
+        dup: bool,
+    ) -> Part<'a> {
+        let Delivery { qos, retain, identifiers, .. } = delivery;
         Part { message, qos: *qos, retain: *retain, dup, packet_id, identifiers: identifiers.as_slice() }
     }
 
