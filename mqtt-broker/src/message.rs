@@ -305,6 +305,7 @@ impl fmt::Debug for Message {
 ///
 /// Usually that is a slice of the packet; only where a property that is not forwarded stands among them are the rest
 /// copied to `scratch`.
+#[inline]
 pub fn forwarded_properties<'a>(properties: Properties<'a>, scratch: &'a mut Vec<u8>) -> &'a [u8] {
     let stays = |property: &Property<'_>| {
         !matches!(
@@ -315,7 +316,10 @@ pub fn forwarded_properties<'a>(properties: Properties<'a>, scratch: &'a mut Vec
                 | PropertyId::WillDelayInterval
         )
     };
-    if properties.is_empty() || properties.iter().all(|property| stays(&property)) {
+    if properties.is_empty() {
+        return &[];
+    }
+    if properties.iter().all(|property| stays(&property)) {
         return properties.wire();
     }
     scratch.clear();

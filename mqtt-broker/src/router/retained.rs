@@ -141,7 +141,7 @@ impl<M: Retainable> Retained<M> {
 
     /// How many messages there are.
     pub fn len(&self) -> usize {
-        self.messages.len()
+        self.order.len()
     }
 
     /// Whether there is none.

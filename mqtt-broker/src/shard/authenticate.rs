@@ -134,7 +134,7 @@ impl Shard {
     fn place(&mut self, key: Key, connect: &Connect<'_>, approved: Approved) -> Step {
         let home = self.homes.of_client(&approved.client_id);
         if home != self.core.0 {
-            return Step::Handoff(home, encoded(connect), approved);
+            return Step::Handoff(Box::new((home, encoded(connect), approved)));
         }
         self.accept(key, connect, approved)
     }

@@ -12,7 +12,7 @@ use mqtt_proto::types::{PacketId, Qos, ReasonCode, Version};
 use super::Shard;
 use super::connection::{Connection, State};
 use super::envelope::GroupRef;
-use super::frame::Frame;
+use super::frame::{Frame, Received};
 use super::queue::Delivery;
 use super::session::Session;
 use super::stats::DropReason;
@@ -29,17 +29,19 @@ pub(super) struct Outgoing<'a> {
     pub(super) commit: Option<u64>,
     /// A hash of the publisher's ClientID where shared groups go by Client, else 0.
     pub(super) publisher: u32,
+    /// The packet that brought it, if others can get its bytes.
+    pub(super) received: Option<Received<'a>>,
     /// While it is delivered to more than one subscriber.
     pub(super) frame: Option<Frame>,
 }
 
 impl<'a> Outgoing<'a> {
     pub(super) fn new(message: MessageRef<'a>) -> Outgoing<'a> {
-        Outgoing { message, owned: None, commit: None, publisher: 0, frame: None }
+        Outgoing { message, owned: None, commit: None, publisher: 0, received: None, frame: None }
     }
 
     pub(super) fn with_owned(message: MessageRef<'a>, owned: Option<&Message>) -> Outgoing<'a> {
-        Outgoing { message, owned: owned.cloned(), commit: None, publisher: 0, frame: None }
+        Outgoing { message, owned: owned.cloned(), ..Outgoing::new(message) }
     }
 
     pub(super) fn keep(&mut self, spares: &mut Spares) -> Message {
@@ -104,15 +106,17 @@ impl Shard {
             self.stats.messages_kept += 1;
         }
         let How { qos, retain, identifiers, group, .. } = how;
-        let part = Part { message: outgoing.message, qos, retain, dup: false, packet_id, identifiers };
+        let part = Part { message: &outgoing.message, qos, retain, dup: false, packet_id, identifiers };
         if output.buffer.capacity() == 0 {
             output.buffer = self.buffers.pop().unwrap_or_default();
         }
         let (sender, now) = (&mut live.sender, self.now.millis);
-        let sent = match &mut outgoing.frame {
-            Some(frame) if identifiers.is_empty() && !sender.uses_topic_aliases() => {
-                frame.append(&part, sender, now, &mut output.buffer)
+        let shares = identifiers.is_empty() && !sender.uses_topic_aliases();
+        let sent = match (&outgoing.received, &mut outgoing.frame) {
+            (Some(received), _) if shares && received.serves(&part, sender) => {
+                received.append(&part, sender, &mut output.buffer)
             }
+            (_, Some(frame)) if shares => frame.append(&part, sender, now, &mut output.buffer),
             _ => part.encode(sender, now, &mut output.buffer),
         };
         if !core::mem::replace(&mut output.dirty, true) {
@@ -137,7 +141,7 @@ impl Shard {
     /// Sends a QoS 0 message [MQTT-4.3.1-1].
     fn send_once(&mut self, key: Key, outgoing: &mut Outgoing<'_>, how: How<'_>) {
         let now = self.now.millis;
-        let (message, identifiers) = (outgoing.message, how.identifiers);
+        let (message, identifiers) = (&outgoing.message, how.identifiers);
         let part =
             Part { message, qos: how.qos, retain: how.retain, dup: false, packet_id: None, identifiers };
         match self.with_output(key, |sender, out| part.encode(sender, now, out)) {
@@ -159,7 +163,8 @@ impl Shard {
         let outbound = &mut session.flight().outbound;
         let packet_id = outbound.start(qos, delivery).expect("the caller has seen that the window has room");
         let delivery = outbound.get_mut(packet_id).expect("just started").clone();
-        let part = Part::of(&delivery, Some(packet_id), false);
+        let message = delivery.message.as_ref();
+        let part = Part::of(&delivery, &message, Some(packet_id), false);
         match self.with_output(key, |sender, out| part.encode(sender, now, out)) {
             Some(Ok(())) => self.stats.messages_sent += 1,
             // [MQTT-3.1.2-25]
@@ -257,7 +262,8 @@ impl Shard {
                 match resend {
                     Resend::Publish { packet_id, dup, message, .. } => {
                         let delivery = message.clone();
-                        let part = Part::of(&delivery, Some(packet_id), dup);
+                        let message = delivery.message.as_ref();
+                        let part = Part::of(&delivery, &message, Some(packet_id), dup);
                         if let Some(Err(TooLarge)) =
                             self.with_output(key, |sender, out| part.encode(sender, now, out))
                         {
@@ -300,6 +306,16 @@ impl Shard {
         self.advance_gathers(key);
     }
 
+    /// [`Shard::pump`] after an acknowledgement: mostly there is nothing to be sent.
+    fn pump_if_waiting(&mut self, key: Key) {
+        let waits = |session: &Session| {
+            !session.queue_is_empty() || session.gathers().is_some() || !session.can_start()
+        };
+        if self.sessions.get(key).is_some_and(waits) {
+            self.pump(key);
+        }
+    }
+
     /// Runs `write` on the output of the session's connection, if it has one.
     fn with_output<T>(&mut self, key: Key, write: impl FnOnce(&mut Sender, &mut Vec<u8>) -> T) -> Option<T> {
         let connection = self.sessions.get(key)?.connection()?;
@@ -328,7 +344,7 @@ impl Shard {
         let Some(flight) = self.sessions.get_mut(key).and_then(Session::known_flight_mut) else { return };
         if let Ok(delivery) = flight.outbound.handle_puback(ack.packet_id, ack.reason) {
             self.delivered(key, delivery, ack);
-            self.pump(key);
+            self.pump_if_waiting(key);
         }
     }
 
@@ -359,7 +375,7 @@ impl Shard {
     pub(super) fn handle_pubcomp(&mut self, key: Key, ack: &Ack<'_>) {
         let Some(flight) = self.sessions.get_mut(key).and_then(Session::known_flight_mut) else { return };
         if flight.outbound.handle_pubcomp(ack.packet_id).is_ok() {
-            self.pump(key);
+            self.pump_if_waiting(key);
         }
     }
 
@@ -390,18 +406,24 @@ impl How<'_> {
 
 /// One PUBLISH to a subscriber.
 pub(super) struct Part<'a> {
-    pub(super) message: MessageRef<'a>,
+    pub(super) message: &'a MessageRef<'a>,
     pub(super) qos: Qos,
     pub(super) retain: bool,
-    dup: bool,
+    pub(super) dup: bool,
     pub(super) packet_id: Option<PacketId>,
-    identifiers: &'a [u32],
+    pub(super) identifiers: &'a [u32],
 }
 
 impl<'a> Part<'a> {
-    fn of(delivery: &'a Delivery, packet_id: Option<PacketId>, dup: bool) -> Part<'a> {
-        let (message, qos, retain) = (delivery.message.as_ref(), delivery.qos, delivery.retain);
-        Part { message, qos, retain, dup, packet_id, identifiers: delivery.identifiers() }
+    /// `message`: that of the delivery.
+    fn of(
+        delivery: &'a Delivery,
+        message: &'a MessageRef<'a>,
+        packet_id: Option<PacketId>,
+        dup: bool,
+    ) -> Part<'a> {
+        let (qos, retain, identifiers) = (delivery.qos, delivery.retain, delivery.identifiers());
+        Part { message, qos, retain, dup, packet_id, identifiers }
     }
 
     fn encode(&self, sender: &mut Sender, now: u64, out: &mut Vec<u8>) -> Result<(), TooLarge> {

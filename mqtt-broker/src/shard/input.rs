@@ -3,12 +3,12 @@
 use mqtt_proto::codec::{self, DecodeError};
 use mqtt_proto::connection::{ProtocolError, TooLarge};
 use mqtt_proto::packet::{Ack, Disconnect, Packet, Publish};
-use mqtt_proto::types::{ReasonCode, Version};
+use mqtt_proto::session::Inbound;
+use mqtt_proto::types::{Qos, ReasonCode, Version};
 use tracing::{debug, trace};
 
 use super::connection::{Connection, Held, Peer, PendingAnswer, State, Why};
 use super::contract::{Action, Approved, Handed};
-use super::session::Session;
 use super::table::Key;
 use super::{ConnectionId, Shard};
 use crate::ports::{Answer, Ticket};
@@ -22,7 +22,7 @@ pub(super) enum Step {
     /// CONNECT or AUTH is being decided: what follows waits.
     Decide(Why),
     /// CONNECT is approved and its session at home elsewhere.
-    Handoff(u16, Vec<u8>, Approved),
+    Handoff(Box<(u16, Vec<u8>, Approved)>),
     /// The connection is closed.
     Gone,
 }
@@ -51,15 +51,18 @@ impl Shard {
         // Taken out, so that packets can be borrowed from it while other connections are written to.
         let mut receiver = core::mem::take(&mut connection.receiver);
         let mut let_in = connection.live().is_some();
+        let mut may_owe = true;
         loop {
-            if !input.is_empty() && self.owes_too_much(key) {
+            if may_owe && !input.is_empty() && self.owes_too_much(key) {
                 self.hold(key, input.to_vec(), 0, Why::Answers);
                 break;
             }
-            let handled = receiver.poll_with(&mut input, |packet| {
+            // The packet, if it has to wait.
+            let mut held = Vec::new();
+            let handled = receiver.poll_with(&mut input, |packet, bytes| {
                 trace!(connection = key.index, packet = ?packet.packet_type(), "received");
-                let step = self.handle_packet(key, packet);
-                let mut held = Vec::new();
+                let step = self.handle_packet(key, packet, bytes);
+                may_owe = !matches!(packet, Packet::Publish(publish) if publish.qos == Qos::AtMostOnce);
                 if let Step::Again(_) = step {
                     codec::encode(&as_received(*packet), self.version(key), &mut held)
                         .expect("a decoded packet can be encoded");
@@ -68,10 +71,9 @@ impl Shard {
                     self.answers.clear();
                     self.waited = 0;
                 }
-                (step, held)
+                step
             });
-            // `held`: the packet, if it has to wait.
-            let (step, mut held) = match handled {
+            let step = match handled {
                 Ok(Some(handled)) => handled,
                 Ok(None) => break,
                 Err(error) => return self.protocol_error(key, error),
@@ -95,9 +97,7 @@ impl Shard {
                     self.hold(key, input.to_vec(), 0, why);
                     break;
                 }
-                Step::Handoff(to, connect, approved) => {
-                    return self.hand_off(key, to, connect, input.to_vec(), approved);
-                }
+                Step::Handoff(handoff) => return self.hand_off(key, *handoff, input.to_vec()),
                 Step::Gone => return,
             }
         }
@@ -171,15 +171,16 @@ impl Shard {
                     held.why = why;
                 }
             }
-            Step::Handoff(to, connect, approved) => {
+            Step::Handoff(handoff) => {
                 let input = connection.held.take().map(|held| held.input).unwrap_or_default();
-                self.hand_off(key, to, connect, input, approved);
+                self.hand_off(key, *handoff, input);
             }
             Step::Gone => {}
         }
     }
 
-    fn hand_off(&mut self, key: Key, to: u16, connect: Vec<u8>, input: Vec<u8>, approved: Approved) {
+    fn hand_off(&mut self, key: Key, handoff: (u16, Vec<u8>, Approved), input: Vec<u8>) {
+        let (to, connect, approved) = handoff;
         let Some(connection) = self.forget_connection(key) else { return };
         let peer = connection.peer().cloned().unwrap_or(Peer::Inside);
         let handed = Box::new(Handed { peer, connect, input, approved });
@@ -212,7 +213,8 @@ impl Shard {
         Ticket { core: self.core, connection: ConnectionId::from(key), serial }
     }
 
-    fn handle_packet(&mut self, key: Key, packet: &Packet<'_>) -> Step {
+    /// `bytes`: the packet as it came.
+    fn handle_packet(&mut self, key: Key, packet: &Packet<'_>, bytes: &[u8]) -> Step {
         let Some(connection) = self.connections.get_mut(key) else { return Step::Gone };
         let live = match &connection.state {
             State::Live(live) => live,
@@ -235,9 +237,9 @@ impl Shard {
                 };
             }
         };
-        let session = live.session;
+        let (session, version) = (live.session, live.version());
         match packet {
-            Packet::Publish(publish) => return self.handle_publish(key, publish),
+            Packet::Publish(publish) => return self.handle_publish(key, (session, version), publish, bytes),
             Packet::PubAck(ack) => self.handle_puback(session, ack),
             Packet::PubRec(ack) => self.handle_pubrec(key, session, ack),
             Packet::PubRel(ack) => self.handle_pubrel(key, session, ack),
@@ -369,19 +371,16 @@ impl Shard {
 
     fn send_answer(&mut self, key: Key, answer: &PendingAnswer) {
         use mqtt_proto::packet::{Properties, Reasons, SubAck, UnsubAck};
-        let session =
-            self.connections.get(key).and_then(|connection| connection.live()).map(|live| live.session);
-        let flight = session.and_then(|key| self.sessions.get_mut(key)).and_then(Session::known_flight_mut);
         match *answer {
             PendingAnswer::PubAck(packet_id, reason) => {
-                if let Some(flight) = flight {
-                    flight.inbound.puback_sent();
+                if let Some(inbound) = self.inbound(key) {
+                    inbound.puback_sent();
                 }
                 self.send(key, &Packet::PubAck(Ack::new(packet_id, reason)));
             }
             PendingAnswer::PubRec(packet_id, reason) => {
-                if let Some(flight) = flight {
-                    flight.inbound.pubrec_sent(packet_id, reason);
+                if let Some(inbound) = self.inbound(key) {
+                    inbound.pubrec_sent(packet_id, reason);
                 }
                 self.send(key, &Packet::PubRec(Ack::new(packet_id, reason)));
             }
@@ -397,6 +396,12 @@ impl Shard {
                 );
             }
         }
+    }
+
+    /// What the Client of this connection has published and waits for.
+    fn inbound(&mut self, key: Key) -> Option<&mut Inbound> {
+        let session = self.connections.get(key)?.live()?.session;
+        Some(&mut self.sessions.get_mut(session)?.known_flight_mut()?.inbound)
     }
 }
 

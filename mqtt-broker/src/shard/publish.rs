@@ -11,6 +11,7 @@ use super::Shard;
 use super::connection::{PendingAnswer, Why};
 use super::deliver::{How, Outgoing};
 use super::envelope::Envelope;
+use super::frame::Received;
 use super::input::Step;
 use super::lanes::Waiter;
 use super::routes::Route;
@@ -40,7 +41,14 @@ pub(super) fn bounded_expiry(asked: Option<u32>, max: u32) -> Option<u32> {
 }
 
 impl Shard {
-    pub(super) fn handle_publish(&mut self, key: Key, publish: &Publish<'_>) -> Step {
+    /// `from`: the session of the publisher and its version; `bytes`: the packet as it came.
+    pub(super) fn handle_publish(
+        &mut self,
+        key: Key,
+        from: (Key, Version),
+        publish: &Publish<'_>,
+        bytes: &[u8],
+    ) -> Step {
         let topic = publish.topic.expect("the receiver resolves Topic Aliases");
         // [MQTT-3.2.2-11], [MQTT-3.2.2-14]
         if publish.qos > self.limits.maximum_qos {
@@ -63,10 +71,7 @@ impl Shard {
         };
         self.stats.messages_received += 1;
 
-        let Some(live) = self.connections.get(key).and_then(|connection| connection.live()) else {
-            return Step::Gone;
-        };
-        let (session_key, version) = (live.session, live.version());
+        let (session_key, version) = from;
         if let (Qos::AtLeastOnce | Qos::ExactlyOnce, Some(packet_id)) = (publish.qos, publish.packet_id) {
             let Some(session) = self.sessions.get_mut(session_key) else { return Step::Gone };
             // Clients before 5.0 were not told our Receive Maximum.
@@ -87,7 +92,11 @@ impl Shard {
             }
         }
 
-        let is_text = publish.properties.payload_format_indicator() == Some(1);
+        // Looking for one property after the other takes longer than all the rest of a small message.
+        let (is_text, asked_expiry) = match publish.properties {
+            none if none.is_empty() => (false, None),
+            some => (some.payload_format_indicator() == Some(1), some.message_expiry_interval()),
+        };
         let refused = match permission {
             Permission::Deny(reason) => Some(reason),
             Permission::Allow if self.is_reserved(topic) => Some(ReasonCode::NOT_AUTHORIZED),
@@ -108,10 +117,7 @@ impl Shard {
             return Step::Next;
         }
 
-        let expiry = bounded_expiry(
-            publish.properties.message_expiry_interval(),
-            self.limits.message_expiry_max_seconds,
-        );
+        let expiry = bounded_expiry(asked_expiry, self.limits.message_expiry_max_seconds);
         // [MQTT-3.3.2-6]: it may have waited for its permission, or for a lane.
         let received_at = self.now.millis - self.waited;
         let mut scratch = core::mem::take(&mut self.properties);
@@ -123,7 +129,9 @@ impl Shard {
             retain: publish.retain,
             expires_at: expiry.map(|seconds| received_at + u64::from(seconds) * 1000),
         };
-        let routed = self.route(&mut Outgoing::new(message), Some(session_key));
+        let mut outgoing = Outgoing::new(message);
+        outgoing.received = Received::of(publish, bytes, version);
+        let routed = self.route(&mut outgoing, Some(session_key));
         self.properties = scratch;
         if let Some(packet_id) = publish.packet_id {
             let reason =
@@ -150,6 +158,7 @@ impl Shard {
             .any(|core| needs.contains(core) || retain && self.homes.of_topic(topic.as_str()) == core)
     }
 
+    /// Asks for the permission to publish, unless it was given while the packet waited.
     fn publish_permission(
         &mut self,
         key: Key,
@@ -159,16 +168,11 @@ impl Shard {
         if let Some((_, permission)) = self.answers.first() {
             return Ok(*permission);
         }
-        let Some(connection) = self.connections.get_mut(key) else {
-            return Ok(Permission::Deny(ReasonCode::UNSPECIFIED_ERROR));
-        };
-        let ticket = Ticket { core: self.core, connection: key.into(), serial: connection.next_question() };
-        let Some(live) = connection.live() else {
-            return Ok(Permission::Deny(ReasonCode::UNSPECIFIED_ERROR));
-        };
-        let Some(session) = self.sessions.get(live.session) else {
-            return Ok(Permission::Deny(ReasonCode::UNSPECIFIED_ERROR));
-        };
+        let refused = Permission::Deny(ReasonCode::UNSPECIFIED_ERROR);
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(refused) };
+        let serial = connection.next_question();
+        let Some(live) = connection.live() else { return Ok(refused) };
+        let Some(session) = self.sessions.get(live.session) else { return Ok(refused) };
         let request = AuthorizeRequest::Publish {
             client_id: &session.client_id,
             identity: live.identity(),
@@ -176,9 +180,10 @@ impl Shard {
             qos: publish.qos,
             retain: publish.retain,
         };
+        let ticket = Ticket { core: self.core, connection: key.into(), serial };
         match self.ports.authorize.authorize(&request, ticket) {
             Decision::Now(permission) => Ok(permission),
-            Decision::Later => Err(Why::Permission(ticket.serial, 0)),
+            Decision::Later => Err(Why::Permission(serial, 0)),
         }
     }
 
@@ -189,13 +194,17 @@ impl Shard {
             Qos::AtLeastOnce => PendingAnswer::PubAck(packet_id, reason),
             Qos::ExactlyOnce => PendingAnswer::PubRec(packet_id, reason),
         };
+        let commit = routed.commit.filter(|&position| position > self.store_committed);
+        if routed.cores.is_empty() && commit.is_none() {
+            return self.answer_when(key, answer, 0);
+        }
         let (connection, serial) = (key.into(), self.next_serial(key));
         let mut remaining = 0;
         for core in routed.cores.iter() {
             let waiter = Waiter { seq: self.lanes.last_sent(core), connection, serial };
             remaining += u16::from(self.lanes.wait(core, waiter));
         }
-        if let Some(seq) = routed.commit.filter(|&position| position > self.store_committed) {
+        if let Some(seq) = commit {
             self.store_waiters.push_back(Waiter { seq, connection, serial });
             remaining += 1;
         }
@@ -348,6 +357,7 @@ impl Shard {
     }
 
     /// Delivers to a session whose subscriptions grant this QoS.
+    #[inline]
     fn deliver_as(
         &mut self,
         key: Key,

@@ -18,6 +18,8 @@ const SUBSCRIBERS_MAX: usize = 32;
 pub(super) struct Routes {
     /// By the hash of their topics; none until the first message.
     places: Vec<Place>,
+    /// The place of the last topic that had one: messages to one topic come in bursts.
+    last: usize,
     hasher: RandomState,
 }
 
@@ -43,6 +45,15 @@ pub(super) struct Route {
     place: Option<usize>,
 }
 
+impl Place {
+    /// The route, if it is that of `topic` and of this generation.
+    #[inline]
+    fn lend(&mut self, topic: &str, generation: u64) -> Option<Route> {
+        let is_it = self.generation == generation && self.topic == topic.as_bytes();
+        is_it.then(|| Route::new(core::mem::take(&mut self.matches), self.cores))
+    }
+}
+
 impl Route {
     /// A route that was worked out.
     pub(super) fn new(matches: Matches, cores: CoreSet) -> Route {
@@ -52,7 +63,7 @@ impl Route {
 
 impl Routes {
     pub(super) fn new(hasher: RandomState) -> Routes {
-        Routes { places: Vec::new(), hasher }
+        Routes { places: Vec::new(), last: 0, hasher }
     }
 
     /// The route of `topic`, if one is remembered from the same generation; [`Routes::give_back`] has to follow.
@@ -60,14 +71,17 @@ impl Routes {
     /// # Errors
     /// Whether the route is worth remembering once it has been worked out.
     pub(super) fn find(&mut self, topic: &str, generation: u64) -> Result<Route, bool> {
+        if let Some(route) = self.places.get_mut(self.last).and_then(|place| place.lend(topic, generation)) {
+            return Ok(Route { place: Some(self.last), ..route });
+        }
         let (hash, index) = self.index(topic);
         let Some(place) = self.places.get_mut(index) else {
             self.places.resize_with(ROUTES_MAX, Place::default);
             return Err(false);
         };
-        if place.generation == generation && place.topic == topic.as_bytes() {
-            let matches = core::mem::take(&mut place.matches);
-            return Ok(Route { matches, cores: place.cores, place: Some(index) });
+        if let Some(route) = place.lend(topic, generation) {
+            self.last = index;
+            return Ok(Route { place: Some(index), ..route });
         }
         Err(core::mem::replace(&mut place.asked, hash) == hash && topic.len() <= TOPIC_BYTES_MAX)
     }

@@ -152,8 +152,8 @@ impl Receiver {
         Ok(Some(packet))
     }
 
-    /// [`Receiver::poll_packet`] that lends the packet to `handle`, and gives what that returns: a packet is large, and
-    /// moving it from hand to hand costs more than a small message does otherwise.
+    /// [`Receiver::poll_packet`] that lends the packet and the bytes it came as to `handle`, and gives what that returns:
+    /// a packet is large, and moving it from hand to hand costs more than a small message does otherwise.
     ///
     /// # Errors
     /// As [`Receiver::poll_packet`].
@@ -161,7 +161,7 @@ impl Receiver {
     pub fn poll_with<T>(
         &mut self,
         input: &mut &[u8],
-        handle: impl FnOnce(&Packet<'_>) -> T,
+        handle: impl FnOnce(&Packet<'_>, &[u8]) -> T,
     ) -> Result<Option<T>, ProtocolError> {
         self.check_first_byte(input)?;
         let Some(frame) = self.framer.next_frame(input, self.maximum_packet_size)? else { return Ok(None) };
@@ -170,7 +170,7 @@ impl Receiver {
             Ok(packet) => {
                 let known = (&mut self.aliases, self.topic_alias_maximum);
                 note(packet, known, &mut self.dialect, &mut self.state)?;
-                Ok(Some(handle(packet)))
+                Ok(Some(handle(packet, frame)))
             }
             Err(error) => Err((*error).into()),
         }
