@@ -84,7 +84,7 @@ impl Retainable for Message {
 }
 
 fn retained(criterion: &mut Criterion) {
-    let mut retained = Retained::new();
+    let mut retained = Retained::new([1, 2, 3, 4]);
     for at in 0..COUNT {
         // 10 sites of 10,000 devices with 10 values each.
         let number = scattered(at);

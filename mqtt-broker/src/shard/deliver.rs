@@ -14,7 +14,7 @@ use super::connection::{Connection, State};
 use super::envelope::GroupRef;
 use super::frame::{Frame, Received};
 use super::queue::Delivery;
-use super::session::{Flight, Session};
+use super::session::Session;
 use super::stats::DropReason;
 use super::table::Key;
 use crate::config::Overflow;
@@ -324,8 +324,7 @@ impl Shard {
     /// [`Shard::pump`] after an acknowledgement: mostly there is nothing to be sent.
     fn pump_if_waiting(&mut self, key: Key) {
         let waits = |session: &Session| {
-            let in_flight = |flight: &Flight| !flight.queue.is_empty() || !flight.outbound.can_start();
-            session.gathers().is_some() || session.known_flight().is_some_and(in_flight)
+            !session.queue_is_empty() || session.gathers().is_some() || !session.can_start()
         };
         if self.sessions.get(key).is_some_and(waits) {
             self.pump(key);

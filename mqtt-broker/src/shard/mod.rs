@@ -180,7 +180,7 @@ impl Shard {
             interest: Interest::new(hash_key),
             routes: Routes::new(state(7)),
             groups: OwnedGroups::new(seeds(3)),
-            retained: Retained::new(),
+            retained: Retained::new(seeds(8)),
             expiries: Expiries::default(),
             lanes: Lanes::new(core, cores, limits.lane_bytes_max),
             wheel: Wheel::new(now.millis),

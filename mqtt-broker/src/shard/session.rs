@@ -75,6 +75,7 @@ pub(super) enum FilterIds {
     #[default]
     None,
     One(FilterId),
+    #[expect(clippy::box_collection, reason = "a session pays for a pointer, not for a list that few have")]
     Many(Box<Vec<FilterId>>),
 }
 
@@ -201,6 +202,11 @@ impl Session {
 
     pub(super) fn known_flight_mut(&mut self) -> Option<&mut Flight> {
         self.flight.as_deref_mut()
+    }
+
+    /// Whether its send window takes another message.
+    pub(super) fn can_start(&self) -> bool {
+        self.flight.as_ref().map_or(self.window > 0, |flight| flight.outbound.can_start())
     }
 
     /// Whether no message waits.
