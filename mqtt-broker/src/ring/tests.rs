@@ -405,6 +405,25 @@ fn a_peer_that_is_still_sending_receives_the_last_bytes() {
 }
 
 #[test]
+fn the_peer_sees_our_end_before_it_ends_its_own() {
+    for kind in KINDS {
+        let mut bench = Bench::of(kind, 60_000);
+        let (mut client, socket) = bench.receiving(kind);
+        bench.turn(Wait::No);
+        bench.ring.close(socket, b"bye".to_vec(), monotonic_millis());
+        let reader = std::thread::spawn(move || {
+            let mut got = Vec::new();
+            client.read_to_end(&mut got).map(|_| (client, got))
+        });
+        bench.until("our end to arrive", |_| reader.is_finished());
+        let (client, got) = reader.join().expect("the reader").expect("an orderly end");
+        assert_eq!((got.as_slice(), bench.open()), (b"bye".as_slice(), 1));
+        drop(client);
+        bench.until("the slot", |bench| bench.open() == 0);
+    }
+}
+
+#[test]
 fn a_peer_that_never_ends_is_given_up() {
     for kind in KINDS {
         let mut bench = Bench::of(kind, 50);
