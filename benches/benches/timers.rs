@@ -4,7 +4,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 // Nobody's but the shard's, so its source is measured here rather than opened to everybody.
 #[path = "../../mqtt-broker/src/shard/wheel.rs"]
-#[expect(dead_code, reason = "its tests run elsewhere")]
+#[allow(unused_imports, reason = "its tests run elsewhere")]
 mod wheel;
 
 use wheel::Wheel;
