@@ -1,5 +1,5 @@
 //! In the steady state a message takes nothing from the allocator: not one that is passed on, not one that is kept until
-//! its acknowledgement comes, not one that goes to many.
+//! its acknowledgement comes, not one that goes to many, not one that waits for a Client that is a little too slow.
 
 use std::sync::Arc;
 
@@ -28,8 +28,9 @@ struct Broker {
 }
 
 impl Broker {
-    fn new(qos: u8, subscribers: usize) -> Broker {
+    fn new(qos: u8, subscribers: usize, in_flight_max: u16) -> Broker {
         let mut limits = Limits::default();
+        limits.in_flight_max = in_flight_max;
         limits.sys_interval_seconds = 0;
         let limits = Arc::new(limits);
         let config = ShardConfig { core: CoreId(0), cores: 1, limits, hash_key: [1, 2], seed: 3 };
@@ -116,14 +117,16 @@ fn connect(shard: &mut Shard, client_id: char) -> ConnectionId {
 /// One test, so that no other allocates meanwhile.
 #[test]
 fn a_message_takes_nothing_from_the_allocator() {
-    for (what, qos, subscribers) in [
-        ("pair at QoS 0", 0, 1),
-        ("pair at QoS 1", 1, 1),
-        ("pair at QoS 2", 2, 1),
-        ("fan-out at QoS 0", 0, 50),
-        ("fan-out at QoS 1", 1, 50),
+    for (what, qos, subscribers, in_flight_max) in [
+        ("pair at QoS 0", 0, 1, WINDOW),
+        ("pair at QoS 1", 1, 1, WINDOW),
+        ("pair at QoS 2", 2, 1, WINDOW),
+        ("pair at QoS 1 with one waiting, then none", 1, 1, WINDOW - 1),
+        ("pair at QoS 2 with nearly all waiting, then none", 2, 1, 1),
+        ("fan-out at QoS 0", 0, 50, WINDOW),
+        ("fan-out at QoS 1", 1, 50, WINDOW),
     ] {
-        let mut broker = Broker::new(qos, subscribers);
+        let mut broker = Broker::new(qos, subscribers, in_flight_max);
         (0..WARM_UP).for_each(|_| broker.publish());
         let rounds = [(); 5].map(|()| {
             let (before, delivered) = (HEAP.total_allocated(), broker.delivered);

@@ -196,7 +196,7 @@ proptest! {
         filters in prop::collection::vec(filter(), 20),
         budget in 1usize..5,
     ) {
-        let mut retained = Retained::new();
+        let mut retained = Retained::new(SEED);
         let mut model: BTreeMap<Vec<Vec<u8>>, Message> = BTreeMap::new();
         for (topic, cost) in sets {
             let message = Message(topic.clone(), cost);
@@ -242,7 +242,7 @@ proptest! {
         filter in filter(),
         budget in 1usize..8,
     ) {
-        let mut retained = Retained::new();
+        let mut retained = Retained::new(SEED);
         let mut model: BTreeMap<Vec<Vec<u8>>, Message> = BTreeMap::new();
         for (topic, cost) in sets {
             model.insert(in_levels(&topic), Message(topic.clone(), cost));

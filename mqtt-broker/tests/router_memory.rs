@@ -92,7 +92,7 @@ impl Retainable for Kept {
 
 fn retained(topics: &[&'static str]) {
     let before = HEAP.allocated();
-    let mut retained = Retained::new();
+    let mut retained = Retained::new([1, 2, 3, 4]);
     for topic in topics {
         retained.set(Kept(topic));
     }

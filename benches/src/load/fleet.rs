@@ -150,6 +150,9 @@ impl Fleet {
     }
 }
 
+/// Seconds, for clients that never fall silent so long: 0 would be no keep alive, with which some brokers let nobody in.
+pub(crate) const KEEP_ALIVE: u16 = 65_535;
+
 /// A CONNECT with a clean session.
 pub(crate) const fn connect(client_id: &str, keep_alive: u16, version: Version) -> Connect<'_> {
     Connect {

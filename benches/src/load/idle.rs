@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::load::clock::Random;
 use crate::load::crowd::{Crowd, Tally};
-use crate::load::fleet::{Fleet, PATIENCE};
+use crate::load::fleet::{Fleet, KEEP_ALIVE, PATIENCE};
 use crate::load::observe::{self, Kernel};
 use crate::load::payload::{self, Header};
 use crate::load::report::{Report, Usage};
@@ -63,7 +63,7 @@ pub(crate) fn run(plan: &Plan, mut fleet: Fleet) -> io::Result<Report> {
     let mut report = Report::new();
     let mut crowd = Crowd::new(&fleet, plan.keep_alive)?;
     // What the broker sets up once for its first client is not counted for the others.
-    fleet.connect_all(1, 0)?;
+    fleet.connect_all(1, KEEP_ALIVE)?;
     fleet.subscribe_all(0..1, Qos::AtMostOnce, topic)?;
     let (mut connect_seconds, mut count) = (0.0, 0);
     let (mut connecting, mut subscribing) = (Cost::default(), Cost::default());

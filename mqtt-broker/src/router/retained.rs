@@ -1,78 +1,114 @@
 //! Retained messages of the topics whose home is this core, and the scan that serves a new subscription.
 //!
 //! Topics are ordered with `/` below every other byte. So a topic is directly followed by everything below it, a filter
-//! with wildcards is a walk that skips what cannot match, and a topic's text is all that is needed to go on later.
+//! with wildcards is a walk that skips what cannot match, and a topic's text is all that is needed to go on later. One
+//! topic alone is found by its hash: most messages take the place of another, which the order has nothing to do with.
 //! Lives on: the home core of each topic.
 
 use std::cmp::Ordering;
 
+use ahash::RandomState;
 use mqtt_proto::types::TopicFilter;
 
-use super::levels::{common_prefix, level};
+use super::levels::{self, common_prefix, level};
 use super::ordered::{Ordered, Position};
+use super::slab::Slab;
+use super::words::Words;
 
 /// What can be kept as the retained message of its topic.
 pub trait Retainable {
     /// The Topic Name; it does not change while the message is kept.
     fn topic(&self) -> &str;
+    /// Its bytes.
+    fn topic_bytes(&self) -> &[u8] {
+        self.topic().as_bytes()
+    }
     /// The bytes that it counts for; they do not change while the message is kept.
     fn cost(&self) -> usize;
 }
 
 /// Retained messages by topic, at most one each [MQTT-3.3.1-5].
 pub struct Retained<M> {
-    messages: Ordered<M>,
+    hasher: RandomState,
+    messages: Slab<M>,
+    /// Hash of the topic and index + 1 of each message.
+    by_topic: Words,
+    /// The indices in the order of the topics.
+    order: Ordered<u32>,
+    /// Where the last new topic was put: the next is often near.
+    last: Position,
     bytes: usize,
 }
 
 impl<M: Retainable> Retained<M> {
-    /// No messages.
-    pub fn new() -> Retained<M> {
-        Retained { messages: Ordered::new(), bytes: 0 }
+    /// No messages; `seed` keys the hashes, so that no client can aim at collisions.
+    pub fn new(seed: [u64; 4]) -> Retained<M> {
+        Retained {
+            hasher: RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]),
+            messages: Slab::new(),
+            by_topic: Words::default(),
+            order: Ordered::new(),
+            last: Position::default(),
+            bytes: 0,
+        }
     }
 
     /// Keeps `message`; the answer is the one of the same topic that it replaces.
     pub fn set(&mut self, message: M) -> Option<M> {
         self.bytes += message.cost();
-        let position = self.lower_bound(message.topic());
-        match self.messages.get_mut(position) {
-            Some(known) if known.topic() == message.topic() => {
-                let replaced = std::mem::replace(known, message);
-                self.bytes -= replaced.cost();
-                Some(replaced)
-            }
-            _ => {
-                self.messages.insert(position, message);
-                None
-            }
+        let hash = levels::hash(message.topic_bytes(), &self.hasher);
+        if let Some(index) = self.find(message.topic_bytes(), hash) {
+            let replaced = std::mem::replace(self.messages.at_mut(index), message);
+            self.bytes -= replaced.cost();
+            return Some(replaced);
         }
+        let position = {
+            let topic = message.topic_bytes();
+            let before = |&index: &u32| order(self.messages.at(index).topic_bytes(), topic).is_lt();
+            self.order.find_near(self.last, before)
+        };
+        let index = self.messages.insert(message);
+        self.by_topic.insert(word(hash, index));
+        self.order.insert(position, index);
+        self.last = position;
+        None
     }
 
     /// Takes the message of `topic` out.
     pub fn remove(&mut self, topic: &str) -> Option<M> {
-        let position = self.lower_bound(topic);
-        self.messages.get(position).filter(|message| message.topic() == topic)?;
-        let removed = self.messages.remove(position)?;
+        let hash = levels::hash(topic.as_bytes(), &self.hasher);
+        let index = self.find(topic.as_bytes(), hash)?;
+        let position = self.lower_bound(topic.as_bytes());
+        self.order.remove(position);
+        self.by_topic.remove(word(hash, index));
+        let removed = self.messages.remove(index)?;
         self.bytes -= removed.cost();
         Some(removed)
     }
 
     /// The message of `topic`.
     pub fn get(&self, topic: &str) -> Option<&M> {
-        self.messages.get(self.lower_bound(topic)).filter(|message| message.topic() == topic)
+        let topic = topic.as_bytes();
+        self.find(topic, levels::hash(topic, &self.hasher)).map(|index| self.messages.at(index))
+    }
+
+    fn find(&self, topic: &[u8], hash: u32) -> Option<u32> {
+        let indices = self.by_topic.with_hash(hash).map(|word| word as u32 - 1);
+        indices.into_iter().find(|&index| self.messages.at(index).topic_bytes() == topic)
     }
 
     /// The messages whose topics match `filter` and lie behind the topic `after` (`None`: all), in order.
     pub fn scan<'a>(&'a self, filter: TopicFilter<'a>, after: Option<&str>) -> Scan<'a, M> {
         let text = filter.as_str().as_bytes();
         let prefix = literal_prefix(text);
-        let mut next = self.messages.find(|message| order(message.topic().as_bytes(), prefix).is_lt());
+        let mut next = self.lower_bound(prefix);
         if let Some(after) = after {
-            let behind = |message: &M| order(message.topic().as_bytes(), after.as_bytes()).is_le();
-            next = next.max(self.messages.find(behind));
+            let behind = |message: &M| order(message.topic_bytes(), after.as_bytes()).is_le();
+            next = next.max(self.order.find(|&index| behind(self.messages.at(index))));
         }
         Scan {
             messages: &self.messages,
+            order: &self.order,
             filter: text,
             next,
             last: None,
@@ -85,16 +121,19 @@ impl<M: Retainable> Retained<M> {
 
     /// All messages in order, those of topics that begin with `$` too.
     pub fn iter(&self) -> impl Iterator<Item = &M> {
-        self.messages.iter()
+        self.order.iter().map(|&index| self.messages.at(index))
     }
 
     /// Keeps only the messages for which `keep` holds.
     pub fn retain(&mut self, mut keep: impl FnMut(&M) -> bool) {
-        let bytes = &mut self.bytes;
-        self.messages.retain(|message| {
+        let Retained { hasher, messages, by_topic, order, bytes, .. } = self;
+        order.retain(|&index| {
+            let message = messages.at(index);
             let kept = keep(message);
             if !kept {
                 *bytes -= message.cost();
+                by_topic.remove(word(levels::hash(message.topic_bytes(), hasher), index));
+                messages.remove(index);
             }
             kept
         });
@@ -102,7 +141,7 @@ impl<M: Retainable> Retained<M> {
 
     /// How many messages there are.
     pub fn len(&self) -> usize {
-        self.messages.len()
+        self.order.len()
     }
 
     /// Whether there is none.
@@ -117,25 +156,25 @@ impl<M: Retainable> Retained<M> {
 
     /// Heap bytes held beside the messages' own.
     pub fn memory(&self) -> usize {
-        self.messages.memory()
+        self.messages.memory() + self.by_topic.memory() + self.order.memory()
     }
 
-    fn lower_bound(&self, topic: &str) -> Position {
-        self.messages.find(|message| order(message.topic().as_bytes(), topic.as_bytes()).is_lt())
+    /// The place of the first topic that is not before `text`.
+    fn lower_bound(&self, text: &[u8]) -> Position {
+        self.order.find(|&index| order(self.messages.at(index).topic_bytes(), text).is_lt())
     }
 }
 
-impl<M: Retainable> Default for Retained<M> {
-    fn default() -> Retained<M> {
-        Retained::new()
-    }
+fn word(hash: u32, index: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(index + 1)
 }
 
 /// A walk over the messages that match a filter: an iterator that can stop anywhere.
 ///
 /// To go on later, scan with the same filter behind [`Scan::position`]; what is set or removed meanwhile does no harm.
 pub struct Scan<'a, M> {
-    messages: &'a Ordered<M>,
+    messages: &'a Slab<M>,
+    order: &'a Ordered<u32>,
     filter: &'a [u8],
     next: Position,
     last: Option<&'a str>,
@@ -175,7 +214,7 @@ impl<'a, M: Retainable> Iterator for Scan<'a, M> {
 
     fn next(&mut self) -> Option<&'a M> {
         while !self.finished {
-            let Some(message) = self.messages.get(self.next) else {
+            let Some(message) = self.order.get(self.next).map(|&index| self.messages.at(index)) else {
                 self.finished = true;
                 break;
             };
@@ -184,16 +223,16 @@ impl<'a, M: Retainable> Iterator for Scan<'a, M> {
             }
             self.visited += 1;
             self.last = Some(message.topic());
-            let step = step(self.filter, message.topic().as_bytes());
-            self.next = self.messages.next(self.next);
+            let step = step(self.filter, message.topic_bytes());
+            self.next = self.order.next(self.next);
             match step {
                 Step::Match => return Some(message),
                 Step::Skip(pieces) => {
                     self.goal.clear();
                     pieces.into_iter().for_each(|piece| self.goal.extend_from_slice(piece));
                     let goal = &self.goal;
-                    let before = |message: &M| order(message.topic().as_bytes(), goal).is_lt();
-                    self.next = self.messages.seek(self.next, before);
+                    let before = |&index: &u32| order(self.messages.at(index).topic_bytes(), goal).is_lt();
+                    self.next = self.order.seek(self.next, before);
                 }
                 Step::Finish => self.finished = true,
             }

@@ -8,7 +8,7 @@ use mqtt_proto::packet::{Auth, Connect, Packet, Properties, Property};
 use mqtt_proto::types::{ReasonCode, Version};
 
 use super::Shard;
-use super::connection::{Deciding, State, Why};
+use super::connection::{Connection, Deciding, Peer, State, Why};
 use super::contract::Approved;
 use super::input::Step;
 use super::table::Key;
@@ -26,7 +26,7 @@ impl Shard {
         let ticket = self.ticket(key);
         let properties = connect.properties;
         let request = AuthenticateRequest {
-            peer: self.connections.get(key).and_then(|connection| connection.peer.address()),
+            peer: self.connections.get(key).and_then(Connection::peer).and_then(Peer::address),
             version: connect.version,
             client_id: &client_id,
             user_name: connect.user_name,
@@ -56,6 +56,7 @@ impl Shard {
     ) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let deciding = Deciding {
+            peer: connection.peer().cloned().unwrap_or(Peer::Inside),
             connect: encoded(connect),
             version: connect.version,
             client_id,
@@ -133,7 +134,7 @@ impl Shard {
     fn place(&mut self, key: Key, connect: &Connect<'_>, approved: Approved) -> Step {
         let home = self.homes.of_client(&approved.client_id);
         if home != self.core.0 {
-            return Step::Handoff(home, encoded(connect), approved);
+            return Step::Handoff(Box::new((home, encoded(connect), approved)));
         }
         self.accept(key, connect, approved)
     }
@@ -144,7 +145,10 @@ impl Shard {
         if connection.live().is_some() {
             return self.re_authenticated(key, outcome);
         }
-        let State::Deciding(deciding) = core::mem::replace(&mut connection.state, State::Opening) else {
+        let State::Deciding(deciding) = &mut connection.state else { return Step::Gone };
+        let peer = core::mem::replace(&mut deciding.peer, Peer::Inside);
+        let State::Deciding(deciding) = core::mem::replace(&mut connection.state, State::Opening(peer))
+        else {
             return Step::Gone;
         };
         let Packet::Connect(connect) = decoded(&deciding.connect) else { return Step::Gone };
@@ -171,7 +175,7 @@ impl Shard {
     pub(super) fn handle_auth(&mut self, key: Key, auth: &Auth<'_>) -> Step {
         let ticket = self.ticket(key);
         let Some(connection) = self.connections.get_mut(key) else { return Step::Gone };
-        let peer = connection.peer.address();
+        let peer = connection.peer().and_then(Peer::address);
         let (version, client_id, method, step, identity) = match &mut connection.state {
             State::Deciding(deciding) => {
                 if auth.reason != ReasonCode::CONTINUE_AUTHENTICATION {
@@ -180,17 +184,22 @@ impl Shard {
                 (deciding.version, deciding.client_id.clone(), deciding.method.clone(), deciding.step, None)
             }
             State::Live(live) => {
-                let step = match (auth.reason, live.re_authentication) {
+                let Some(session) = self.sessions.get(live.session) else { return Step::Gone };
+                let under_way = live.enhanced.as_ref().and_then(|enhanced| enhanced.step);
+                let step = match (auth.reason, under_way) {
                     // [MQTT-4.12.1-1]
                     (ReasonCode::RE_AUTHENTICATE, None) => 0,
                     (ReasonCode::CONTINUE_AUTHENTICATION, Some(step)) => step,
                     _ => return self.fault(key, ReasonCode::PROTOCOL_ERROR),
                 };
-                live.re_authentication = Some(step);
-                let identity = Some(live.identity.clone());
-                (live.version(), live.client_id.clone(), live.method.clone(), step, identity)
+                let method = live.enhanced.as_mut().map(|enhanced| {
+                    enhanced.step = Some(step);
+                    enhanced.method.clone()
+                });
+                let identity = Some(live.identity().clone());
+                (live.version(), Arc::from(&*session.client_id), method, step, identity)
             }
-            State::Opening => return self.fault(key, ReasonCode::PROTOCOL_ERROR),
+            State::Opening(_) => return self.fault(key, ReasonCode::PROTOCOL_ERROR),
         };
         // [MQTT-4.12.0-5], [MQTT-4.12.0-7]
         if method.is_none() || auth.properties.authentication_method() != method.as_deref() {
@@ -217,23 +226,25 @@ impl Shard {
         let Some(live) = self.connections.get_mut(key).and_then(|connection| connection.live_mut()) else {
             return Step::Gone;
         };
-        let method = live.method.clone().unwrap_or_default();
+        let Some(session) = self.sessions.get(live.session) else { return Step::Gone };
+        let Some(enhanced) = &mut live.enhanced else { return Step::Gone };
+        let method = enhanced.method.clone();
         let (identity, data): (Identity, Vec<u8>) = match outcome {
             Authentication::Accept(identity) => (identity, Vec::new()),
             Authentication::AcceptWith(identity, data) => (identity, data),
             Authentication::Continue(data) => {
-                live.re_authentication = live.re_authentication.map(|step| step + 1);
+                enhanced.step = enhanced.step.map(|step| step + 1);
                 return self.answer_auth(key, ReasonCode::CONTINUE_AUTHENTICATION, &method, &data);
             }
             // [MQTT-4.12.1-2]
             Authentication::Refuse(reason) => return self.fault(key, reason),
         };
         // Another account's session is not reached by a detour: the connection stays with the one it has.
-        if identity.client_id.as_ref().is_some_and(|client_id| *client_id != live.client_id) {
+        if identity.client_id.as_ref().is_some_and(|client_id| **client_id != *session.client_id) {
             return self.fault(key, ReasonCode::NOT_AUTHORIZED);
         }
-        live.re_authentication = None;
-        live.identity = identity;
+        enhanced.step = None;
+        live.set_identity(identity);
         self.answer_auth(key, ReasonCode::SUCCESS, &method, &data)
     }
 

@@ -6,9 +6,10 @@ use mqtt_proto::types::{ReasonCode, Version};
 use tracing::debug;
 
 use super::Shard;
-use super::connection::{Connection, PendingAnswer, State};
+use super::connection::{Connection, Peer, PendingAnswer, State};
 use super::contract::Action;
 use super::input::Step;
+use super::session::Session;
 use super::table::Key;
 use crate::ports::Event;
 
@@ -22,8 +23,8 @@ impl Shard {
     /// As [`Shard::close`], with the `reason` that hooks are told.
     pub(super) fn close_for(&mut self, key: Key, tell: Option<ReasonCode>, will: bool, reason: ReasonCode) {
         let Some(mut connection) = self.forget_connection(key) else { return };
-        let gated = connection.output.gate > self.store_committed;
-        let mut last = if gated { Vec::new() } else { core::mem::take(&mut connection.output.buffer) };
+        let gated = connection.output.gated;
+        let mut last = if gated { Vec::new() } else { connection.output.take_whole() };
         match (&mut connection.state, tell) {
             // Only 5.0 Servers send DISCONNECT, and only after CONNACK [MQTT-3.14.0-1].
             (State::Live(live), Some(reason)) if live.version() == Version::V5 && !gated => {
@@ -52,6 +53,7 @@ impl Shard {
     /// Takes the connection out of the table.
     pub(super) fn forget_connection(&mut self, key: Key) -> Option<Connection> {
         let connection = self.connections.remove(key)?;
+        self.wheel.cancel(key.index);
         self.stats.connections -= 1;
         self.budget.own.connections -= 1;
         Some(connection)
@@ -61,19 +63,23 @@ impl Shard {
     fn leave(&mut self, mut connection: Connection, will: bool, reason: ReasonCode) {
         let buffer = core::mem::take(&mut connection.output.buffer);
         self.recycle(buffer);
-        if let State::Live(live) = connection.state {
-            if let Some(session) = self.sessions.get_mut(live.session) {
+        if let State::Live(live) = &connection.state {
+            let key = live.session;
+            if let Some(flight) = self.sessions.get_mut(key).and_then(Session::known_flight_mut) {
                 // A refusal that was not sent is none: sent again, the message is judged again.
                 for pending in connection.pending.iter() {
                     if let PendingAnswer::PubRec(packet_id, reason) = pending.answer {
-                        session.inbound.pubrec_sent(packet_id, reason);
+                        flight.inbound.pubrec_sent(packet_id, reason);
                     }
                 }
             }
             self.stats.clients_connected -= 1;
-            debug!(client_id = %live.client_id, %reason, "disconnected");
-            self.ports.hooks.on_event(&Event::Disconnected { client_id: &live.client_id, reason });
-            self.detach(live.session, will);
+            if let Some(session) = self.sessions.get(key) {
+                let client_id = &*session.client_id;
+                debug!(client_id, %reason, "disconnected");
+                self.ports.hooks.on_event(&Event::Disconnected { client_id, reason });
+            }
+            self.detach(key, will);
         }
     }
 
@@ -81,8 +87,8 @@ impl Shard {
     pub(super) fn refuse(&mut self, key: Key, version: Version, reason: ReasonCode) -> Step {
         self.stats.connects_refused += 1;
         let Some(mut connection) = self.forget_connection(key) else { return Step::Gone };
-        debug!(peer = ?connection.peer.address(), %reason, "CONNECT refused");
-        let mut last = core::mem::take(&mut connection.output.buffer);
+        debug!(peer = ?connection.peer().and_then(Peer::address), %reason, "CONNECT refused");
+        let mut last = connection.output.take_whole();
         encode_refusal(version, reason, &mut last);
         self.stats.bytes_sent += last.len() as u64;
         self.actions.push_back(Action::Close { id: key.into(), last, abort: false });

@@ -8,8 +8,8 @@ use mqtt_proto::types::{Qos, ReasonCode, Version};
 use tracing::debug;
 
 use super::Shard;
-use super::connection::{Live, State, Why};
-use super::contract::{Action, Approved, Handed};
+use super::connection::{Enhanced, Live, Peer, State, Why};
+use super::contract::{Action, Approved};
 use super::input::Step;
 use super::session::{Session, Will};
 use super::table::Key;
@@ -66,12 +66,11 @@ impl Shard {
     }
 
     /// A connection that another core has approved.
-    pub(super) fn accept_handed(&mut self, key: Key, handed: Handed) {
-        let Handed { connect, input, approved, .. } = handed;
+    pub(super) fn accept_handed(&mut self, key: Key, connect: &[u8], input: &[u8], approved: Approved) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let mut receiver = core::mem::take(&mut connection.receiver);
         // Read once more, so that this core's receiver knows what it is talking to.
-        let step = match receiver.poll_packet(&mut &connect[..]) {
+        let step = match receiver.poll_packet(&mut &*connect) {
             Ok(Some(Packet::Connect(connect))) => self.accept(key, &connect, approved),
             other => unreachable!("another core has read this CONNECT: {other:?}"),
         };
@@ -80,7 +79,7 @@ impl Shard {
             connection.receiver = receiver;
         }
         if let Step::Next = step {
-            self.process(key, &input);
+            self.process(key, input);
         }
     }
 
@@ -93,7 +92,7 @@ impl Shard {
 
         // [MQTT-3.1.4-3]: whoever has this ClientID loses its connection, and perhaps its session with it.
         if let Some(session) = self.sessions.find(&client_id) {
-            if let Some(old) = self.sessions.get(session).and_then(|session| session.connection) {
+            if let Some(old) = self.sessions.get(session).and_then(Session::connection) {
                 self.stats.takeovers += 1;
                 self.close(old, Some(ReasonCode::SESSION_TAKEN_OVER), true);
             }
@@ -112,7 +111,7 @@ impl Shard {
                 return self.refuse(key, connect.version, ReasonCode::QUOTA_EXCEEDED);
             }
             // [MQTT-3.1.2-6]
-            None => self.sessions.insert(Session::new(client_id.clone(), expiry_seconds)),
+            None => self.sessions.insert(Session::new(&client_id, expiry_seconds)),
         };
 
         let window = peer.receive_maximum.min(self.limits.in_flight_max);
@@ -120,39 +119,28 @@ impl Shard {
         let now = self.now.millis;
         self.cancel_deadlines(session);
         let state = self.sessions.get_mut(session).expect("found or inserted above");
-        state.connection = Some(key);
+        state.restart(key, window);
         state.expiry_seconds = expiry_seconds;
         // A Will that waits for its delay is not sent: its Client is back [MQTT-3.1.3-9].
-        state.will = will;
-        state.window = window;
-        state.outbound.restart(window);
-        state.inbound.restart();
+        state.set_will(will);
 
         let (keep_alive, told) = self.keep_alive_of(connect);
         let sender = Sender::new(&peer, self.limits.outgoing_topic_aliases_max);
         let method = connect.properties.authentication_method();
-        let live = Live {
-            session,
-            client_id: client_id.clone(),
-            sender,
-            identity,
-            keep_alive_millis: u64::from(keep_alive) * 1500,
-            method: method.map(Box::from),
-            re_authentication: None,
-            expiry_seconds,
-        };
+        let mut live = Live::new(session, sender, identity, keep_alive);
         let Some(connection) = self.connections.get_mut(key) else { return Step::Gone };
-        connection.state = State::Live(Box::new(live));
+        let peer = connection.peer().cloned().unwrap_or(Peer::Inside);
+        let peer_address = peer.address();
+        live.enhanced = method.map(|method| Box::new(Enhanced { method: method.into(), peer, step: None }));
+        connection.state = State::Live(live);
         connection.receiver.set_maximum_packet_size(self.limits.packet_bytes_max);
-        connection.last_received = now;
-        connection.deadline = u64::MAX;
-        let peer_address = connection.peer.address();
+        connection.received(now);
+        let patience = connection.patience();
+        self.wheel.cancel(key.index);
         self.stats.clients_connected += 1;
 
-        if let Commit::At(position) = self.record_expiry(session)
-            && let Some(connection) = self.connections.get_mut(key)
-        {
-            connection.output.gate = position;
+        if let Commit::At(position) = self.record_expiry(session) {
+            self.close_gate(key, position);
         }
 
         self.actions.push_back(Action::Established { id: key.into() });
@@ -160,8 +148,8 @@ impl Shard {
         let client_id_told = assigned.then_some(&*client_id);
         let sent =
             self.send_connack(key, present.is_some(), cut, client_id_told, told, method.zip(Some(data)));
-        if keep_alive != 0 {
-            self.arm_connection(key, now + u64::from(keep_alive) * 1500);
+        if let Some(patience) = patience {
+            self.arm_connection(key, now + patience);
         }
         debug!(connection = key.index, %client_id, version = ?connect.version, session_present = present.is_some(), "connected");
         self.ports.hooks.on_event(&Event::Connected {
@@ -218,7 +206,7 @@ impl Shard {
                 .will_delay_interval()
                 .unwrap_or(0)
                 .min(self.limits.will_delay_max_seconds),
-            due_at: u64::MAX,
+            due_at: None,
         }))
     }
 

@@ -7,29 +7,26 @@ use std::collections::VecDeque;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::Arc;
 
-use mqtt_proto::connection::{Receiver, Sender};
+use mqtt_proto::connection::{KeepAlive, Receiver, Sender, TooLarge};
+use mqtt_proto::packet::Packet;
 use mqtt_proto::types::{PacketId, ReasonCode, Version};
 
 use super::contract::Approved;
 use super::table::Key;
+use crate::message::Message;
+use crate::pieces::{Pieces, Shared};
 use crate::ports::{Identity, Permission};
 
 pub(super) struct Connection {
-    pub(super) peer: Peer,
     pub(super) receiver: Receiver,
     pub(super) state: State,
     pub(super) output: Output,
     /// Input that waits, while it waits.
     pub(super) held: Option<Box<Held>>,
-    /// When something is to be done about its silence or its waiting; `u64::MAX` for never.
-    pub(super) deadline: u64,
-    /// When its timer fires, not after `deadline`; one that fires at another time is stale. `u64::MAX` for none.
-    pub(super) timer_at: u64,
-    /// When bytes came last, or when reading began again after a pause of ours.
-    pub(super) last_received: u64,
     pub(super) pending: PendingAnswers,
-    /// Serial number of the first entry of `pending`.
-    pub(super) pending_first: u32,
+    /// When bytes came last, or when reading began again after a pause of ours: the lower half of the milliseconds. It is
+    /// looked at when the Keep Alive runs out, in 27 hours at most, and so before it comes round, in 49 days.
+    last_received: u32,
     /// Counts the questions asked for this connection.
     pub(super) questions: u32,
 }
@@ -65,15 +62,16 @@ impl Peer {
 
 pub(super) enum State {
     /// No CONNECT yet.
-    Opening,
+    Opening(Peer),
     /// CONNECT is there, the decision about it is not.
     Deciding(Box<Deciding>),
     /// CONNECT is accepted.
-    Live(Box<Live>),
+    Live(Live),
 }
 
 /// A CONNECT that is being judged.
 pub(super) struct Deciding {
+    pub(super) peer: Peer,
     /// The CONNECT packet.
     pub(super) connect: Vec<u8>,
     pub(super) version: Version,
@@ -88,23 +86,44 @@ pub(super) struct Deciding {
 
 /// An accepted connection.
 pub(super) struct Live {
+    /// Its session, which knows the ClientID and the Session Expiry Interval in force.
     pub(super) session: Key,
-    pub(super) client_id: Arc<str>,
     pub(super) sender: Sender,
-    pub(super) identity: Identity,
-    /// One and a half times the Keep Alive, 0 for none.
-    pub(super) keep_alive_millis: u64,
-    /// Authentication Method, if enhanced authentication is used.
-    pub(super) method: Option<Box<str>>,
+    /// Who the Client is, if the port has said anything about that.
+    identity: Option<Box<Identity>>,
+    /// Present if enhanced authentication is used.
+    pub(super) enhanced: Option<Box<Enhanced>>,
+    /// In seconds, 0 for none.
+    pub(super) keep_alive: u16,
+}
+
+/// What a Client that may authenticate again is asked with (section 4.12.1).
+pub(super) struct Enhanced {
+    /// Authentication Method.
+    pub(super) method: Box<str>,
+    pub(super) peer: Peer,
     /// Steps of a re-authentication that is under way.
-    pub(super) re_authentication: Option<u32>,
-    /// The Session Expiry Interval in force; DISCONNECT may change it [MQTT-3.14.2-2].
-    pub(super) expiry_seconds: u32,
+    pub(super) step: Option<u32>,
 }
 
 impl Live {
+    pub(super) fn new(session: Key, sender: Sender, identity: Identity, keep_alive: u16) -> Live {
+        let mut live = Live { session, sender, identity: None, enhanced: None, keep_alive };
+        live.set_identity(identity);
+        live
+    }
+
     pub(super) fn version(&self) -> Version {
         self.sender.version()
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        static UNKNOWN: Identity = Identity { client_id: None, name: None };
+        self.identity.as_deref().unwrap_or(&UNKNOWN)
+    }
+
+    pub(super) fn set_identity(&mut self, identity: Identity) {
+        self.identity = (identity != Identity::default()).then(|| Box::new(identity));
     }
 }
 
@@ -112,18 +131,49 @@ impl Live {
 #[derive(Default)]
 pub(super) struct Output {
     pub(super) buffer: Vec<u8>,
+    /// Payloads that stand among the bytes of `buffer`.
+    pub(super) shared: Option<Box<Shared>>,
     /// Bytes handed to the runtime and not yet sent.
-    pub(super) outstanding: usize,
+    pub(super) outstanding: u32,
     /// Whether the connection stands in the shard's list of those with something to send.
     pub(super) dirty: bool,
-    /// Nothing is sent before the store has committed up to here.
-    pub(super) gate: u64,
+    /// Nothing is sent before the store has committed what the shard's list of gates says.
+    pub(super) gated: bool,
 }
 
 impl Output {
     /// Bytes that wait, wherever.
     pub(super) fn waiting(&self) -> usize {
-        self.buffer.len() + self.outstanding
+        self.buffer.len()
+            + self.shared.as_ref().map_or(0, |shared| shared.bytes())
+            + self.outstanding as usize
+    }
+
+    /// Appends the payload of `message`, whose head is in the buffer.
+    #[cold]
+    pub(super) fn share(&mut self, message: Message) {
+        let (bytes, range) = message.into_payload();
+        self.shared.get_or_insert_default().push(self.buffer.len(), bytes, range);
+    }
+
+    /// Whether one more payload may be shared.
+    #[cold]
+    pub(super) fn can_share(&self) -> bool {
+        self.shared.as_ref().is_none_or(|shared| shared.has_room())
+    }
+
+    /// [`Output::take`] in one buffer.
+    pub(super) fn take_whole(&mut self) -> Vec<u8> {
+        match self.shared {
+            None => core::mem::take(&mut self.buffer),
+            Some(_) => self.take().into_vec(),
+        }
+    }
+
+    /// Takes everything that has not been handed to the runtime.
+    pub(super) fn take(&mut self) -> Pieces {
+        let shared = self.shared.take().map_or_else(Shared::default, |shared| *shared);
+        Pieces::new(core::mem::take(&mut self.buffer), shared)
     }
 }
 
@@ -162,12 +212,18 @@ pub(super) struct Pending {
 
 /// The answers that a connection is owed, oldest first: one pointer while there is none.
 #[derive(Default)]
-#[expect(clippy::box_collection, reason = "an idle connection pays for a pointer, not for an empty queue")]
-pub(super) struct PendingAnswers(Option<Box<VecDeque<Pending>>>);
+pub(super) struct PendingAnswers(Option<Box<Owed>>);
+
+#[derive(Default)]
+struct Owed {
+    answers: VecDeque<Pending>,
+    /// Serial number of the first. While there is none nobody refers to a serial, and they may begin anew.
+    first: u32,
+}
 
 impl PendingAnswers {
     pub(super) fn len(&self) -> usize {
-        self.0.as_ref().map_or(0, |answers| answers.len())
+        self.0.as_ref().map_or(0, |owed| owed.answers.len())
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -175,25 +231,34 @@ impl PendingAnswers {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Pending> {
-        self.0.iter().flat_map(|answers| answers.iter())
+        self.0.iter().flat_map(|owed| owed.answers.iter())
     }
 
-    pub(super) fn get_mut(&mut self, position: usize) -> Option<&mut Pending> {
-        self.0.as_mut()?.get_mut(position)
+    /// The serial number that the next one will have.
+    pub(super) fn next_serial(&self) -> u32 {
+        self.0.as_ref().map_or(0, |owed| owed.first.wrapping_add(owed.answers.len() as u32))
+    }
+
+    pub(super) fn get_mut(&mut self, serial: u32) -> Option<&mut Pending> {
+        let owed = self.0.as_mut()?;
+        owed.answers.get_mut(serial.wrapping_sub(owed.first) as usize)
     }
 
     pub(super) fn push(&mut self, pending: Pending) {
-        self.0.get_or_insert_default().push_back(pending);
+        self.0.get_or_insert_default().answers.push_back(pending);
     }
 
     /// The oldest, if it waits for nobody any more.
     pub(super) fn pop_done(&mut self) -> Option<Pending> {
-        self.0.as_mut()?.pop_front_if(|pending| pending.remaining == 0)
+        let owed = self.0.as_mut()?;
+        let done = owed.answers.pop_front_if(|pending| pending.remaining == 0)?;
+        owed.first = owed.first.wrapping_add(1);
+        Some(done)
     }
 
     /// Gives the memory back, if no answer is owed.
     pub(super) fn shrink(&mut self) {
-        self.0.take_if(|answers| answers.is_empty());
+        self.0.take_if(|owed| owed.answers.is_empty());
     }
 }
 
@@ -207,17 +272,22 @@ pub(super) enum PendingAnswer {
 impl Connection {
     pub(super) fn new(peer: Peer, receiver: Receiver, now: u64) -> Connection {
         Connection {
-            peer,
             receiver,
-            state: State::Opening,
+            state: State::Opening(peer),
             output: Output::default(),
             held: None,
-            deadline: u64::MAX,
-            timer_at: u64::MAX,
-            last_received: now,
             pending: PendingAnswers::default(),
-            pending_first: 0,
+            last_received: now as u32,
             questions: 0,
+        }
+    }
+
+    /// The Client's address, known until CONNECT is accepted, and on where it may be asked for again.
+    pub(super) fn peer(&self) -> Option<&Peer> {
+        match &self.state {
+            State::Opening(peer) => Some(peer),
+            State::Deciding(deciding) => Some(&deciding.peer),
+            State::Live(live) => live.enhanced.as_ref().map(|enhanced| &enhanced.peer),
         }
     }
 
@@ -235,17 +305,39 @@ impl Connection {
         }
     }
 
+    /// Appends a packet to the output of an accepted connection; whether that is the first thing to be sent now. `spare`:
+    /// buffers to take.
+    #[inline]
+    pub(super) fn append(&mut self, packet: &Packet<'_>, spare: &mut Vec<Vec<u8>>) -> Result<bool, TooLarge> {
+        let Connection { state: State::Live(live), output, .. } = self else { return Ok(false) };
+        if output.buffer.capacity() == 0 {
+            output.buffer = spare.pop().unwrap_or_default();
+        }
+        live.sender.encode(packet, &mut output.buffer)?;
+        Ok(!core::mem::replace(&mut output.dirty, true))
+    }
+
     /// Names the next question about it.
     pub(super) fn next_question(&mut self) -> u32 {
         self.questions = self.questions.wrapping_add(1);
         self.questions
     }
 
-    /// When it has to be closed if nothing comes: the connect timeout is set once, the Keep Alive moves with input.
-    pub(super) fn keep_alive_deadline(&self) -> Option<u64> {
-        let live = self.live()?;
-        (live.keep_alive_millis != 0 && self.held.is_none())
-            .then(|| self.last_received + live.keep_alive_millis)
+    /// Bytes came at `now`, or are read again.
+    pub(super) fn received(&mut self, now: u64) {
+        self.last_received = now as u32;
+    }
+
+    /// How long it may be silent, in milliseconds.
+    pub(super) fn patience(&self) -> Option<u64> {
+        KeepAlive::patience(self.live()?.keep_alive)
+    }
+
+    /// When it has to be closed if nothing comes. The Keep Alive moves with input, unless that is not read.
+    pub(super) fn keep_alive_deadline(&self, now: u64) -> Option<u64> {
+        let patience = self.patience().filter(|_| self.held.is_none())?;
+        let silent = (now as u32).wrapping_sub(self.last_received);
+        Some(now - u64::from(silent) + patience)
     }
 }
 
@@ -255,10 +347,22 @@ mod tests {
 
     #[test]
     fn what_an_idle_connection_does_not_use_takes_a_pointer() {
-        let connection = size_of::<Connection>();
-        assert!(connection <= 192, "{connection} bytes");
-        let live = size_of::<Live>();
-        assert!(live <= 112, "{live} bytes");
+        assert_eq!(size_of::<Live>(), 48);
+        assert_eq!(size_of::<State>(), 48);
+        assert_eq!(size_of::<Connection>(), 136);
+    }
+
+    #[test]
+    fn silence_is_measured_across_the_end_of_the_lower_half_of_time() {
+        let start = (1 << 32) - 1000;
+        let receiver = Receiver::new(mqtt_proto::connection::Role::Server, 100);
+        let mut connection = Connection::new(Peer::Inside, receiver, start);
+        let limits = mqtt_proto::connection::PeerLimits::new(Version::V5);
+        let (session, sender) = (Key { index: 0, generation: 0 }, Sender::new(&limits, 0));
+        connection.state = State::Live(Live::new(session, sender, Identity::default(), 10));
+        assert_eq!(connection.keep_alive_deadline(start + 14_999), Some(start + 15_000));
+        connection.received(start + 2000);
+        assert_eq!(connection.keep_alive_deadline(start + 17_000), Some(start + 17_000));
     }
 
     #[test]

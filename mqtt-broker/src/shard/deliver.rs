@@ -12,13 +12,18 @@ use mqtt_proto::types::{PacketId, Qos, ReasonCode, Version};
 use super::Shard;
 use super::connection::{Connection, State};
 use super::envelope::GroupRef;
-use super::frame::Frame;
-use super::session::{Delivery, Identifiers};
+use super::frame::{Frame, Received};
+use super::queue::Delivery;
+use super::session::Session;
 use super::stats::DropReason;
 use super::table::Key;
 use crate::config::Overflow;
 use crate::message::{Message, MessageRef, Spares};
 use crate::ports::{Commit, Record, SessionRef};
+
+/// Payloads from here on are shared where the message is kept anyway or goes to several: below, copying costs less than
+/// one more piece to send.
+const SHARED_BYTES_MIN: usize = 4 * 1024;
 
 /// A message that is being routed: borrowed, and owned from the first moment that something keeps it.
 pub(super) struct Outgoing<'a> {
@@ -28,17 +33,19 @@ pub(super) struct Outgoing<'a> {
     pub(super) commit: Option<u64>,
     /// A hash of the publisher's ClientID where shared groups go by Client, else 0.
     pub(super) publisher: u32,
+    /// The packet that brought it, if others can get its bytes.
+    pub(super) received: Option<Received<'a>>,
     /// While it is delivered to more than one subscriber.
     pub(super) frame: Option<Frame>,
 }
 
 impl<'a> Outgoing<'a> {
     pub(super) fn new(message: MessageRef<'a>) -> Outgoing<'a> {
-        Outgoing { message, owned: None, commit: None, publisher: 0, frame: None }
+        Outgoing { message, owned: None, commit: None, publisher: 0, received: None, frame: None }
     }
 
     pub(super) fn with_owned(message: MessageRef<'a>, owned: Option<&Message>) -> Outgoing<'a> {
-        Outgoing { message, owned: owned.cloned(), commit: None, publisher: 0, frame: None }
+        Outgoing { message, owned: owned.cloned(), ..Outgoing::new(message) }
     }
 
     pub(super) fn keep(&mut self, spares: &mut Spares) -> Message {
@@ -84,7 +91,7 @@ impl Shard {
             let record = Record::Enqueued { session: reference, message: outgoing.message, qos: how.qos };
             outgoing.wait_for(self.ports.store.append(&record));
         }
-        let online = session.connection.filter(|_| session.queue.is_empty());
+        let online = session.connection().filter(|_| session.queue_is_empty());
         let connection = online.and_then(|connection| self.connections.get_mut(connection));
         let Some(Connection { state: State::Live(live), output, .. }) = connection else {
             return self.enqueue(key, outgoing, how);
@@ -94,24 +101,38 @@ impl Shard {
         }
         let mut packet_id = None;
         if how.qos != Qos::AtMostOnce {
-            if !session.outbound.can_start() {
+            let outbound = &mut session.flight().outbound;
+            if !outbound.can_start() {
                 return self.enqueue(key, outgoing, how);
             }
-            let started = session.outbound.start(how.qos, how.keep(outgoing.keep(&mut self.spares)));
+            let started = outbound.start(how.qos, how.keep(outgoing.keep(&mut self.spares)));
             packet_id = Some(started.expect("the window has room"));
             self.stats.messages_kept += 1;
         }
         let How { qos, retain, identifiers, group, .. } = how;
-        let part = Part { message: outgoing.message, qos, retain, dup: false, packet_id, identifiers };
+        let part = Part { message: &outgoing.message, qos, retain, dup: false, packet_id, identifiers };
         if output.buffer.capacity() == 0 {
             output.buffer = self.buffers.pop().unwrap_or_default();
         }
         let (sender, now) = (&mut live.sender, self.now.millis);
-        let sent = match &mut outgoing.frame {
-            Some(frame) if identifiers.is_empty() && !sender.uses_topic_aliases() => {
-                frame.append(&part, sender, now, &mut output.buffer)
+        let alike = identifiers.is_empty() && !sender.uses_topic_aliases();
+        let sent = if outgoing.message.payload.len() >= SHARED_BYTES_MIN {
+            // A payload that has an allocation of its own, or is worth one, is not copied.
+            let share = (outgoing.owned.is_some() || outgoing.frame.is_some()) && output.can_share();
+            let ready = (outgoing.received.as_ref(), outgoing.frame.as_mut());
+            let (sent, shared) = part.append_large(sender, now, ready, alike, share, &mut output.buffer);
+            if shared {
+                output.share(outgoing.keep(&mut self.spares));
             }
-            _ => part.encode(sender, now, &mut output.buffer),
+            sent
+        } else {
+            match (&outgoing.received, &mut outgoing.frame) {
+                (Some(received), _) if alike && received.serves(&part, sender) => {
+                    received.append(&part, sender, &mut output.buffer)
+                }
+                (_, Some(frame)) if alike => frame.append(&part, sender, now, &mut output.buffer),
+                _ => part.encode(sender, now, &mut output.buffer),
+            }
         };
         if !core::mem::replace(&mut output.dirty, true) {
             self.dirty.extend(online);
@@ -135,7 +156,7 @@ impl Shard {
     /// Sends a QoS 0 message [MQTT-4.3.1-1].
     fn send_once(&mut self, key: Key, outgoing: &mut Outgoing<'_>, how: How<'_>) {
         let now = self.now.millis;
-        let (message, identifiers) = (outgoing.message, how.identifiers);
+        let (message, identifiers) = (&outgoing.message, how.identifiers);
         let part =
             Part { message, qos: how.qos, retain: how.retain, dup: false, packet_id: None, identifiers };
         match self.with_output(key, |sender, out| part.encode(sender, now, out)) {
@@ -154,10 +175,11 @@ impl Shard {
         let now = self.now.millis;
         let Some(session) = self.sessions.get_mut(key) else { return };
         let qos = delivery.qos;
-        let packet_id =
-            session.outbound.start(qos, delivery).expect("the caller has seen that the window has room");
-        let delivery = session.outbound.get_mut(packet_id).expect("just started").clone();
-        let part = Part::of(&delivery, Some(packet_id), false);
+        let outbound = &mut session.flight().outbound;
+        let packet_id = outbound.start(qos, delivery).expect("the caller has seen that the window has room");
+        let delivery = outbound.get_mut(packet_id).expect("just started").clone();
+        let message = delivery.message.as_ref();
+        let part = Part::of(&delivery, &message, Some(packet_id), false);
         match self.with_output(key, |sender, out| part.encode(sender, now, out)) {
             Some(Ok(())) => self.stats.messages_sent += 1,
             // [MQTT-3.1.2-25]
@@ -169,9 +191,10 @@ impl Shard {
     /// A PUBLISH in the window turns out to be larger than the Client accepts.
     fn discard(&mut self, key: Key, packet_id: PacketId, resent: bool) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let discarded = session.outbound.discard(packet_id, resent).expect("it was about to be sent");
+        let discarded =
+            session.flight().outbound.discard(packet_id, resent).expect("it was about to be sent");
         let (Discarded::Done(delivery) | Discarded::Release(delivery)) = &discarded;
-        let group = delivery.group;
+        let group = delivery.group();
         self.stats.messages_kept -= 1;
         self.stats.dropped(DropReason::TooLarge, 1);
         self.credit(group, key);
@@ -183,11 +206,11 @@ impl Shard {
     /// Keeps the message for later, within the queue's bounds.
     fn enqueue(&mut self, key: Key, outgoing: &mut Outgoing<'_>, how: How<'_>) {
         let Some(session) = self.sessions.get(key) else { return };
-        let online = session.connection.is_some();
+        let online = session.connection().is_some();
         let dropped = match (how.qos, online) {
             (Qos::AtMostOnce, false) if !self.limits.queue_qos0_offline => Some(DropReason::Offline),
             // Behind a queue it keeps its place; without one it is the output that is full.
-            (Qos::AtMostOnce, true) if session.queue.is_empty() && !how.paced => {
+            (Qos::AtMostOnce, true) if session.queue_is_empty() && !how.paced => {
                 Some(DropReason::SlowConsumer)
             }
             (_, false) if !session.is_persistent() => Some(DropReason::Offline),
@@ -211,21 +234,22 @@ impl Shard {
             self.drop_kept(key, &oldest, DropReason::QueueFull);
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
-        session.queue.push(delivery);
+        session.flight().queue.push(delivery);
         self.stats.queue_bytes += cost as u64;
         self.stats.messages_kept += 1;
     }
 
     fn queue_is_full(&self, key: Key, cost: usize) -> bool {
-        let Some(session) = self.sessions.get(key) else { return true };
-        session.queue.len() >= self.limits.queue_messages_max as usize
-            || session.queue.bytes() as u64 + cost as u64 > self.limits.queue_bytes_max
+        let flight = self.sessions.get(key).and_then(Session::known_flight);
+        let (len, bytes) = flight.map_or((0, 0), |flight| (flight.queue.len(), flight.queue.bytes()));
+        len >= self.limits.queue_messages_max as usize
+            || bytes as u64 + cost as u64 > self.limits.queue_bytes_max
             || self.memory_is_full(cost)
     }
 
     /// Takes the oldest message off the queue. It still counts as kept.
     fn pop_queue(&mut self, key: Key) -> Option<Delivery> {
-        let delivery = self.sessions.get_mut(key)?.queue.pop()?;
+        let delivery = self.sessions.get_mut(key)?.known_flight_mut()?.queue.pop()?;
         self.stats.queue_bytes -= delivery.cost() as u64;
         Some(delivery)
     }
@@ -234,7 +258,7 @@ impl Shard {
     fn drop_kept(&mut self, key: Key, delivery: &Delivery, reason: DropReason) {
         self.stats.messages_kept -= 1;
         self.stats.dropped(reason, 1);
-        self.credit(delivery.group, key);
+        self.credit(delivery.group(), key);
     }
 
     /// Sends what waits for this session, as far as its window and its output have room: first what was sent on an
@@ -244,15 +268,17 @@ impl Shard {
         let max = self.limits.output_bytes_max as usize;
         loop {
             let Some(session) = self.sessions.get_mut(key) else { return };
-            let connection = session.connection.and_then(|connection| self.connections.get(connection));
+            let connection = session.connection().and_then(|connection| self.connections.get(connection));
             if connection.is_none_or(|connection| connection.output.waiting() >= max) {
                 return;
             }
-            if let Some(resend) = session.outbound.poll_resend() {
+            let Some(flight) = session.known_flight_mut() else { break };
+            if let Some(resend) = flight.outbound.poll_resend() {
                 match resend {
                     Resend::Publish { packet_id, dup, message, .. } => {
                         let delivery = message.clone();
-                        let part = Part::of(&delivery, Some(packet_id), dup);
+                        let message = delivery.message.as_ref();
+                        let part = Part::of(&delivery, &message, Some(packet_id), dup);
                         if let Some(Err(TooLarge)) =
                             self.with_output(key, |sender, out| part.encode(sender, now, out))
                         {
@@ -265,14 +291,14 @@ impl Shard {
                 }
                 continue;
             }
-            let Some(first) = session.queue.front() else { break };
+            let Some(first) = flight.queue.front() else { break };
             if first.message.is_expired(now) {
                 if let Some(delivery) = self.pop_queue(key) {
                     self.drop_kept(key, &delivery, DropReason::Expired);
                 }
                 continue;
             }
-            if first.qos != Qos::AtMostOnce && !session.outbound.can_start() {
+            if first.qos != Qos::AtMostOnce && !flight.outbound.can_start() {
                 return;
             }
             let Some(delivery) = self.pop_queue(key) else { return };
@@ -282,8 +308,8 @@ impl Shard {
                 let how = How {
                     qos: delivery.qos,
                     retain: delivery.retain,
-                    identifiers: delivery.identifiers.as_slice(),
-                    group: delivery.group,
+                    identifiers: delivery.identifiers(),
+                    group: delivery.group(),
                     paced: false,
                 };
                 self.send_once(key, &mut outgoing, how);
@@ -295,9 +321,19 @@ impl Shard {
         self.advance_gathers(key);
     }
 
+    /// [`Shard::pump`] after an acknowledgement: mostly there is nothing to be sent.
+    fn pump_if_waiting(&mut self, key: Key) {
+        let waits = |session: &Session| {
+            !session.queue_is_empty() || session.gathers().is_some() || !session.can_start()
+        };
+        if self.sessions.get(key).is_some_and(waits) {
+            self.pump(key);
+        }
+    }
+
     /// Runs `write` on the output of the session's connection, if it has one.
     fn with_output<T>(&mut self, key: Key, write: impl FnOnce(&mut Sender, &mut Vec<u8>) -> T) -> Option<T> {
-        let connection = self.sessions.get(key)?.connection?;
+        let connection = self.sessions.get(key)?.connection()?;
         let spare = self.spare_output(connection);
         let state = self.connections.get_mut(connection)?;
         if let Some(spare) = spare {
@@ -312,7 +348,7 @@ impl Shard {
 
     /// Sends a packet to the session's Client, if it is connected.
     fn send_to(&mut self, key: Key, packet: &Packet<'_>) {
-        if let Some(connection) = self.sessions.get(key).and_then(|session| session.connection) {
+        if let Some(connection) = self.sessions.get(key).and_then(Session::connection) {
             self.send(connection, packet);
         }
     }
@@ -320,17 +356,17 @@ impl Shard {
     /// PUBACK from a subscriber. One that acknowledges nothing is ignored: it may answer what another member of a
     /// shared group got meanwhile.
     pub(super) fn handle_puback(&mut self, key: Key, ack: &Ack<'_>) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        if let Ok(delivery) = session.outbound.handle_puback(ack.packet_id, ack.reason) {
+        let Some(flight) = self.sessions.get_mut(key).and_then(Session::known_flight_mut) else { return };
+        if let Ok(delivery) = flight.outbound.handle_puback(ack.packet_id, ack.reason) {
             self.delivered(key, delivery, ack);
-            self.pump(key);
+            self.pump_if_waiting(key);
         }
     }
 
     /// PUBREC from a subscriber.
     pub(super) fn handle_pubrec(&mut self, connection: Key, key: Key, ack: &Ack<'_>) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        match session.outbound.handle_pubrec(ack.packet_id, ack.reason) {
+        match session.flight().outbound.handle_pubrec(ack.packet_id, ack.reason) {
             Ok(PubRec::Release(message)) => {
                 if let Some(delivery) = message {
                     self.delivered(key, delivery, ack);
@@ -352,9 +388,9 @@ impl Shard {
 
     /// PUBCOMP from a subscriber.
     pub(super) fn handle_pubcomp(&mut self, key: Key, ack: &Ack<'_>) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.outbound.handle_pubcomp(ack.packet_id).is_ok() {
-            self.pump(key);
+        let Some(flight) = self.sessions.get_mut(key).and_then(Session::known_flight_mut) else { return };
+        if flight.outbound.handle_pubcomp(ack.packet_id).is_ok() {
+            self.pump_if_waiting(key);
         }
     }
 
@@ -370,7 +406,7 @@ impl Shard {
             // Nobody waits for this one: lost, it costs a delivery with DUP.
             self.ports.store.append(&Record::Acknowledged { session: reference, packet_id: ack.packet_id });
         }
-        self.credit(delivery.group, key);
+        self.credit(delivery.group(), key);
         self.spares.take_back(delivery.message);
     }
 }
@@ -379,29 +415,59 @@ impl How<'_> {
     /// The message as it is kept.
     fn keep(self, message: Message) -> Delivery {
         let How { qos, retain, identifiers, group, .. } = self;
-        Delivery { message, qos, retain, identifiers: Identifiers::new(identifiers), group }
+        Delivery::new(message, qos, retain, identifiers, group)
     }
 }
 
 /// One PUBLISH to a subscriber.
 pub(super) struct Part<'a> {
-    pub(super) message: MessageRef<'a>,
+    pub(super) message: &'a MessageRef<'a>,
     pub(super) qos: Qos,
     pub(super) retain: bool,
-    dup: bool,
+    pub(super) dup: bool,
     pub(super) packet_id: Option<PacketId>,
-    identifiers: &'a [u32],
+    pub(super) identifiers: &'a [u32],
 }
 
 impl<'a> Part<'a> {
-    fn of(delivery: &'a Delivery, packet_id: Option<PacketId>, dup: bool) -> Part<'a> {
-        let Delivery { message, qos, retain, identifiers, .. } = delivery;
-        let message = message.as_ref();
-        Part { message, qos: *qos, retain: *retain, dup, packet_id, identifiers: identifiers.as_slice() }
+    /// `message`: that of the delivery.
+    fn of(
+        delivery: &'a Delivery,
+        message: &'a MessageRef<'a>,
+        packet_id: Option<PacketId>,
+        dup: bool,
+    ) -> Part<'a> {
+        let (qos, retain, identifiers) = (delivery.qos, delivery.retain, delivery.identifiers());
+        Part { message, qos, retain, dup, packet_id, identifiers }
     }
 
     fn encode(&self, sender: &mut Sender, now: u64, out: &mut Vec<u8>) -> Result<(), TooLarge> {
         self.with_publish(sender.version(), now, |publish| sender.encode_publish(publish, out))
+    }
+
+    /// Appends the packet, without its payload if that may be shared and is; whether it is.
+    #[cold]
+    fn append_large(
+        &self,
+        sender: &mut Sender,
+        now: u64,
+        (received, frame): (Option<&Received<'_>>, Option<&mut Frame>),
+        alike: bool,
+        share: bool,
+        out: &mut Vec<u8>,
+    ) -> (Result<(), TooLarge>, bool) {
+        let start = out.len();
+        let sent = match (received, frame) {
+            (Some(received), _) if alike && received.serves(self, sender) => {
+                received.append_head(self, sender, share, out)
+            }
+            (_, Some(frame)) if alike => frame.append_head(self, sender, now, share, out),
+            _ => {
+                let sent = self.encode(sender, now, out);
+                return (sent, false);
+            }
+        };
+        (sent, share && out.len() > start)
     }
 
     /// Makes the packet, as it is for a Client of this version at this time.

@@ -13,6 +13,7 @@ use super::barrier::Then;
 use super::deliver::{How, Outgoing};
 use super::envelope::{Envelope, Numbers};
 use super::gathers::{Gather, Gathers, Marks};
+use super::session::Session;
 use super::table::Key;
 use crate::config::CoreId;
 use crate::message::Message;
@@ -46,7 +47,7 @@ impl Shard {
         let gather = Gather { filter, text, qos, identifier, source, after, barrier };
         if let Some(state) = self.sessions.get_mut(session) {
             // A subscription made anew starts its gathering anew.
-            let replaced = state.gathers.get_or_insert_default().insert(token, gather);
+            let replaced = state.aside().gathers.get_or_insert_default().insert(token, gather);
             if let Some(replaced) = replaced {
                 self.gathers.remove(&replaced);
             }
@@ -56,7 +57,7 @@ impl Shard {
     }
 
     fn gathers_mut(&mut self, session: Key) -> Option<&mut Gathers> {
-        self.sessions.get_mut(session)?.gathers.as_deref_mut()
+        self.sessions.get_mut(session)?.gathers_mut()
     }
 
     /// Forgets the gathering for a subscription that is ended.
@@ -71,7 +72,7 @@ impl Shard {
     /// A session that gathers nothing keeps no memory for it.
     fn drop_empty_gathers(&mut self, session: Key) {
         if let Some(state) = self.sessions.get_mut(session) {
-            state.gathers.take_if(|gathers| gathers.is_empty());
+            state.drop_empty_gathers();
         }
     }
 
@@ -92,13 +93,10 @@ impl Shard {
 
     /// A message with RETAIN for `topic` from core `from` is delivered live: a slice on its way may hold an older one.
     pub(super) fn note_live(&mut self, session: Key, topic: TopicName<'_>, from: CoreId) {
-        let Some(gathers) = self.sessions.get_mut(session).and_then(|state| state.gathers.as_deref_mut())
-        else {
-            return;
-        };
+        let Some(gathers) = self.sessions.get_mut(session).and_then(Session::gathers_mut) else { return };
         let answered = if from == self.core { self.next_token } else { self.answered[from.index()] };
         let max = self.limits.gather_live_topics_max as usize;
-        if gathers.note_live(self.homes.hash_of(topic.as_str()), answered, max) {
+        if gathers.note_live(self.homes.hash_of(topic.as_bytes()), answered, max) {
             self.after_barrier(Then::Gather { session });
         }
     }
@@ -118,10 +116,9 @@ impl Shard {
     /// little among much holds up nobody.
     pub(super) fn advance_gathers(&mut self, key: Key) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(gathers) = session.gathers.as_deref_mut().filter(|_| session.queue.is_empty()) else {
-            return;
-        };
-        let connection = session.connection.and_then(|connection| self.connections.get(connection));
+        let (connection, queue_is_empty) = (session.connection(), session.queue_is_empty());
+        let Some(gathers) = session.gathers_mut().filter(|_| queue_is_empty) else { return };
+        let connection = connection.and_then(|connection| self.connections.get(connection));
         let low = self.limits.retained_slice_bytes as usize;
         if connection.is_none_or(|connection| connection.output.waiting() >= low) {
             return;
@@ -217,9 +214,9 @@ impl Shard {
 
     /// A retained message of a slice.
     pub(super) fn retained_arrived(&mut self, token: u64, mut outgoing: Outgoing<'_>) {
-        let hash = self.homes.hash_of(outgoing.message.topic.as_str());
+        let hash = self.homes.hash_of(outgoing.message.topic.as_bytes());
         let Some(&session) = self.gathers.get(&token) else { return };
-        let Some(gathers) = self.sessions.get(session).and_then(|state| state.gathers.as_deref()) else {
+        let Some(gathers) = self.sessions.get(session).and_then(Session::gathers) else {
             return;
         };
         if gathers.is_live(token, hash) || outgoing.message.is_expired(self.now.millis) {

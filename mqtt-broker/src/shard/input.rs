@@ -3,11 +3,12 @@
 use mqtt_proto::codec::{self, DecodeError};
 use mqtt_proto::connection::{ProtocolError, TooLarge};
 use mqtt_proto::packet::{Ack, Disconnect, Packet, Publish};
-use mqtt_proto::types::{ReasonCode, Version};
+use mqtt_proto::types::{Qos, ReasonCode, Version};
 use tracing::{debug, trace};
 
-use super::connection::{Connection, Held, PendingAnswer, State, Why};
+use super::connection::{Connection, Held, Peer, PendingAnswer, State, Why};
 use super::contract::{Action, Approved, Handed};
+use super::session::Session;
 use super::table::Key;
 use super::{ConnectionId, Shard};
 use crate::ports::{Answer, Ticket};
@@ -21,7 +22,7 @@ pub(super) enum Step {
     /// CONNECT or AUTH is being decided: what follows waits.
     Decide(Why),
     /// CONNECT is approved and its session at home elsewhere.
-    Handoff(u16, Vec<u8>, Approved),
+    Handoff(Box<(u16, Vec<u8>, Approved)>),
     /// The connection is closed.
     Gone,
 }
@@ -30,7 +31,7 @@ impl Shard {
     pub(super) fn take_input(&mut self, key: Key, input: &[u8]) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         self.stats.bytes_received += input.len() as u64;
-        connection.last_received = self.now.millis;
+        connection.received(self.now.millis);
         if let Some(held) = &mut connection.held {
             if held.input.is_empty() {
                 held.since = self.now.millis;
@@ -50,15 +51,18 @@ impl Shard {
         // Taken out, so that packets can be borrowed from it while other connections are written to.
         let mut receiver = core::mem::take(&mut connection.receiver);
         let mut let_in = connection.live().is_some();
+        let mut may_owe = true;
         loop {
-            if !input.is_empty() && self.owes_too_much(key) {
+            if may_owe && !input.is_empty() && self.owes_too_much(key) {
                 self.hold(key, input.to_vec(), 0, Why::Answers);
                 break;
             }
-            let handled = receiver.poll_with(&mut input, |packet| {
+            // The packet, if it has to wait.
+            let mut held = Vec::new();
+            let handled = receiver.poll_with(&mut input, |packet, bytes| {
                 trace!(connection = key.index, packet = ?packet.packet_type(), "received");
-                let step = self.handle_packet(key, packet);
-                let mut held = Vec::new();
+                let step = self.handle_packet(key, packet, bytes);
+                may_owe = !matches!(packet, Packet::Publish(publish) if publish.qos == Qos::AtMostOnce);
                 if let Step::Again(_) = step {
                     codec::encode(&as_received(*packet), self.version(key), &mut held)
                         .expect("a decoded packet can be encoded");
@@ -67,10 +71,9 @@ impl Shard {
                     self.answers.clear();
                     self.waited = 0;
                 }
-                (step, held)
+                step
             });
-            // `held`: the packet, if it has to wait.
-            let (step, mut held) = match handled {
+            let step = match handled {
                 Ok(Some(handled)) => handled,
                 Ok(None) => break,
                 Err(error) => return self.protocol_error(key, error),
@@ -94,9 +97,7 @@ impl Shard {
                     self.hold(key, input.to_vec(), 0, why);
                     break;
                 }
-                Step::Handoff(to, connect, approved) => {
-                    return self.hand_off(key, to, connect, input.to_vec(), approved);
-                }
+                Step::Handoff(handoff) => return self.hand_off(key, *handoff, input.to_vec()),
                 Step::Gone => return,
             }
         }
@@ -149,7 +150,7 @@ impl Shard {
         match step {
             Step::Next => {
                 let Some(mut held) = connection.held.take() else { return };
-                connection.last_received = self.now.millis;
+                connection.received(self.now.millis);
                 let input = core::mem::take(&mut held.input);
                 // The first packet asks again and finds its answers.
                 self.answers = core::mem::take(&mut held.answers);
@@ -158,7 +159,7 @@ impl Shard {
                 self.waited = 0;
                 let Some(connection) = self.connections.get_mut(key) else { return };
                 if connection.held.is_none() {
-                    let deadline = connection.keep_alive_deadline();
+                    let deadline = connection.keep_alive_deadline(self.now.millis);
                     self.actions.push_back(Action::ResumeRead { id: key.into() });
                     if let Some(deadline) = deadline {
                         self.arm_connection(key, deadline);
@@ -170,17 +171,19 @@ impl Shard {
                     held.why = why;
                 }
             }
-            Step::Handoff(to, connect, approved) => {
+            Step::Handoff(handoff) => {
                 let input = connection.held.take().map(|held| held.input).unwrap_or_default();
-                self.hand_off(key, to, connect, input, approved);
+                self.hand_off(key, *handoff, input);
             }
             Step::Gone => {}
         }
     }
 
-    fn hand_off(&mut self, key: Key, to: u16, connect: Vec<u8>, input: Vec<u8>, approved: Approved) {
+    fn hand_off(&mut self, key: Key, handoff: (u16, Vec<u8>, Approved), input: Vec<u8>) {
+        let (to, connect, approved) = handoff;
         let Some(connection) = self.forget_connection(key) else { return };
-        let handed = Box::new(Handed { peer: connection.peer, connect, input, approved });
+        let peer = connection.peer().cloned().unwrap_or(Peer::Inside);
+        let handed = Box::new(Handed { peer, connect, input, approved });
         self.actions.push_back(Action::Handoff { id: key.into(), to: crate::config::CoreId(to), handed });
     }
 
@@ -210,11 +213,12 @@ impl Shard {
         Ticket { core: self.core, connection: ConnectionId::from(key), serial }
     }
 
-    fn handle_packet(&mut self, key: Key, packet: &Packet<'_>) -> Step {
+    /// `bytes`: the packet as it came.
+    fn handle_packet(&mut self, key: Key, packet: &Packet<'_>, bytes: &[u8]) -> Step {
         let Some(connection) = self.connections.get_mut(key) else { return Step::Gone };
         let live = match &connection.state {
             State::Live(live) => live,
-            State::Opening => {
+            State::Opening(_) => {
                 return match packet {
                     Packet::Connect(connect) => self.handle_connect(key, connect),
                     // [MQTT-3.1.0-1]; the receiver lets nothing else through.
@@ -233,9 +237,9 @@ impl Shard {
                 };
             }
         };
-        let session = live.session;
+        let (session, version) = (live.session, live.version());
         match packet {
-            Packet::Publish(publish) => return self.handle_publish(key, publish),
+            Packet::Publish(publish) => return self.handle_publish(key, (session, version), publish, bytes),
             Packet::PubAck(ack) => self.handle_puback(session, ack),
             Packet::PubRec(ack) => self.handle_pubrec(key, session, ack),
             Packet::PubRel(ack) => self.handle_pubrel(key, session, ack),
@@ -271,20 +275,18 @@ impl Shard {
     }
 
     fn handle_disconnect(&mut self, key: Key, disconnect: &Disconnect<'_>) -> Step {
-        let Some(live) = self.connections.get_mut(key).and_then(|connection| connection.live_mut()) else {
+        let Some(live) = self.connections.get(key).and_then(|connection| connection.live()) else {
             return Step::Gone;
         };
         if let Some(expiry) = disconnect.properties.session_expiry_interval() {
+            let session = live.session;
+            let Some(state) = self.sessions.get_mut(session) else { return Step::Gone };
             // A session that was to end with its connection cannot be kept by an afterthought (section 3.14.2.2.2).
-            if live.expiry_seconds == 0 && expiry != 0 {
+            if state.expiry_seconds == 0 && expiry != 0 {
                 return self.fault(key, ReasonCode::PROTOCOL_ERROR);
             }
             let expiry = expiry.min(self.limits.session_expiry_max_seconds);
-            live.expiry_seconds = expiry;
-            let session = live.session;
-            if let Some(session) = self.sessions.get_mut(session) {
-                session.expiry_seconds = expiry;
-            }
+            state.expiry_seconds = expiry;
             // The end that 0 brings about is recorded as such.
             if expiry != 0 {
                 self.record_expiry(session);
@@ -300,19 +302,14 @@ impl Shard {
     /// [MQTT-3.1.2-24].
     pub(super) fn send(&mut self, key: Key, packet: &Packet<'_>) {
         if self.try_send(key, packet).is_err() {
-            debug!(connection = key.index, packet = ?packet.packet_type(), "larger than the peer accepts");
+            too_large(key, packet);
         }
     }
 
     /// As [`Shard::send`], saying whether the peer accepts the packet.
     pub(super) fn try_send(&mut self, key: Key, packet: &Packet<'_>) -> Result<(), TooLarge> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
-        let Connection { state: State::Live(live), output, .. } = connection else { return Ok(()) };
-        if output.buffer.capacity() == 0 {
-            output.buffer = self.buffers.pop().unwrap_or_default();
-        }
-        live.sender.encode(packet, &mut output.buffer)?;
-        if !core::mem::replace(&mut output.dirty, true) {
+        if connection.append(packet, &mut self.buffers)? {
             self.dirty.push_back(key);
         }
         Ok(())
@@ -335,17 +332,14 @@ impl Shard {
 
     /// The serial that the next pending answer will have.
     pub(super) fn next_serial(&self, key: Key) -> u32 {
-        self.connections
-            .get(key)
-            .map_or(0, |connection| connection.pending_first.wrapping_add(connection.pending.len() as u32))
+        self.connections.get(key).map_or(0, |connection| connection.pending.next_serial())
     }
 
     /// One of those that the pending answer waited for has said that it may leave.
     pub(super) fn pending_done(&mut self, id: ConnectionId, serial: u32) {
         let key = Key::from(id);
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let position = serial.wrapping_sub(connection.pending_first) as usize;
-        let Some(pending) = connection.pending.get_mut(position) else {
+        let Some(pending) = connection.pending.get_mut(serial) else {
             debug_assert!(false, "an answer waits until all have said that it may leave");
             return;
         };
@@ -354,7 +348,6 @@ impl Shard {
         while let Some(connection) = self.connections.get_mut(key)
             && let Some(done) = connection.pending.pop_done()
         {
-            connection.pending_first = connection.pending_first.wrapping_add(1);
             subscribed |= matches!(done.answer, PendingAnswer::SubAck(..));
             self.send_answer(key, &done.answer);
         }
@@ -373,36 +366,41 @@ impl Shard {
 
     fn send_answer(&mut self, key: Key, answer: &PendingAnswer) {
         use mqtt_proto::packet::{Properties, Reasons, SubAck, UnsubAck};
-        let session =
-            self.connections.get(key).and_then(|connection| connection.live()).map(|live| live.session);
-        let inbound =
-            session.and_then(|session| self.sessions.get_mut(session)).map(|session| &mut session.inbound);
-        match *answer {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(session) = connection.live().map(|live| live.session) else { return };
+        let flight = self.sessions.get_mut(session).and_then(Session::known_flight_mut);
+        let properties = Properties::EMPTY;
+        let packet = match *answer {
             PendingAnswer::PubAck(packet_id, reason) => {
-                if let Some(inbound) = inbound {
-                    inbound.puback_sent();
+                if let Some(flight) = flight {
+                    flight.inbound.puback_sent();
                 }
-                self.send(key, &Packet::PubAck(Ack::new(packet_id, reason)));
+                Packet::PubAck(Ack::new(packet_id, reason))
             }
             PendingAnswer::PubRec(packet_id, reason) => {
-                if let Some(inbound) = inbound {
-                    inbound.pubrec_sent(packet_id, reason);
+                if let Some(flight) = flight {
+                    flight.inbound.pubrec_sent(packet_id, reason);
                 }
-                self.send(key, &Packet::PubRec(Ack::new(packet_id, reason)));
+                Packet::PubRec(Ack::new(packet_id, reason))
             }
             PendingAnswer::SubAck(packet_id, ref reasons) => {
-                let properties = Properties::EMPTY;
-                self.send(key, &Packet::SubAck(SubAck { packet_id, properties, reasons: Reasons(reasons) }));
+                Packet::SubAck(SubAck { packet_id, properties, reasons: Reasons(reasons) })
             }
             PendingAnswer::UnsubAck(packet_id, ref reasons) => {
-                let properties = Properties::EMPTY;
-                self.send(
-                    key,
-                    &Packet::UnsubAck(UnsubAck { packet_id, properties, reasons: Reasons(reasons) }),
-                );
+                Packet::UnsubAck(UnsubAck { packet_id, properties, reasons: Reasons(reasons) })
             }
+        };
+        match connection.append(&packet, &mut self.buffers) {
+            Ok(true) => self.dirty.push_back(key),
+            Ok(false) => {}
+            Err(TooLarge) => too_large(key, &packet),
         }
     }
+}
+
+#[cold]
+fn too_large(key: Key, packet: &Packet<'_>) {
+    debug!(connection = key.index, packet = ?packet.packet_type(), "larger than the peer accepts");
 }
 
 /// A packet that waits, not larger than it was: the receiver has noted its Topic Alias, which stands for the topic.

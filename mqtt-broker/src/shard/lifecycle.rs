@@ -4,7 +4,8 @@ use mqtt_proto::types::Qos;
 
 use super::Shard;
 use super::deliver::Outgoing;
-use super::session::Delivery;
+use super::queue::Delivery;
+use super::session::Session;
 use super::stats::DropReason;
 use super::table::Key;
 use crate::ports::{Commit, Event, Record, SessionRef};
@@ -43,9 +44,9 @@ impl Shard {
     pub(super) fn detach(&mut self, key: Key, will: bool) {
         let now = self.now.millis;
         let Some(session) = self.sessions.get_mut(key) else { return };
-        session.connection = None;
+        session.disconnected();
         if !will {
-            session.will = None;
+            session.set_will(None);
         }
         self.groups_offline(key);
         let Some(session) = self.sessions.get_mut(key) else { return };
@@ -55,19 +56,24 @@ impl Shard {
         }
         let expiry_millis = u64::from(session.expiry_seconds) * 1000;
         if session.expiry_seconds != u32::MAX {
-            session.ends_at = now + expiry_millis;
-            self.away.insert((session.ends_at, Due::SessionEnd(key)));
+            let ends_at = now + expiry_millis;
+            session.aside().ends_at = Some(ends_at);
+            self.away.insert((ends_at, Due::SessionEnd(key)));
         }
-        match &mut session.will {
+        match session.known_aside_mut().and_then(|aside| aside.will.as_mut()) {
             Some(will) if will.delay_seconds > 0 => {
-                will.due_at = now + u64::from(will.delay_seconds) * 1000;
-                self.away.insert((will.due_at, Due::Will(key)));
+                let due_at = now + u64::from(will.delay_seconds) * 1000;
+                will.due_at = Some(due_at);
+                self.away.insert((due_at, Due::Will(key)));
             }
             Some(_) => self.publish_will(key),
             None => {}
         }
         if !self.limits.queue_qos0_offline {
             self.drop_queued(key, DropReason::Offline, |delivery| delivery.qos == Qos::AtMostOnce);
+        }
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.rest();
         }
     }
 
@@ -82,14 +88,13 @@ impl Shard {
         let Some(session) = self.sessions.remove(key) else { return };
         // Exact at once: the CONNECT that ended it may be about to open its successor.
         self.budget.own.sessions = self.sessions.len() as u64;
-        for token in session.gathers.iter().flat_map(|gathers| gathers.tokens()) {
+        for token in session.gathers().into_iter().flat_map(|gathers| gathers.tokens()) {
             self.gathers.remove(&token);
         }
         // A message whose PUBREC has come is the Client's already, and counted as delivered.
-        let unacknowledged = session.outbound.iter().filter(|(_, _, message)| message.is_some()).count();
-        let kept = (session.queue.len() + unacknowledged) as u64;
+        let kept = session.kept() as u64;
         self.stats.messages_kept -= kept;
-        self.stats.queue_bytes -= session.queue.bytes() as u64;
+        self.stats.queue_bytes -= session.queue_bytes() as u64;
         self.stats.dropped(DropReason::SessionEnded, kept);
         if session.recorded {
             self.ports
@@ -116,20 +121,21 @@ impl Shard {
     /// The session's Client is back, or the session ends: nothing is due any more.
     pub(super) fn cancel_deadlines(&mut self, key: Key) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let ends_at = core::mem::replace(&mut session.ends_at, u64::MAX);
-        let will_at =
-            session.will.as_mut().map_or(u64::MAX, |will| core::mem::replace(&mut will.due_at, u64::MAX));
-        if ends_at != u64::MAX {
+        let Some(aside) = session.known_aside_mut() else { return };
+        let ends_at = aside.ends_at.take();
+        let will_at = aside.will.as_mut().and_then(|will| will.due_at.take());
+        session.tidy_aside();
+        if let Some(ends_at) = ends_at {
             self.away.remove(&(ends_at, Due::SessionEnd(key)));
         }
-        if will_at != u64::MAX {
+        if let Some(will_at) = will_at {
             self.away.remove(&(will_at, Due::Will(key)));
         }
     }
 
     /// Publishes the session's Will, if it has one, and removes it [MQTT-3.1.2-10].
     fn publish_will(&mut self, key: Key) {
-        let Some(will) = self.sessions.get_mut(key).and_then(|session| session.will.take()) else { return };
+        let Some(will) = self.sessions.get_mut(key).and_then(Session::take_will) else { return };
         let mut message = will.message.as_ref();
         message.expires_at = will.expiry_seconds.map(|seconds| self.now.millis + u64::from(seconds) * 1000);
         let mut outgoing = Outgoing::new(message);

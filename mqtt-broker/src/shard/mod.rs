@@ -28,6 +28,7 @@ mod lanes;
 mod lifecycle;
 mod peers;
 mod publish;
+mod queue;
 mod retained;
 mod routes;
 mod session;
@@ -66,6 +67,7 @@ use shared::{Join, OwnedGroups};
 use table::{Key, Table};
 use wheel::Wheel;
 
+pub use crate::pieces::Pieces;
 pub use contract::{Action, ConnectionId, ConnectionInfo, Handed, Now, ShardConfig};
 pub use envelope::EnvelopeBatch;
 pub use stats::{DropReason, Stats};
@@ -88,7 +90,10 @@ pub struct Shard {
     /// Those of them that expire.
     expiries: Expiries,
     lanes: Lanes,
-    wheel: Wheel<Timer>,
+    /// The timers of connections, by their index: connect timeout, Keep Alive or the patience for a decision.
+    wheel: Wheel,
+    /// Monotonic milliseconds of the next publication of the `$SYS` tree; `u64::MAX` for never.
+    sys_at: u64,
     /// Deadlines of the sessions whose Clients are away.
     away: BTreeSet<(u64, Due)>,
     barriers: HashMap<u64, Barrier, RandomState>,
@@ -106,8 +111,8 @@ pub struct Shard {
     next_token: u64,
     store_waiters: VecDeque<Waiter>,
     store_committed: u64,
-    /// Connections whose output waits for the store.
-    gated: Vec<Key>,
+    /// Connections whose output waits for the store, and the position up to which it has to be committed.
+    gates: Vec<(Key, u64)>,
     /// Connections whose next packet waits for room in a lane.
     lane_blocked: Vec<Key>,
     actions: VecDeque<Action>,
@@ -124,7 +129,7 @@ pub struct Shard {
     matches: Matches,
     group_matches: Vec<GroupId>,
     properties: Vec<u8>,
-    due: Vec<(u64, Timer)>,
+    due: Vec<u32>,
     stats: Stats,
     /// The last counters that the other cores told core 0.
     peer_stats: Vec<Stats>,
@@ -132,18 +137,6 @@ pub struct Shard {
     sys_values: BTreeMap<Box<str>, Box<str>>,
     budget: Budget,
 }
-
-/// What a timer is for.
-#[derive(Clone, Copy, Debug)]
-enum Timer {
-    /// Connect timeout, Keep Alive or the patience for a decision.
-    Connection(Key),
-    /// The next publication of the `$SYS` tree.
-    Sys,
-}
-
-/// Longest time ahead that a connection's timer is set: it stays in the wheel if the connection ends before.
-const TIMER_MILLIS_MAX: u64 = 120_000;
 
 /// Send buffers kept for re-use a core, and the largest worth keeping.
 const BUFFERS_MAX: usize = 256;
@@ -175,7 +168,7 @@ impl Shard {
             let [a, b, c, d] = seeds(purpose);
             RandomState::with_seeds(a, b, c, d)
         };
-        let mut shard = Shard {
+        Shard {
             core,
             homes,
             ports,
@@ -187,10 +180,11 @@ impl Shard {
             interest: Interest::new(hash_key),
             routes: Routes::new(state(7)),
             groups: OwnedGroups::new(seeds(3)),
-            retained: Retained::new(),
+            retained: Retained::new(seeds(8)),
             expiries: Expiries::default(),
             lanes: Lanes::new(core, cores, limits.lane_bytes_max),
             wheel: Wheel::new(now.millis),
+            sys_at: if limits.sys_interval_seconds == 0 { u64::MAX } else { now.millis + 1000 },
             away: BTreeSet::new(),
             barriers: HashMap::with_hasher(state(4)),
             answered: vec![0; usize::from(cores)],
@@ -202,7 +196,7 @@ impl Shard {
             next_token: 0,
             store_waiters: VecDeque::new(),
             store_committed: 0,
-            gated: Vec::new(),
+            gates: Vec::new(),
             lane_blocked: Vec::new(),
             actions: VecDeque::new(),
             dirty: VecDeque::new(),
@@ -220,11 +214,7 @@ impl Shard {
             sys_values: BTreeMap::new(),
             budget: Budget::new(core, cores, &limits),
             limits,
-        };
-        if shard.limits.sys_interval_seconds != 0 {
-            shard.wheel.set(now.millis + 1000, Timer::Sys);
         }
-        shard
     }
 
     /// A Network Connection was accepted on this core. `None`: there are too many, close it.
@@ -246,8 +236,9 @@ impl Shard {
     #[expect(clippy::boxed_local, reason = "it travels boxed, as in `Action::Handoff`")]
     pub fn connection_arrived(&mut self, handed: Box<Handed>, now: Now) -> Option<ConnectionId> {
         self.now = now;
-        let key = self.insert_connection(handed.peer.clone());
-        self.accept_handed(key, *handed);
+        let Handed { peer, connect, input, approved } = *handed;
+        let key = self.insert_connection(peer);
+        self.accept_handed(key, &connect, &input, approved);
         self.settle();
         Some(key.into())
     }
@@ -307,7 +298,7 @@ impl Shard {
         while let Some(waiter) = self.store_waiters.pop_front_if(|waiter| waiter.seq <= up_to) {
             self.pending_done(waiter.connection, waiter.serial);
         }
-        self.dirty.extend(self.gated.drain(..));
+        self.open_gates();
         self.settle();
     }
 
@@ -323,13 +314,13 @@ impl Shard {
         self.now = now;
         let mut due = core::mem::take(&mut self.due);
         self.wheel.advance(now.millis, &mut due);
-        for (deadline, timer) in due.drain(..) {
-            match timer {
-                Timer::Connection(key) => self.connection_due(key, deadline),
-                Timer::Sys => self.sys_due(),
-            }
+        for index in due.drain(..) {
+            self.connection_due(index);
         }
         self.due = due;
+        if self.sys_at <= now.millis {
+            self.sys_due();
+        }
         self.away_due();
         self.expire_retained();
         self.go_on_gathering();
@@ -354,19 +345,23 @@ impl Shard {
         while let Some(key) = self.dirty.pop_front() {
             let Some(connection) = self.connections.get_mut(key) else { continue };
             let output = &mut connection.output;
-            if output.gate > self.store_committed {
-                // It stays marked, so that it stands here once however much is written meanwhile.
-                self.gated.push(key);
-                continue;
-            }
             output.dirty = false;
-            if output.outstanding != 0 || output.buffer.is_empty() {
+            if output.gated || output.outstanding != 0 || output.buffer.is_empty() {
                 continue;
             }
-            let buffer = core::mem::take(&mut output.buffer);
-            output.outstanding = buffer.len();
-            self.stats.bytes_sent += buffer.len() as u64;
-            return Some(Action::Transmit { id: key.into(), buffer });
+            let id = key.into();
+            let action = match output.shared {
+                None => Action::Transmit { id, buffer: core::mem::take(&mut output.buffer) },
+                Some(_) => Action::TransmitShared { id, pieces: output.take() },
+            };
+            let bytes = match &action {
+                Action::TransmitShared { pieces, .. } => pieces.len(),
+                Action::Transmit { buffer, .. } => buffer.len(),
+                _ => 0,
+            };
+            output.outstanding = u32::try_from(bytes).unwrap_or(u32::MAX);
+            self.stats.bytes_sent += bytes as u64;
+            return Some(action);
         }
         None
     }
@@ -382,7 +377,8 @@ impl Shard {
             return Some(self.now.millis);
         }
         let away = self.away.first().map(|&(deadline, _)| deadline);
-        self.wheel.next().into_iter().chain(away).chain(self.expiries.next()).min()
+        let sys = (self.sys_at != u64::MAX).then_some(self.sys_at);
+        self.wheel.next().into_iter().chain(away).chain(self.expiries.next()).chain(sys).min()
     }
 
     /// The counters of this core.
@@ -418,16 +414,16 @@ impl Shard {
         }
         let (mut kept, mut bytes) = self.groups.kept();
         for (key, session) in self.sessions.iter() {
-            kept += session.queue.len()
-                + session.outbound.iter().filter(|(_, _, message)| message.is_some()).count();
-            bytes += session.queue.bytes();
-            session.queue.check_invariants();
-            let live = session
-                .connection
-                .and_then(|connection| self.connections.get(connection))
-                .and_then(|c| c.live());
-            debug_assert!(session.connection.is_none() || live.is_some_and(|live| live.session == key));
-            if let Some(gathers) = &session.gathers {
+            kept += session.kept();
+            bytes += session.queue_bytes();
+            if let Some(flight) = session.known_flight() {
+                flight.queue.check_invariants();
+            }
+            let connection = session.connection();
+            let live =
+                connection.and_then(|connection| self.connections.get(connection)).and_then(|c| c.live());
+            debug_assert!(connection.is_none() || live.is_some_and(|live| live.session == key));
+            if let Some(gathers) = session.gathers() {
                 gathers.check_invariants();
                 debug_assert!(gathers.tokens().all(|token| self.gathers.get(&token) == Some(&key)));
             }
@@ -464,31 +460,42 @@ impl Shard {
         }
     }
 
-    /// Sets the connection's deadline. Its timer stays if it fires before, and is set again then.
-    fn arm_connection(&mut self, key: Key, deadline: u64) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.deadline = deadline;
-        let at = deadline.min(self.now.millis + TIMER_MILLIS_MAX);
-        if at < connection.timer_at {
-            connection.timer_at = at;
-            self.wheel.set(at, Timer::Connection(key));
+    /// Nothing leaves the connection before the store has committed up to `position`.
+    fn close_gate(&mut self, key: Key, position: u64) {
+        if let Some(connection) = self.connections.get_mut(key).filter(|_| position > self.store_committed) {
+            connection.output.gated = true;
+            self.gates.push((key, position));
         }
     }
 
-    fn connection_due(&mut self, key: Key, fired: u64) {
-        let Some(connection) =
-            self.connections.get_mut(key).filter(|connection| connection.timer_at == fired)
-        else {
-            return;
-        };
-        connection.timer_at = u64::MAX;
-        let deadline = connection.deadline;
-        if deadline > self.now.millis {
-            if deadline != u64::MAX {
-                self.arm_connection(key, deadline);
+    /// Lets go of what the store has committed.
+    fn open_gates(&mut self) {
+        let committed = self.store_committed;
+        let (connections, dirty) = (&mut self.connections, &mut self.dirty);
+        self.gates.retain(|&(key, position)| {
+            let Some(connection) = connections.get_mut(key) else { return false };
+            if position > committed {
+                return true;
             }
-            return;
+            connection.output.gated = false;
+            if !core::mem::replace(&mut connection.output.dirty, true) {
+                dirty.push_back(key);
+            }
+            false
+        });
+    }
+
+    /// Sets the connection's timer, or moves it.
+    fn arm_connection(&mut self, key: Key, deadline: u64) {
+        if self.connections.get(key).is_some() {
+            self.wheel.set(key.index, deadline);
         }
+    }
+
+    fn connection_due(&mut self, index: u32) {
+        // What was due before it may have ended it, or given it more time.
+        let Some(key) = self.connections.at(index).filter(|_| !self.wheel.is_set(index)) else { return };
+        let Some(connection) = self.connections.get(key) else { return };
         if connection.live().is_none() {
             // Connect timeout: whoever is silent, or never decided on, is not told anything.
             return self.close(key, None, false);
@@ -498,14 +505,13 @@ impl Shard {
         {
             return self.close(key, Some(ReasonCode::SERVER_BUSY), true);
         }
-        match connection.keep_alive_deadline() {
+        match connection.keep_alive_deadline(self.now.millis) {
             // [MQTT-3.1.2-22]
             Some(at) if at <= self.now.millis => self.close(key, Some(ReasonCode::KEEP_ALIVE_TIMEOUT), true),
             Some(at) => self.arm_connection(key, at),
             // While we do not read, silence is not the Client's.
             None => {
-                let patience = connection.live().map_or(0, |live| live.keep_alive_millis);
-                if patience != 0 {
+                if let Some(patience) = connection.patience() {
                     self.arm_connection(key, self.now.millis + patience);
                 }
             }

@@ -11,6 +11,7 @@ use super::Shard;
 use super::connection::{PendingAnswer, Why};
 use super::deliver::{How, Outgoing};
 use super::envelope::Envelope;
+use super::frame::Received;
 use super::input::Step;
 use super::lanes::Waiter;
 use super::routes::Route;
@@ -40,7 +41,14 @@ pub(super) fn bounded_expiry(asked: Option<u32>, max: u32) -> Option<u32> {
 }
 
 impl Shard {
-    pub(super) fn handle_publish(&mut self, key: Key, publish: &Publish<'_>) -> Step {
+    /// `from`: the session of the publisher and its version; `bytes`: the packet as it came.
+    pub(super) fn handle_publish(
+        &mut self,
+        key: Key,
+        from: (Key, Version),
+        publish: &Publish<'_>,
+        bytes: &[u8],
+    ) -> Step {
         let topic = publish.topic.expect("the receiver resolves Topic Aliases");
         // [MQTT-3.2.2-11], [MQTT-3.2.2-14]
         if publish.qos > self.limits.maximum_qos {
@@ -51,7 +59,7 @@ impl Shard {
         }
         let levels_max = usize::from(self.limits.topic_levels_max);
         // One with fewer bytes has not so many levels.
-        if topic.as_str().len() >= levels_max && topic.levels().count() > levels_max {
+        if topic.as_bytes().len() >= levels_max && topic.levels().count() > levels_max {
             return self.fault(key, ReasonCode::TOPIC_NAME_INVALID);
         }
         if self.lacks_room(topic, publish.retain) {
@@ -63,15 +71,12 @@ impl Shard {
         };
         self.stats.messages_received += 1;
 
-        let Some(live) = self.connections.get(key).and_then(|connection| connection.live()) else {
-            return Step::Gone;
-        };
-        let (session_key, version) = (live.session, live.version());
+        let (session_key, version) = from;
         if let (Qos::AtLeastOnce | Qos::ExactlyOnce, Some(packet_id)) = (publish.qos, publish.packet_id) {
             let Some(session) = self.sessions.get_mut(session_key) else { return Step::Gone };
             // Clients before 5.0 were not told our Receive Maximum.
             let maximum = if version == Version::V5 { self.limits.receive_maximum } else { u16::MAX };
-            match session.inbound.publish_received(publish.qos, packet_id, maximum) {
+            match session.flight().inbound.publish_received(publish.qos, packet_id, maximum) {
                 Ok(Arrival::New) => {}
                 // [MQTT-4.3.3-10]: acknowledged, not routed again; as late as the first time.
                 Ok(Arrival::Duplicate) => {
@@ -87,7 +92,11 @@ impl Shard {
             }
         }
 
-        let is_text = publish.properties.payload_format_indicator() == Some(1);
+        // Looking for one property after the other takes longer than all the rest of a small message.
+        let (is_text, asked_expiry) = match publish.properties {
+            none if none.is_empty() => (false, None),
+            some => (some.payload_format_indicator() == Some(1), some.message_expiry_interval()),
+        };
         let refused = match permission {
             Permission::Deny(reason) => Some(reason),
             Permission::Allow if self.is_reserved(topic) => Some(ReasonCode::NOT_AUTHORIZED),
@@ -108,10 +117,7 @@ impl Shard {
             return Step::Next;
         }
 
-        let expiry = bounded_expiry(
-            publish.properties.message_expiry_interval(),
-            self.limits.message_expiry_max_seconds,
-        );
+        let expiry = bounded_expiry(asked_expiry, self.limits.message_expiry_max_seconds);
         // [MQTT-3.3.2-6]: it may have waited for its permission, or for a lane.
         let received_at = self.now.millis - self.waited;
         let mut scratch = core::mem::take(&mut self.properties);
@@ -123,7 +129,9 @@ impl Shard {
             retain: publish.retain,
             expires_at: expiry.map(|seconds| received_at + u64::from(seconds) * 1000),
         };
-        let routed = self.route(&mut Outgoing::new(message), Some(session_key));
+        let mut outgoing = Outgoing::new(message);
+        outgoing.received = Received::of(publish, bytes, version);
+        let routed = self.route(&mut outgoing, Some(session_key));
         self.properties = scratch;
         if let Some(packet_id) = publish.packet_id {
             let reason =
@@ -135,7 +143,7 @@ impl Shard {
 
     /// Topics below `$SYS/` are the broker's own to publish.
     pub(super) fn is_reserved(&self, topic: TopicName<'_>) -> bool {
-        topic.as_str().starts_with("$SYS/")
+        topic.as_bytes().starts_with(b"$SYS/")
     }
 
     /// Whether a lane that this message needs is full.
@@ -145,11 +153,10 @@ impl Shard {
             return false;
         }
         let needs = self.interest.cores(topic);
-        congested
-            .iter()
-            .any(|core| needs.contains(core) || retain && self.homes.of_topic(topic.as_str()) == core)
+        congested.iter().any(|core| needs.contains(core) || retain && self.homes.of_topic(topic) == core)
     }
 
+    /// Asks for the permission to publish, unless it was given while the packet waited.
     fn publish_permission(
         &mut self,
         key: Key,
@@ -159,23 +166,22 @@ impl Shard {
         if let Some((_, permission)) = self.answers.first() {
             return Ok(*permission);
         }
-        let Some(connection) = self.connections.get_mut(key) else {
-            return Ok(Permission::Deny(ReasonCode::UNSPECIFIED_ERROR));
-        };
-        let ticket = Ticket { core: self.core, connection: key.into(), serial: connection.next_question() };
-        let Some(live) = connection.live() else {
-            return Ok(Permission::Deny(ReasonCode::UNSPECIFIED_ERROR));
-        };
+        let refused = Permission::Deny(ReasonCode::UNSPECIFIED_ERROR);
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(refused) };
+        let serial = connection.next_question();
+        let Some(live) = connection.live() else { return Ok(refused) };
+        let Some(session) = self.sessions.get(live.session) else { return Ok(refused) };
         let request = AuthorizeRequest::Publish {
-            client_id: &live.client_id,
-            identity: &live.identity,
+            client_id: &session.client_id,
+            identity: live.identity(),
             topic,
             qos: publish.qos,
             retain: publish.retain,
         };
+        let ticket = Ticket { core: self.core, connection: key.into(), serial };
         match self.ports.authorize.authorize(&request, ticket) {
             Decision::Now(permission) => Ok(permission),
-            Decision::Later => Err(Why::Permission(ticket.serial, 0)),
+            Decision::Later => Err(Why::Permission(serial, 0)),
         }
     }
 
@@ -186,13 +192,17 @@ impl Shard {
             Qos::AtLeastOnce => PendingAnswer::PubAck(packet_id, reason),
             Qos::ExactlyOnce => PendingAnswer::PubRec(packet_id, reason),
         };
+        let commit = routed.commit.filter(|&position| position > self.store_committed);
+        if routed.cores.is_empty() && commit.is_none() {
+            return self.answer_when(key, answer, 0);
+        }
         let (connection, serial) = (key.into(), self.next_serial(key));
         let mut remaining = 0;
         for core in routed.cores.iter() {
             let waiter = Waiter { seq: self.lanes.last_sent(core), connection, serial };
             remaining += u16::from(self.lanes.wait(core, waiter));
         }
-        if let Some(seq) = routed.commit.filter(|&position| position > self.store_committed) {
+        if let Some(seq) = commit {
             self.store_waiters.push_back(Waiter { seq, connection, serial });
             remaining += 1;
         }
@@ -202,7 +212,7 @@ impl Shard {
     /// PUBREL from a publisher [MQTT-4.3.3-11].
     pub(super) fn handle_pubrel(&mut self, key: Key, session: Key, ack: &Ack<'_>) {
         let Some(session) = self.sessions.get_mut(session) else { return };
-        let reason = match session.inbound.pubrel_received(ack.packet_id) {
+        let reason = match session.flight().inbound.pubrel_received(ack.packet_id) {
             true => ReasonCode::SUCCESS,
             false => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
         };
@@ -218,7 +228,7 @@ impl Shard {
         let interested = route.cores;
         let here = self.route_here(outgoing, route, publisher, self.core);
         let mut cores = interested;
-        let home = outgoing.message.retain.then(|| self.homes.of_topic(topic.as_str()));
+        let home = outgoing.message.retain.then(|| self.homes.of_topic(topic));
         if let Some(home) = home {
             if home == self.core.0 {
                 self.retain(outgoing);
@@ -247,14 +257,14 @@ impl Shard {
             return 0;
         }
         let session = publisher.and_then(|key| self.sessions.get(key));
-        session.map_or(0, |session| self.homes.hash_of(&session.client_id) as u32)
+        session.map_or(0, |session| self.homes.hash_of(session.client_id.as_bytes()) as u32)
     }
 
     /// Where the messages to `topic` go. [`Shard::route_here`] takes it back.
     pub(super) fn find_route(&mut self, topic: TopicName<'_>) -> Route {
         // Both only ever grow: the sum is the same while neither has changed.
         let generation = self.subscriptions.generation() + self.interest.generation();
-        let worth = match self.routes.find(topic.as_str(), generation) {
+        let worth = match self.routes.find(topic.as_bytes(), generation) {
             Ok(route) => return route,
             Err(worth) => worth,
         };
@@ -268,7 +278,7 @@ impl Shard {
         cores.remove(self.core.0);
         let route = Route::new(matches, cores);
         if worth {
-            self.routes.keep(topic.as_str(), generation, &route);
+            self.routes.keep(topic.as_bytes(), generation, &route);
         }
         route
     }
@@ -345,6 +355,7 @@ impl Shard {
     }
 
     /// Delivers to a session whose subscriptions grant this QoS.
+    #[inline(always)]
     fn deliver_as(
         &mut self,
         key: Key,

@@ -1,156 +1,130 @@
 //! Session state (section 4.1): what outlives a Network Connection. Lives on: the home core of its ClientID, always.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use ahash::RandomState;
 use hashbrown::HashTable;
 use mqtt_proto::session::{Inbound, Outbound};
-use mqtt_proto::types::Qos;
+use mqtt_proto::types::PacketId;
 
 use super::envelope::GroupRef;
 use super::gathers::Gathers;
+use super::queue::{Delivery, Queue};
 use super::table::{Key, Table};
 use crate::message::Message;
 use crate::router::FilterId;
 
 pub(super) struct Session {
-    pub(super) client_id: Arc<str>,
-    pub(super) connection: Option<Key>,
+    pub(super) client_id: Box<str>,
+    /// `NOBODY` while its Client is away.
+    connection: Key,
+    /// Its messages under way and those that wait, from the first on.
+    flight: Option<Box<Flight>>,
+    pub(super) subscriptions: FilterIds,
+    /// What few sessions have, or for a short time.
+    aside: Option<Box<Aside>>,
+    /// Seconds it outlives its connection; `u32::MAX`: for ever.
+    pub(super) expiry_seconds: u32,
+    /// QoS 1 and 2 messages that its Client takes at once.
+    window: u16,
+    /// The Packet Identifier that comes next while it has no flight: they go on, so that a Client never gets another
+    /// message under the one of the last.
+    next_id: PacketId,
+    /// Whether the store knows of it.
+    pub(super) recorded: bool,
+}
+
+/// No connection has this key: tables do not grow so large.
+const NOBODY: Key = Key { index: u32::MAX, generation: u32::MAX };
+
+/// Messages of a session.
+#[derive(Default)]
+pub(super) struct Flight {
     /// The send window. What is in flight counts as delivered only when it is acknowledged.
     pub(super) outbound: Outbound<Delivery>,
     pub(super) inbound: Inbound,
     /// Messages that wait for the Client, its send quota or its output buffer.
     pub(super) queue: Queue,
-    pub(super) subscriptions: Vec<FilterId>,
+}
+
+impl Flight {
+    /// Whether there is nothing to be remembered once the connection has ended.
+    fn is_over(&self) -> bool {
+        self.outbound.in_flight() == 0 && self.inbound.is_over() && self.queue.is_empty()
+    }
+}
+
+/// What a session does not have most of the time.
+#[derive(Default)]
+pub(super) struct Aside {
     pub(super) shared: Option<Box<Memberships>>,
-    /// Seconds it outlives its connection; `u32::MAX`: for ever.
-    pub(super) expiry_seconds: u32,
-    /// Whether the store knows of it.
-    pub(super) recorded: bool,
-    /// Monotonic milliseconds at which it ends; `u64::MAX` while connected or for ever.
-    pub(super) ends_at: u64,
-    /// QoS 1 and 2 messages that its Client takes at once.
-    pub(super) window: u16,
     pub(super) will: Option<Box<Will>>,
     /// Retained messages still on their way to new subscriptions.
     pub(super) gathers: Option<Box<Gathers>>,
-}
-
-/// The messages that wait, oldest first. Most of the time none do: an empty queue is one pointer.
-#[derive(Debug, Default)]
-pub(super) struct Queue(Option<Box<Waiting>>);
-
-#[derive(Debug, Default)]
-struct Waiting {
-    deliveries: VecDeque<Delivery>,
-    bytes: usize,
-}
-
-impl Queue {
-    pub(super) fn len(&self) -> usize {
-        self.0.as_ref().map_or(0, |waiting| waiting.deliveries.len())
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_none()
-    }
-
-    /// What the messages cost.
-    pub(super) fn bytes(&self) -> usize {
-        self.0.as_ref().map_or(0, |waiting| waiting.bytes)
-    }
-
-    pub(super) fn front(&self) -> Option<&Delivery> {
-        self.0.as_ref()?.deliveries.front()
-    }
-
-    pub(super) fn push(&mut self, delivery: Delivery) {
-        let waiting = self.0.get_or_insert_default();
-        waiting.bytes += delivery.cost();
-        waiting.deliveries.push_back(delivery);
-    }
-
-    pub(super) fn pop(&mut self) -> Option<Delivery> {
-        let waiting = self.0.as_deref_mut()?;
-        let delivery = waiting.deliveries.pop_front()?;
-        waiting.bytes -= delivery.cost();
-        self.0.take_if(|waiting| waiting.deliveries.is_empty());
-        Some(delivery)
-    }
-
-    /// Takes out the messages for which `which` is true, in order.
-    pub(super) fn extract(&mut self, which: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
-        let Some(waiting) = self.0.as_deref_mut() else { return Vec::new() };
-        let mut taken = Vec::new();
-        // Each goes round once: what stays keeps its order, and nothing is allocated for it.
-        for _ in 0..waiting.deliveries.len() {
-            let Some(delivery) = waiting.deliveries.pop_front() else { break };
-            if which(&delivery) {
-                waiting.bytes -= delivery.cost();
-                taken.push(delivery);
-            } else {
-                waiting.deliveries.push_back(delivery);
-            }
-        }
-        self.0.take_if(|waiting| waiting.deliveries.is_empty());
-        taken
-    }
-
-    pub(super) fn check_invariants(&self) {
-        let Some(waiting) = &self.0 else { return };
-        debug_assert!(!waiting.deliveries.is_empty());
-        debug_assert_eq!(waiting.bytes, waiting.deliveries.iter().map(Delivery::cost).sum::<usize>());
-    }
+    /// Monotonic milliseconds at which it ends; `None` while connected or for ever.
+    pub(super) ends_at: Option<u64>,
 }
 
 /// Memberships in shared groups, by the whole filter, `$share/` included: the group, `None` until its owner core has
 /// answered.
 pub(super) type Memberships = BTreeMap<Box<str>, Option<GroupRef>>;
 
-/// A message for one session.
-#[derive(Clone, Debug)]
-pub(super) struct Delivery {
-    pub(super) message: Message,
-    /// The lower of published and granted QoS.
-    pub(super) qos: Qos,
-    /// The RETAIN flag of this delivery.
-    pub(super) retain: bool,
-    pub(super) identifiers: Identifiers,
-    /// The shared group it belongs to, whose owner wants its credit back.
-    pub(super) group: Option<GroupRef>,
-}
-
-impl Delivery {
-    pub(super) fn cost(&self) -> usize {
-        self.message.cost() + size_of::<Delivery>() - size_of::<Message>()
-    }
-}
-
-/// Subscription Identifiers of a delivery, one for each matching subscription that has one [MQTT-3.3.4-3].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Identifiers {
+/// The filters of a session's Non-shared Subscriptions, in order: one needs no memory of its own.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) enum FilterIds {
     #[default]
     None,
-    One(u32),
-    Many(Box<[u32]>),
+    One(FilterId),
+    #[expect(clippy::box_collection, reason = "a session pays for a pointer, not for a list that few have")]
+    Many(Box<Vec<FilterId>>),
 }
 
-impl Identifiers {
-    pub(super) fn new(list: &[u32]) -> Identifiers {
-        match list {
-            [] => Identifiers::None,
-            [one] => Identifiers::One(*one),
-            many => Identifiers::Many(many.into()),
+impl FilterIds {
+    pub(super) fn as_slice(&self) -> &[FilterId] {
+        match self {
+            FilterIds::None => &[],
+            FilterIds::One(one) => core::slice::from_ref(one),
+            FilterIds::Many(many) => many,
         }
     }
 
-    pub(super) fn as_slice(&self) -> &[u32] {
+    pub(super) fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    pub(super) fn contains(&self, filter: FilterId) -> bool {
+        self.as_slice().binary_search(&filter).is_ok()
+    }
+
+    pub(super) fn insert(&mut self, filter: FilterId) {
         match self {
-            Identifiers::None => &[],
-            Identifiers::One(one) => core::slice::from_ref(one),
-            Identifiers::Many(many) => many,
+            FilterIds::None => *self = FilterIds::One(filter),
+            FilterIds::One(one) if *one == filter => {}
+            FilterIds::One(one) => {
+                *self = FilterIds::Many(Box::new(vec![(*one).min(filter), (*one).max(filter)]));
+            }
+            FilterIds::Many(many) => {
+                if let Err(place) = many.binary_search(&filter) {
+                    many.insert(place, filter);
+                }
+            }
         }
+    }
+
+    /// Whether it was there.
+    pub(super) fn remove(&mut self, filter: FilterId) -> bool {
+        let Ok(place) = self.as_slice().binary_search(&filter) else { return false };
+        match self {
+            FilterIds::Many(many) if many.len() > 2 => {
+                many.remove(place);
+                if many.len() * 4 < many.capacity() {
+                    many.shrink_to(many.len() * 2);
+                }
+            }
+            FilterIds::Many(many) => *self = FilterIds::One(many[1 - place]),
+            FilterIds::None | FilterIds::One(_) => *self = FilterIds::None,
+        }
+        true
     }
 }
 
@@ -161,41 +135,195 @@ pub(super) struct Will {
     /// Message Expiry Interval: runs from the publication on.
     pub(super) expiry_seconds: Option<u32>,
     pub(super) delay_seconds: u32,
-    /// Monotonic milliseconds at which it is published; `u64::MAX` while connected.
-    pub(super) due_at: u64,
+    /// Monotonic milliseconds at which it is published; `None` while connected.
+    pub(super) due_at: Option<u64>,
 }
 
 impl Session {
-    pub(super) fn new(client_id: Arc<str>, expiry_seconds: u32) -> Session {
+    pub(super) fn new(client_id: &str, expiry_seconds: u32) -> Session {
         Session {
-            client_id,
-            connection: None,
-            outbound: Outbound::new(),
-            inbound: Inbound::new(),
-            queue: Queue::default(),
-            subscriptions: Vec::new(),
-            shared: None,
+            client_id: client_id.into(),
+            connection: NOBODY,
+            flight: None,
+            subscriptions: FilterIds::None,
+            aside: None,
             expiry_seconds,
-            recorded: false,
-            ends_at: u64::MAX,
             window: 0,
-            will: None,
-            gathers: None,
+            next_id: PacketId::FIRST,
+            recorded: false,
         }
+    }
+
+    /// The connection of its Client, while it is there.
+    pub(super) fn connection(&self) -> Option<Key> {
+        (self.connection != NOBODY).then_some(self.connection)
+    }
+
+    /// A connection begins whose Client takes `window` messages of QoS 1 and 2 at once.
+    pub(super) fn restart(&mut self, connection: Key, window: u16) {
+        self.connection = connection;
+        self.window = window;
+        if let Some(flight) = &mut self.flight {
+            flight.outbound.restart(window);
+            flight.inbound.restart();
+        }
+    }
+
+    /// Its connection has ended.
+    pub(super) fn disconnected(&mut self) {
+        self.connection = NOBODY;
+    }
+
+    /// Its Client is away for now: what has nothing to remember gives its memory back.
+    pub(super) fn rest(&mut self) {
+        if let Some(mut over) = self.flight.take_if(|flight| flight.is_over()) {
+            self.next_id = over.outbound.peek_id().unwrap_or(PacketId::FIRST);
+        }
+        if let Some(flight) = &mut self.flight {
+            flight.outbound.shrink();
+            flight.queue.shrink();
+        }
+    }
+
+    /// Its messages, with room for some.
+    pub(super) fn flight(&mut self) -> &mut Flight {
+        let (window, next_id) = (self.window, self.next_id);
+        self.flight.get_or_insert_with(|| {
+            let mut outbound = Outbound::beginning_at(next_id);
+            outbound.restart(window);
+            Box::new(Flight { outbound, ..Flight::default() })
+        })
+    }
+
+    /// Its messages, if it has had any.
+    pub(super) fn known_flight(&self) -> Option<&Flight> {
+        self.flight.as_deref()
+    }
+
+    pub(super) fn known_flight_mut(&mut self) -> Option<&mut Flight> {
+        self.flight.as_deref_mut()
+    }
+
+    /// Whether its send window takes another message.
+    pub(super) fn can_start(&self) -> bool {
+        self.flight.as_ref().map_or(self.window > 0, |flight| flight.outbound.can_start())
+    }
+
+    /// Whether no message waits.
+    pub(super) fn queue_is_empty(&self) -> bool {
+        self.flight.as_ref().is_none_or(|flight| flight.queue.is_empty())
+    }
+
+    /// Messages that it keeps: those that wait, and those sent whose PUBACK or PUBREC has not come.
+    pub(super) fn kept(&self) -> usize {
+        self.flight.as_ref().map_or(0, |flight| {
+            let sent = flight.outbound.iter().filter(|(_, _, message)| message.is_some());
+            flight.queue.len() + sent.count()
+        })
+    }
+
+    /// What the messages that wait cost.
+    pub(super) fn queue_bytes(&self) -> usize {
+        self.flight.as_ref().map_or(0, |flight| flight.queue.bytes())
+    }
+
+    /// QoS 1 and 2 messages that its Client takes at once.
+    pub(super) fn window(&self) -> u16 {
+        self.window
+    }
+
+    /// What few sessions have, if it has any of it.
+    pub(super) fn known_aside_mut(&mut self) -> Option<&mut Aside> {
+        self.aside.as_deref_mut()
+    }
+
+    /// What few sessions have, to be added to.
+    pub(super) fn aside(&mut self) -> &mut Aside {
+        self.aside.get_or_insert_default()
+    }
+
+    /// Gives back the memory for what few sessions have, if nothing is left of it.
+    pub(super) fn tidy_aside(&mut self) {
+        self.aside.take_if(|aside| {
+            let Aside { shared, will, gathers, ends_at } = &**aside;
+            shared.is_none() && will.is_none() && gathers.is_none() && ends_at.is_none()
+        });
+    }
+
+    /// Stores a Will in the place of the one that there may be.
+    pub(super) fn set_will(&mut self, will: Option<Box<Will>>) {
+        match will {
+            Some(will) => self.aside().will = Some(will),
+            None => drop(self.take_will()),
+        }
+    }
+
+    pub(super) fn take_will(&mut self) -> Option<Box<Will>> {
+        let will = self.aside.as_mut()?.will.take();
+        self.tidy_aside();
+        will
+    }
+
+    pub(super) fn gathers(&self) -> Option<&Gathers> {
+        self.aside.as_ref()?.gathers.as_deref()
+    }
+
+    pub(super) fn gathers_mut(&mut self) -> Option<&mut Gathers> {
+        self.aside.as_mut()?.gathers.as_deref_mut()
+    }
+
+    /// One that gathers nothing keeps no memory for it.
+    pub(super) fn drop_empty_gathers(&mut self) {
+        if let Some(aside) = &mut self.aside {
+            aside.gathers.take_if(|gathers| gathers.is_empty());
+        }
+        self.tidy_aside();
+    }
+
+    pub(super) fn memberships(&self) -> Option<&Memberships> {
+        self.aside.as_ref()?.shared.as_deref()
     }
 
     /// The shared groups that have taken it in.
     pub(super) fn groups(&self) -> impl Iterator<Item = GroupRef> {
-        self.shared.iter().flat_map(|shared| shared.values().copied().flatten())
+        self.memberships().into_iter().flat_map(|shared| shared.values().copied().flatten())
     }
 
     pub(super) fn is_member(&self, text: &str) -> bool {
-        self.shared.as_ref().is_some_and(|shared| shared.contains_key(text))
+        self.memberships().is_some_and(|shared| shared.contains_key(text))
+    }
+
+    /// Becomes a member of a shared group that has not answered yet.
+    pub(super) fn join(&mut self, text: &str) {
+        self.aside().shared.get_or_insert_default().insert(text.into(), None);
+    }
+
+    /// The group has taken it in; `false` if it is no member any more.
+    pub(super) fn joined(&mut self, text: &str, group: GroupRef) -> bool {
+        let shared = self.aside.as_mut().and_then(|aside| aside.shared.as_mut());
+        let known = shared.and_then(|shared| shared.get_mut(text));
+        known.map(|known| *known = Some(group)).is_some()
+    }
+
+    /// Ends its membership `text`, if it has it.
+    pub(super) fn leave(&mut self, text: &str) -> Option<Option<GroupRef>> {
+        let aside = self.aside.as_mut()?;
+        let group = aside.shared.as_mut()?.remove(text)?;
+        aside.shared.take_if(|shared| shared.is_empty());
+        self.tidy_aside();
+        Some(group)
+    }
+
+    /// Ends all its memberships.
+    pub(super) fn leave_all(&mut self) -> Memberships {
+        let shared = self.aside.as_mut().and_then(|aside| aside.shared.take());
+        self.tidy_aside();
+        shared.map_or_else(Memberships::new, |shared| *shared)
     }
 
     /// Subscriptions of both kinds.
     pub(super) fn subscription_count(&self) -> usize {
-        self.subscriptions.len() + self.shared.as_ref().map_or(0, |shared| shared.len())
+        self.subscriptions.len() + self.memberships().map_or(0, |shared| shared.len())
     }
 
     /// Whether messages are kept for it while its Client is away.
@@ -208,7 +336,7 @@ impl Session {
 pub(super) struct Sessions {
     table: Table<Session>,
     /// Every session by the hash of its ClientID, which stands in the session itself.
-    by_client_id: HashTable<Key>,
+    by_client_id: HashTable<u32>,
     hasher: RandomState,
 }
 
@@ -222,23 +350,24 @@ impl Sessions {
         let hash = self.hasher.hash_one(&*session.client_id);
         let key = self.table.insert(session);
         let Sessions { table, by_client_id, hasher } = self;
-        let hash_of = |key: &Key| table.get(*key).map_or(0, |session| hasher.hash_one(&*session.client_id));
-        by_client_id.insert_unique(hash, key, hash_of);
+        let hash_of = |&index: &u32| hasher.hash_one(&*table.live(index).client_id);
+        by_client_id.insert_unique(hash, key.index, hash_of);
         key
     }
 
     pub(super) fn remove(&mut self, key: Key) -> Option<Session> {
         let session = self.table.remove(key)?;
         let hash = self.hasher.hash_one(&*session.client_id);
-        if let Ok(entry) = self.by_client_id.find_entry(hash, |known| *known == key) {
+        if let Ok(entry) = self.by_client_id.find_entry(hash, |known| *known == key.index) {
             entry.remove();
         }
         Some(session)
     }
 
     pub(super) fn find(&self, client_id: &str) -> Option<Key> {
-        let is_its = |key: &Key| self.table.get(*key).is_some_and(|session| *session.client_id == *client_id);
-        self.by_client_id.find(self.hasher.hash_one(client_id), is_its).copied()
+        let is_its = |&index: &u32| *self.table.live(index).client_id == *client_id;
+        let index = self.by_client_id.find(self.hasher.hash_one(client_id), is_its)?;
+        self.table.at(*index)
     }
 
     pub(super) fn get(&self, key: Key) -> Option<&Session> {
@@ -266,38 +395,64 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mqtt_proto::types::{Qos, ReasonCode};
 
     #[test]
     fn what_a_session_may_never_use_takes_a_pointer() {
-        let session = size_of::<Session>();
-        assert!(session <= 192, "{session} bytes");
+        assert_eq!(size_of::<Session>(), 72);
     }
 
-    /// What queues are bounded by is what they take: the message's bytes, its allocation and the place in the queue.
     #[test]
-    fn a_queued_message_costs_its_bytes_and_its_place() {
+    fn a_session_that_rests_goes_on_with_its_packet_identifiers() {
+        let mut session = Session::new("c", 60);
+        let key = Key { index: 0, generation: 0 };
         let message = crate::message::MessageRef {
-            topic: mqtt_proto::types::TopicName::new("a/b").expect("a topic"),
+            topic: mqtt_proto::types::TopicName::new("a").expect("a topic"),
             properties: &[],
-            payload: &[0; 100],
-            qos: Qos::AtMostOnce,
+            payload: &[],
+            qos: Qos::AtLeastOnce,
             retain: false,
             expires_at: None,
         };
-        let delivery = Delivery {
-            message: message.to_message(),
-            qos: Qos::AtMostOnce,
-            retain: false,
-            identifiers: Identifiers::None,
-            group: None,
+        for number in 1..=3 {
+            session.restart(key, 1);
+            let delivery = Delivery::new(message.to_message(), Qos::AtLeastOnce, false, &[], None);
+            let id =
+                session.flight().outbound.start(Qos::AtLeastOnce, delivery).expect("the window has room");
+            assert_eq!(id.get(), number);
+            session.disconnected();
+            session.rest();
+            assert!(session.flight.is_some(), "it waits for PUBACK");
+            let acknowledged = session.flight().outbound.handle_puback(id, ReasonCode::SUCCESS);
+            assert!(acknowledged.is_ok());
+            session.rest();
+            assert!(session.flight.is_none());
+        }
+    }
+
+    #[test]
+    fn filters_are_kept_in_order_and_once() {
+        let filters = {
+            let mut subscriptions = crate::router::Subscriptions::new([1, 2, 3, 4]);
+            let options = mqtt_proto::packet::SubscriptionOptions::default();
+            ["a", "b", "c", "d"].map(|filter| {
+                let filter = mqtt_proto::types::TopicFilter::new(filter).expect("a filter");
+                let subscriber = crate::router::Subscriber { key: 1, options, identifier: 0 };
+                subscriptions.insert(filter, subscriber).filter
+            })
         };
-        // Head, topic and payload are 121 bytes, in an allocation of 128 and its two counts.
-        assert_eq!(delivery.cost(), 128 + 16 + size_of::<Delivery>());
-        let mut queue = Queue::default();
-        queue.push(delivery.clone());
-        queue.push(delivery.clone());
-        assert_eq!((queue.len(), queue.bytes()), (2, 2 * delivery.cost()));
-        queue.pop();
-        assert_eq!((queue.len(), queue.bytes()), (1, delivery.cost()));
+        let mut ids = FilterIds::default();
+        for at in [2, 0, 2, 3, 1, 0] {
+            ids.insert(filters[at]);
+        }
+        assert_eq!(ids.as_slice(), filters);
+        for (at, left) in [(1, 3), (1, 3), (0, 2), (3, 1)] {
+            let known = ids.contains(filters[at]);
+            assert_eq!(ids.remove(filters[at]), known);
+            assert_eq!(ids.len(), left);
+        }
+        assert_eq!(ids, FilterIds::One(filters[2]));
+        assert!(ids.remove(filters[2]) && !ids.remove(filters[2]));
+        assert_eq!(ids, FilterIds::None);
     }
 }

@@ -14,7 +14,8 @@ use mqtt_proto::types::{Qos, ShareName, SharedFilter, TopicFilter};
 use super::barrier::Then;
 use super::deliver::{How, Outgoing};
 use super::envelope::{Envelope, GroupRef, SessionRef};
-use super::session::Delivery;
+use super::queue::Delivery;
+use super::session::Session;
 use super::stats::DropReason;
 use super::table::Key;
 use super::{ConnectionId, Shard};
@@ -142,7 +143,7 @@ impl Shard {
             let (text, options, identifier) = (join.text.clone(), join.options, join.identifier);
             let shared = SharedFilter::new(&text).expect("checked with its SUBSCRIBE");
             let Some(share_name) = shared.share_name else { continue };
-            let credit = self.sessions.get(join.session).map_or(0, |session| session.window);
+            let credit = self.sessions.get(join.session).map_or(0, Session::window);
             let member = self.own_session(join.session);
             let owner = self.homes.of_group(share_name.as_str(), shared.filter.as_str());
             let envelope = Envelope::GroupJoin {
@@ -167,15 +168,12 @@ impl Shard {
         let Some(join) = self.joins.remove(&token) else { return };
         let member = self.own_session(join.session);
         let state = self.sessions.get_mut(join.session);
-        let connection = state.as_ref().and_then(|state| state.connection);
-        let window = state.as_ref().map_or(0, |state| state.window);
-        match state.and_then(|state| state.shared.as_mut()?.get_mut(&join.text)) {
-            Some(known) => *known = Some(group),
+        let connection = state.as_ref().and_then(|state| state.connection());
+        let window = state.as_ref().map_or(0, |state| state.window());
+        if !state.is_some_and(|state| state.joined(&join.text, group)) {
             // Unsubscribed, or ended, meanwhile; a Client that waits for its SUBACK gets it nevertheless [MQTT-3.8.4-1].
-            None => {
-                self.tell_owner(group, &Envelope::GroupLeave { group, member });
-                return self.pending_done(join.connection, join.serial);
-            }
+            self.tell_owner(group, &Envelope::GroupLeave { group, member });
+            return self.pending_done(join.connection, join.serial);
         }
         if connection == Some(join.connection.into()) {
             return self.pending_done(join.connection, join.serial);
@@ -197,13 +195,14 @@ impl Shard {
     /// The session's Client is connected: its groups may send.
     pub(super) fn groups_online(&mut self, session: Key) {
         let Some(state) = self.sessions.get(session) else { return };
-        let window = state.window;
+        let window = state.window();
         let groups: Vec<GroupRef> = state.groups().collect();
         for group in groups {
             let Some(state) = self.sessions.get(session) else { return };
             let of_group =
-                |message: Option<&Delivery>| message.is_some_and(|delivery| delivery.group == Some(group));
-            let started = state.outbound.iter().filter(|(_, _, message)| of_group(*message)).count();
+                |message: Option<&Delivery>| message.is_some_and(|delivery| delivery.group() == Some(group));
+            let sent = state.known_flight().into_iter().flat_map(|flight| flight.outbound.iter());
+            let started = sent.filter(|(_, _, message)| of_group(*message)).count();
             let credit = usize::from(window).saturating_sub(started).max(1) as u16;
             let member = self.own_session(session);
             self.tell_owner(group, &Envelope::GroupOnline { group, member, credit });
@@ -213,7 +212,7 @@ impl Shard {
     /// The session's Client is away: what it had not begun or not acknowledged goes to other members.
     pub(super) fn groups_offline(&mut self, session: Key) {
         let Some(state) = self.sessions.get(session) else { return };
-        if state.shared.is_none() && state.outbound.in_flight() == 0 && state.queue.is_empty() {
+        if state.memberships().is_none() && state.known_flight().is_none() {
             return;
         }
         let groups: Vec<GroupRef> = state.groups().collect();
@@ -228,17 +227,19 @@ impl Shard {
 
     /// Gives messages of shared groups back to their owners: those not started, and those of QoS 1.
     fn give_back(&mut self, session: Key, which: impl Fn(GroupRef) -> bool) {
-        let Some(state) = self.sessions.get_mut(session) else { return };
-        let goes = |delivery: &Delivery| delivery.group.is_some_and(&which);
-        let mut back = state.outbound.remove_unacknowledged(|delivery, _, _| goes(delivery));
+        let Some(flight) = self.sessions.get_mut(session).and_then(Session::known_flight_mut) else { return };
+        let goes = |delivery: &Delivery| delivery.group().is_some_and(&which);
+        let mut back = flight.outbound.remove_unacknowledged(|delivery, _, _| goes(delivery));
         back.extend(self.take_queued(session, goes));
         self.return_all(back);
     }
 
     /// Takes messages off the session's queue. They still count as kept.
     pub(super) fn take_queued(&mut self, session: Key, which: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
-        let Some(state) = self.sessions.get_mut(session) else { return Vec::new() };
-        let taken = state.queue.extract(which);
+        let Some(flight) = self.sessions.get_mut(session).and_then(Session::known_flight_mut) else {
+            return Vec::new();
+        };
+        let taken = flight.queue.extract(which);
         self.stats.queue_bytes -= taken.iter().map(Delivery::cost).sum::<usize>() as u64;
         taken
     }
@@ -247,7 +248,7 @@ impl Shard {
         self.stats.messages_kept -= back.len() as u64;
         // The last goes first, so that the queue's front ends up in order.
         for delivery in back.into_iter().rev() {
-            let Some(group) = delivery.group else { continue };
+            let Some(group) = delivery.group() else { continue };
             self.return_to_group(group, &delivery.message);
         }
         self.drain_due();
@@ -268,7 +269,7 @@ impl Shard {
         let member = self.own_session(session);
         self.tell_owner(group, &Envelope::GroupLeave { group, member });
         // What has been started is completed [MQTT-3.10.4-3].
-        let back = self.take_queued(session, |delivery| delivery.group == Some(group));
+        let back = self.take_queued(session, |delivery| delivery.group() == Some(group));
         self.return_all(back);
     }
 
@@ -289,7 +290,7 @@ impl Shard {
     ) {
         let key = member.key();
         let state = self.sessions.get(key);
-        let connected = state.is_some_and(|session| session.connection.is_some());
+        let connected = state.is_some_and(|session| session.connection().is_some());
         let is_member = state.is_some_and(|session| session.groups().any(|known| known == group));
         if connected && is_member {
             return self.deliver(key, outgoing, how);
@@ -418,7 +419,7 @@ impl Shard {
 
     /// Binds a message to a member, or queues it behind those that wait longer.
     fn give_to_group(&mut self, id: GroupId, outgoing: &mut Outgoing<'_>, publisher: u64) {
-        let topic = self.homes.hash_of(outgoing.message.topic.as_str());
+        let topic = self.homes.hash_of(outgoing.message.topic.as_bytes());
         let waiting = !self.groups.queue(id).messages.is_empty();
         let Some(group) = self.groups.groups.get_mut(id) else { return };
         if !waiting && let Some(chosen) = group.choose(publisher, topic) {
@@ -527,7 +528,7 @@ impl Shard {
                 self.stats.dropped(DropReason::Expired, 1);
                 continue;
             }
-            let topic = self.homes.hash_of(message.as_ref().topic.as_str());
+            let topic = self.homes.hash_of(message.as_ref().topic.as_bytes());
             let chosen = self.groups.groups.get_mut(id).and_then(|group| group.choose(0, topic));
             let mut outgoing = Outgoing::with_owned(message.as_ref(), Some(&message));
             self.bind(id, chosen.expect("a member was ready"), &mut outgoing);

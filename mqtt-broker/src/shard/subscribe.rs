@@ -29,7 +29,7 @@ impl Shard {
         let Some(live) = self.connections.get(key).and_then(|connection| connection.live()) else {
             return Step::Gone;
         };
-        let (session, client_id) = (live.session, live.client_id.clone());
+        let session = live.session;
         let serial = self.next_serial(key);
         let (mut reasons, mut gathers) = (Vec::with_capacity(judged.len()), Vec::new());
         let (mut remaining, mut commit, mut changed) = (0, None, false);
@@ -57,16 +57,17 @@ impl Shard {
                 }
                 None => gathers.extend(self.insert_subscription(session, shared.filter, subscriber)),
             }
-            let reference = SessionRef { client_id: &client_id };
-            let filter = subscription.filter;
-            if self.sessions.get(session).is_some_and(|session| session.is_persistent()) {
+            let Some(state) = self.sessions.get(session) else { continue };
+            let (client_id, filter) = (&*state.client_id, subscription.filter);
+            if state.is_persistent() {
+                let reference = SessionRef { client_id };
                 let identifier = subscriber.identifier;
                 let record = Record::Subscribed { session: reference, filter, options, identifier };
                 if let Commit::At(position) = self.ports.store.append(&record) {
                     commit = commit.max(Some(position));
                 }
             }
-            self.ports.hooks.on_event(&Event::Subscribed { client_id: &client_id, filter });
+            self.ports.hooks.on_event(&Event::Subscribed { client_id, filter });
         }
         if let Some(seq) = commit.filter(|&position| position > self.store_committed) {
             self.store_waiters.push_back(super::Waiter { seq, connection: key.into(), serial });
@@ -111,9 +112,12 @@ impl Shard {
                 let Some(live) = self.connections.get(key).and_then(|connection| connection.live()) else {
                     return Ok(Err(ReasonCode::UNSPECIFIED_ERROR));
                 };
+                let Some(session) = self.sessions.get(live.session) else {
+                    return Ok(Err(ReasonCode::UNSPECIFIED_ERROR));
+                };
                 let request = AuthorizeRequest::Subscribe {
-                    client_id: &live.client_id,
-                    identity: &live.identity,
+                    client_id: &session.client_id,
+                    identity: live.identity(),
                     filter: subscription.filter,
                     qos: subscription.options.qos,
                 };
@@ -139,7 +143,7 @@ impl Shard {
             Some(_) => state.is_member(subscription.filter),
             None => {
                 let known = self.subscriptions.find(shared.filter);
-                known.is_some_and(|known| state.subscriptions.binary_search(&known).is_ok())
+                known.is_some_and(|known| state.subscriptions.contains(known))
             }
         }
     }
@@ -155,8 +159,7 @@ impl Shard {
         let inserted = self.subscriptions.insert(filter, subscriber);
         let is_new = inserted.replaced.is_none();
         if is_new && let Some(state) = self.sessions.get_mut(session) {
-            let place = state.subscriptions.binary_search(&inserted.filter).unwrap_or_else(|place| place);
-            state.subscriptions.insert(place, inserted.filter);
+            state.subscriptions.insert(inserted.filter);
         }
         if inserted.first_on_core && !self.groups.has_filter(filter.as_str()) {
             self.announce(filter, true);
@@ -190,7 +193,7 @@ impl Shard {
 
     pub(super) fn handle_unsubscribe(&mut self, key: Key, unsubscribe: &Unsubscribe<'_>) {
         let Some(live) = self.connections.get(key).and_then(|connection| connection.live()) else { return };
-        let (session, client_id) = (live.session, live.client_id.clone());
+        let session = live.session;
         let mut reasons = Vec::new();
         let mut commit = None;
         for text in unsubscribe.filters.iter() {
@@ -199,14 +202,16 @@ impl Shard {
             if !existed {
                 continue;
             }
-            if self.sessions.get(session).is_some_and(|session| session.is_persistent()) {
-                let reference = SessionRef { client_id: &client_id };
+            let Some(state) = self.sessions.get(session) else { continue };
+            let client_id = &*state.client_id;
+            if state.is_persistent() {
+                let reference = SessionRef { client_id };
                 let record = Record::Unsubscribed { session: reference, filter: text };
                 if let Commit::At(position) = self.ports.store.append(&record) {
                     commit = commit.max(Some(position));
                 }
             }
-            self.ports.hooks.on_event(&Event::Unsubscribed { client_id: &client_id, filter: text });
+            self.ports.hooks.on_event(&Event::Unsubscribed { client_id, filter: text });
         }
         let mut remaining = 0;
         if let Some(seq) = commit.filter(|&position| position > self.store_committed) {
@@ -223,17 +228,15 @@ impl Shard {
         let Ok(shared) = SharedFilter::new(text) else { return false };
         let Some(state) = self.sessions.get_mut(session) else { return false };
         if shared.share_name.is_some() {
-            let Some(group) = state.shared.as_mut().and_then(|known| known.remove(text)) else {
-                return false;
-            };
-            state.shared.take_if(|known| known.is_empty());
+            let Some(group) = state.leave(text) else { return false };
             self.stats.shared_subscriptions -= 1;
             self.end_membership(session, group);
             return true;
         }
         let Some(filter) = self.subscriptions.find(shared.filter) else { return false };
-        let Ok(place) = state.subscriptions.binary_search(&filter) else { return false };
-        state.subscriptions.remove(place);
+        if !state.subscriptions.remove(filter) {
+            return false;
+        }
         let removed = self.subscriptions.remove_id(filter, session.index);
         self.cancel_gather(session, filter);
         self.withdraw(shared.filter, removed);
@@ -250,14 +253,14 @@ impl Shard {
     /// Ends all subscriptions of a session that ends.
     pub(super) fn unsubscribe_all(&mut self, session: Key) {
         let Some(state) = self.sessions.get_mut(session) else { return };
-        let (subscriptions, shared) =
-            (core::mem::take(&mut state.subscriptions), core::mem::take(&mut state.shared));
-        for filter in subscriptions {
+        let subscriptions = core::mem::take(&mut state.subscriptions);
+        let shared = state.leave_all();
+        for &filter in subscriptions.as_slice() {
             let text = self.subscriptions.filter_text(filter).to_owned();
             let removed = self.subscriptions.remove_id(filter, session.index);
             self.withdraw(TopicFilter::new(&text).expect("it was subscribed to"), removed);
         }
-        for group in shared.into_iter().flat_map(|shared| shared.into_values()) {
+        for group in shared.into_values() {
             self.stats.shared_subscriptions -= 1;
             self.end_membership(session, group);
         }
@@ -269,7 +272,7 @@ impl Shard {
         if state.is_member(text) {
             return false;
         }
-        state.shared.get_or_insert_default().insert(text.into(), None);
+        state.join(text);
         self.stats.shared_subscriptions += 1;
         true
     }

@@ -2,10 +2,10 @@
 
 use mqtt_proto::types::{Qos, TopicName};
 
+use super::Shard;
 use super::deliver::Outgoing;
 use super::envelope::{Envelope, Numbers};
 use super::stats::Stats;
-use super::{Shard, Timer};
 use crate::message::MessageRef;
 
 impl Shard {
@@ -18,7 +18,7 @@ impl Shard {
         } else {
             self.publish_sys();
         }
-        self.wheel.set(self.now.millis + interval, Timer::Sys);
+        self.sys_at = self.now.millis + interval;
     }
 
     fn publish_sys(&mut self) {

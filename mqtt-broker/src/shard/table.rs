@@ -10,23 +10,42 @@ pub(super) struct Key {
 #[derive(Debug)]
 struct Slot<T> {
     generation: u32,
-    value: Option<T>,
+    state: State<T>,
 }
+
+#[derive(Debug)]
+enum State<T> {
+    Taken(T),
+    /// With the index of the next free slot, `NONE` if it is the last.
+    Free(u32),
+}
+
+const NONE: u32 = u32::MAX;
 
 /// Entries by [`Key`], in chunks: growing moves no entry and doubles nothing.
 #[derive(Debug)]
 pub(super) struct Table<T> {
     chunks: Vec<Vec<Slot<T>>>,
-    free: Vec<u32>,
+    /// The slot that was freed last.
+    free: u32,
     len: usize,
 }
 
-/// Slots a chunk.
-const CHUNK: usize = 128;
+impl<T> Slot<T> {
+    fn value(&self) -> Option<&T> {
+        match &self.state {
+            State::Taken(value) => Some(value),
+            State::Free(_) => None,
+        }
+    }
+}
+
+/// Slots a chunk: so many that what an allocator adds to round it up are pages that nobody touches.
+const CHUNK: usize = 512;
 
 impl<T> Table<T> {
     pub(super) fn new() -> Table<T> {
-        Table { chunks: Vec::new(), free: Vec::new(), len: 0 }
+        Table { chunks: Vec::new(), free: NONE, len: 0 }
     }
 
     fn slot(&self, index: u32) -> Option<&Slot<T>> {
@@ -39,42 +58,56 @@ impl<T> Table<T> {
 
     pub(super) fn insert(&mut self, value: T) -> Key {
         self.len += 1;
-        if let Some(index) = self.free.pop()
-            && let Some(slot) = self.slot_mut(index)
+        let index = self.free;
+        if let Some(slot) = self.slot_mut(index)
+            && let State::Free(next) = slot.state
         {
-            slot.value = Some(value);
-            return Key { index, generation: slot.generation };
+            slot.state = State::Taken(value);
+            let generation = slot.generation;
+            self.free = next;
+            return Key { index, generation };
         }
         if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
             self.chunks.push(Vec::with_capacity(CHUNK));
         }
         let number = self.chunks.len() - 1;
         let chunk = &mut self.chunks[number];
-        chunk.push(Slot { generation: 0, value: Some(value) });
+        chunk.push(Slot { generation: 0, state: State::Taken(value) });
         Key { index: (number * CHUNK + chunk.len() - 1) as u32, generation: 0 }
     }
 
     pub(super) fn remove(&mut self, key: Key) -> Option<T> {
+        let free = self.free;
         let slot = self.slot_mut(key.index).filter(|slot| slot.generation == key.generation)?;
-        let value = slot.value.take()?;
+        slot.value()?;
+        let State::Taken(value) = core::mem::replace(&mut slot.state, State::Free(free)) else { return None };
         slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(key.index);
+        self.free = key.index;
         self.len -= 1;
         Some(value)
     }
 
     pub(super) fn get(&self, key: Key) -> Option<&T> {
-        self.slot(key.index).filter(|slot| slot.generation == key.generation)?.value.as_ref()
+        self.slot(key.index).filter(|slot| slot.generation == key.generation)?.value()
     }
 
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        self.slot_mut(key.index).filter(|slot| slot.generation == key.generation)?.value.as_mut()
+        match &mut self.slot_mut(key.index).filter(|slot| slot.generation == key.generation)?.state {
+            State::Taken(value) => Some(value),
+            State::Free(_) => None,
+        }
     }
 
     /// The live entry at `index`, with its key.
     pub(super) fn at(&self, index: u32) -> Option<Key> {
         let slot = self.slot(index)?;
-        slot.value.as_ref().map(|_| Key { index, generation: slot.generation })
+        slot.value().map(|_| Key { index, generation: slot.generation })
+    }
+
+    /// The live entry at `index`, which the caller knows to be there.
+    pub(super) fn live(&self, index: u32) -> &T {
+        let value = self.slot(index).and_then(Slot::value);
+        value.expect("an index is kept no longer than its entry lives")
     }
 
     pub(super) fn len(&self) -> usize {
@@ -84,7 +117,7 @@ impl<T> Table<T> {
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
         self.chunks.iter().flatten().enumerate().filter_map(|(index, slot)| {
             let key = Key { index: index as u32, generation: slot.generation };
-            slot.value.as_ref().map(|value| (key, value))
+            slot.value().map(|value| (key, value))
         })
     }
 
@@ -123,5 +156,9 @@ mod tests {
                 .all(|(number, &key)| (table.get(key) == Some(&number)) == (number % 2 == 1))
         );
         assert_eq!(table.keys().len(), 500);
+        // Those freed last are used first, and once all are used again the table grows.
+        let again: Vec<u32> = (0..502).map(|number| table.insert(number).index).collect();
+        let expected = (0..1000).step_by(2).rev().chain([1000, 1001]);
+        assert!(again.iter().copied().eq(expected));
     }
 }

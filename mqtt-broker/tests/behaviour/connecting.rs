@@ -324,14 +324,10 @@ fn a_client_that_comes_and_goes_leaves_no_deadline_behind() {
             let (client, _) = cluster.connect_with(0, asked);
             cluster.cut(client);
         }
-        let next = cluster.shards[0].poll_timeout().expect("the last Will");
-        assert!(next <= cluster.now.millis + 120_000, "a timer stays, for a while");
-        cluster.advance(120_000);
         let next = cluster.shards[0].poll_timeout();
-        assert_eq!(next, Some(cluster.now.millis - 120_000 + 50_000_009_000));
+        assert_eq!(next, Some(cluster.now.millis + 50_000_009_000), "the last Will");
         let client = cluster.connect(0, Version::V5, "c");
         cluster.cut(client);
-        cluster.advance(120_000);
         assert_eq!(cluster.shards[0].poll_timeout(), None);
     }
 }

@@ -1,8 +1,9 @@
 //! Frames: where one packet ends and the next begins, in a byte stream that is split anywhere.
 //!
 //! Invariant: [`Framer`] owns memory only between the pieces of one packet, of at most twice the bytes (or eight)
-//! that came, whatever length the peer announced.
+//! that came and the 32 in which it keeps track of them, whatever length the peer announced.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::error::DecodeError;
@@ -80,16 +81,13 @@ pub fn peek_frame(input: &[u8], maximum_packet_size: u32) -> Result<Option<Frame
     Err(DecodeError::VariableByteInteger)
 }
 
-/// Flags and body if `frame` is a PUBLISH with a Remaining Length of one byte. Most packets are: their Fixed Header takes
-/// one look. `None` says nothing about any other frame.
+/// Bytes of the packet that starts `input`, if its Fixed Header is valid and its Remaining Length has one byte: with most
+/// packets that takes one look. `None` says nothing about any other.
 #[inline(always)]
-pub(super) fn short_publish(frame: &[u8]) -> Option<(u8, &[u8])> {
-    let &[first, remaining_len, ref body @ ..] = frame else { return None };
-    let flags = first & 0x0F;
-    let is_publish = first >> 4 == PacketType::Publish as u8
-        && FLAGS[PacketType::Publish as usize] >> flags & 1 != 0
-        && remaining_len < 0x80;
-    (is_publish && usize::from(remaining_len) == body.len()).then_some((flags, body))
+fn short_frame_len(input: &[u8]) -> Option<u32> {
+    let &[first, remaining_len, ..] = input else { return None };
+    let is_short = remaining_len < 0x80 && FLAGS[usize::from(first >> 4)] >> (first & 0x0F) & 1 != 0;
+    is_short.then(|| 2 + u32::from(remaining_len))
 }
 
 #[cold]
@@ -107,9 +105,13 @@ fn first_byte_error(packet_type: Option<PacketType>, flags: u8) -> DecodeError {
 /// A packet that lies whole in the input is returned in place. Only the bytes of an incomplete packet are kept,
 /// and the memory for them is given back once it is complete and `next_frame` is called again.
 #[derive(Debug, Default)]
-pub struct Framer {
-    partial: Vec<u8>,
-    /// The packet in `partial` was complete and has been handed out.
+pub struct Framer(Option<Box<Partial>>);
+
+/// The first part of a packet, never empty.
+#[derive(Debug)]
+struct Partial {
+    bytes: Vec<u8>,
+    /// The packet was complete and has been handed out.
     handed_out: bool,
 }
 
@@ -130,67 +132,97 @@ impl Framer {
     ///
     /// # Errors
     /// Those of [`peek_frame`]. The stream has no next packet then: close the Network Connection.
-    #[inline]
+    #[inline(always)]
     pub fn next_frame<'a, 'input: 'a>(
         &'a mut self,
         input: &mut &'input [u8],
         maximum_packet_size: u32,
     ) -> Result<Option<&'a [u8]>, DecodeError> {
-        if self.handed_out {
-            *self = Framer::default();
-        }
-        if !self.partial.is_empty() {
-            let used = self.complete(input, maximum_packet_size)?;
-            *input = &input[used..];
-            return Ok(self.handed_out.then_some(&self.partial));
-        }
-        if let Some(header) = peek_frame(input, maximum_packet_size)?
-            && let Some((frame, rest)) = input.split_at_checked(header.frame_len())
+        // What has been handed out is still there.
+        if self.0.is_none()
+            && let Some(len) = short_frame_len(input)
+            && len <= maximum_packet_size
+            && let Some((frame, rest)) = input.split_at_checked(len as usize)
         {
             *input = rest;
             return Ok(Some(frame));
         }
-        self.partial = Vec::from(core::mem::take(input));
-        Ok(None)
+        let (frame, used) = self.next_any(input, maximum_packet_size)?;
+        *input = &input[used..];
+        Ok(frame)
     }
 
+    /// The next whole packet and how much of `input` is used up with it. `input` is passed by value so that it stays in
+    /// registers where packets come whole.
+    fn next_any<'a, 'input: 'a>(
+        &'a mut self,
+        input: &'input [u8],
+        maximum_packet_size: u32,
+    ) -> Result<(Option<&'a [u8]>, usize), DecodeError> {
+        self.0.take_if(|partial| partial.handed_out);
+        if self.0.is_some() {
+            return self.next_of_pieces(input, maximum_packet_size);
+        }
+        if let Some(header) = peek_frame(input, maximum_packet_size)?
+            && let Some(frame) = input.get(..header.frame_len())
+        {
+            return Ok((Some(frame), frame.len()));
+        }
+        if !input.is_empty() {
+            self.0 = Some(Box::new(Partial { bytes: Vec::from(input), handed_out: false }));
+        }
+        Ok((None, input.len()))
+    }
+
+    /// [`Framer::next_any`] where a packet came in pieces.
+    fn next_of_pieces(
+        &mut self,
+        input: &[u8],
+        maximum_packet_size: u32,
+    ) -> Result<(Option<&[u8]>, usize), DecodeError> {
+        let Some(partial) = &mut self.0 else { return Ok((None, 0)) };
+        let used = partial.complete(input, maximum_packet_size)?;
+        Ok((partial.handed_out.then_some(&partial.bytes), used))
+    }
+
+    /// Bytes kept of an incomplete packet.
+    pub fn buffered_len(&self) -> usize {
+        self.0.as_ref().filter(|partial| !partial.handed_out).map_or(0, |partial| partial.bytes.len())
+    }
+
+    /// Takes the bytes of the incomplete packet out, for the one who reads the rest of the stream.
+    pub fn take_buffered(&mut self) -> Vec<u8> {
+        self.0.take().filter(|partial| !partial.handed_out).map_or_else(Vec::new, |partial| partial.bytes)
+    }
+}
+
+impl Partial {
     /// Adds to the incomplete packet what it lacks; the answer is how much of `input` that was. `input` is passed by value
     /// so that it stays in registers where packets come whole.
     fn complete(&mut self, input: &[u8], maximum_packet_size: u32) -> Result<usize, DecodeError> {
         let mut used = 0;
         let header = loop {
-            match peek_frame(&self.partial, maximum_packet_size)? {
+            match peek_frame(&self.bytes, maximum_packet_size)? {
                 Some(header) => break header,
                 None => {
                     let Some(&byte) = input.get(used) else { return Ok(used) };
-                    self.partial.push(byte);
+                    self.bytes.push(byte);
                     used += 1;
                 }
             }
         };
         let frame_len = header.frame_len();
-        let missing = frame_len - self.partial.len();
+        let missing = frame_len - self.bytes.len();
         let rest = &input[used..];
         let bytes = &rest[..missing.min(rest.len())];
-        let len = self.partial.len() + bytes.len();
-        if self.partial.capacity() < len {
-            let capacity = frame_len.min(len.max(2 * self.partial.len()));
-            self.partial.reserve_exact(capacity - self.partial.len());
+        let len = self.bytes.len() + bytes.len();
+        if self.bytes.capacity() < len {
+            let capacity = frame_len.min(len.max(2 * self.bytes.len()));
+            self.bytes.reserve_exact(capacity - self.bytes.len());
         }
-        self.partial.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
         self.handed_out = len == frame_len;
         Ok(used + bytes.len())
-    }
-
-    /// Bytes kept of an incomplete packet.
-    pub const fn buffered_len(&self) -> usize {
-        if self.handed_out { 0 } else { self.partial.len() }
-    }
-
-    /// Takes the bytes of the incomplete packet out, for the one who reads the rest of the stream.
-    pub fn take_buffered(&mut self) -> Vec<u8> {
-        let Framer { partial, handed_out } = core::mem::take(self);
-        if handed_out { Vec::new() } else { partial }
     }
 }
 
@@ -200,7 +232,7 @@ mod tests {
 
     #[test]
     fn framer_is_small_and_owns_nothing_between_packets() {
-        assert!(size_of::<Framer>() <= 32);
+        assert_eq!(size_of::<Framer>(), size_of::<usize>());
         let mut framer = Framer::default();
         for byte in [0x30, 5, 0, 1, b'a', 1] {
             assert_eq!(framer.next_frame(&mut &[byte][..], 100), Ok(None));
@@ -210,7 +242,7 @@ mod tests {
         assert_eq!(frame, [0x30, 5, 0, 1, b'a', 1, 2]);
         assert_eq!(framer.buffered_len(), 0);
         assert_eq!(framer.next_frame(&mut &[][..], 100), Ok(None));
-        assert_eq!(framer.partial.capacity(), 0);
+        assert!(framer.0.is_none());
     }
 
     #[test]
@@ -222,7 +254,8 @@ mod tests {
             came += chunk.len();
             assert_eq!(framer.next_frame(&mut &chunk[..], u32::MAX), Ok(None));
             assert_eq!(framer.buffered_len(), came);
-            assert!(framer.partial.capacity() <= 2 * came, "{}", framer.partial.capacity());
+            let capacity = framer.0.as_ref().map_or(0, |partial| partial.bytes.capacity());
+            assert!(capacity <= 2 * came, "{capacity}");
         }
         assert_eq!(framer.take_buffered().len(), came);
         assert_eq!(framer.buffered_len(), 0);

@@ -66,14 +66,16 @@ impl Dialect {
     }
 }
 
+/// Topic by alias less one; empty where the alias stands for nothing. Most peers have none and pay for a pointer.
+type Aliases = Option<Box<Vec<Box<str>>>>;
+
 /// The receiving half of a Network Connection.
 ///
 /// The default is a Server before CONNECT without a limit of its own; it allocates nothing.
 #[derive(Debug)]
 pub struct Receiver {
     framer: Framer,
-    /// Topic by alias less one; empty where the alias stands for nothing.
-    aliases: Vec<Box<str>>,
+    aliases: Aliases,
     maximum_packet_size: u32,
     topic_alias_maximum: u16,
     dialect: Dialect,
@@ -91,7 +93,7 @@ impl Receiver {
     pub fn new(role: Role, maximum_packet_size: u32) -> Receiver {
         Receiver {
             framer: Framer::default(),
-            aliases: Vec::new(),
+            aliases: None,
             maximum_packet_size,
             topic_alias_maximum: 0,
             dialect: Dialect::Unknown,
@@ -149,8 +151,8 @@ impl Receiver {
         Ok(Some(packet))
     }
 
-    /// [`Receiver::poll_packet`] that lends the packet to `handle`, and gives what that returns: a packet is large, and
-    /// moving it from hand to hand costs more than a small message does otherwise.
+    /// [`Receiver::poll_packet`] that lends the packet and the bytes it came as to `handle`, and gives what that returns:
+    /// a packet is large, and moving it from hand to hand costs more than a small message does otherwise.
     ///
     /// # Errors
     /// As [`Receiver::poll_packet`].
@@ -158,7 +160,7 @@ impl Receiver {
     pub fn poll_with<T>(
         &mut self,
         input: &mut &[u8],
-        handle: impl FnOnce(&Packet<'_>) -> T,
+        handle: impl FnOnce(&Packet<'_>, &[u8]) -> T,
     ) -> Result<Option<T>, ProtocolError> {
         self.check_first_byte(input)?;
         let Some(frame) = self.framer.next_frame(input, self.maximum_packet_size)? else { return Ok(None) };
@@ -167,14 +169,14 @@ impl Receiver {
             Ok(packet) => {
                 let known = (&mut self.aliases, self.topic_alias_maximum);
                 note(packet, known, &mut self.dialect, &mut self.state)?;
-                Ok(Some(handle(packet)))
+                Ok(Some(handle(packet, frame)))
             }
             Err(error) => Err((*error).into()),
         }
     }
 
     /// Bytes kept of an incomplete packet.
-    pub const fn buffered_len(&self) -> usize {
+    pub fn buffered_len(&self) -> usize {
         self.framer.buffered_len()
     }
 
@@ -205,7 +207,7 @@ fn packet_type(frame: &[u8]) -> Result<PacketType, ProtocolError> {
 #[inline]
 fn note<'a>(
     packet: &mut Packet<'a>,
-    known: (&'a mut Vec<Box<str>>, u16),
+    known: (&'a mut Aliases, u16),
     dialect: &mut Dialect,
     state: &mut State,
 ) -> Result<(), ProtocolError> {
@@ -260,7 +262,7 @@ fn admit(state: State, dialect: Dialect, packet_type: PacketType) -> Result<(), 
 
 /// Learns or replaces the Topic Alias of a PUBLISH (section 3.3.2.3.4).
 fn resolve_topic<'a>(
-    aliases: &'a mut Vec<Box<str>>,
+    aliases: &'a mut Aliases,
     maximum: u16,
     publish: &mut Publish<'a>,
     from_client: bool,
@@ -282,6 +284,7 @@ fn resolve_topic<'a>(
     let at = usize::from(alias) - 1;
     match publish.topic {
         Some(topic) => {
+            let aliases = aliases.get_or_insert_default();
             if aliases.len() <= at {
                 aliases.resize(at + 1, Box::default());
             }
@@ -290,7 +293,8 @@ fn resolve_topic<'a>(
             }
         }
         None => {
-            let topic = aliases.get(at).and_then(|topic| TopicName::new(topic).ok());
+            let topic = aliases.as_ref().and_then(|aliases| aliases.get(at));
+            let topic = topic.and_then(|topic| TopicName::new(topic).ok());
             publish.topic = Some(topic.ok_or(ProtocolError::TopicAliasUnknown(alias))?);
         }
     }

@@ -146,6 +146,11 @@ impl Inbound {
         self.awaiting.iter().map(|awaiting| awaiting.id)
     }
 
+    /// Whether nothing is left to be remembered once the Network Connection has ended.
+    pub const fn is_over(&self) -> bool {
+        self.awaiting.is_empty() && self.completed == 0
+    }
+
     /// PUBLISH packets of this Network Connection that count against the Receive Maximum.
     pub const fn unacknowledged(&self) -> u16 {
         self.unacknowledged

@@ -109,13 +109,19 @@ const KEPT_CAPACITY: usize = 64;
 impl<M> Outbound<M> {
     /// An empty window, closed until [`Outbound::restart`]: the quota comes with a Network Connection.
     pub const fn new() -> Outbound<M> {
+        Outbound::beginning_at(PacketId::FIRST)
+    }
+
+    /// An empty window whose first message gets the identifier `next_id`: one that was empty may be forgotten, and its
+    /// identifiers gone on with [`Outbound::peek_id`].
+    pub const fn beginning_at(next_id: PacketId) -> Outbound<M> {
         Outbound {
             entries: VecDeque::new(),
             live: 0,
             unsent: 0,
             cursor: 0,
             receive_maximum: 0,
-            next_id: PacketId::FIRST,
+            next_id,
             sorted: true,
         }
     }
