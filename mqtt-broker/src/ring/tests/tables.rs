@@ -62,6 +62,7 @@ fn sockets_stay_open_files_while_there_are_enough_and_when_there_is_no_table() {
         let mut clients: Vec<_> = (0..5).map(|_| bench.pair()).collect();
         let found = clients.iter().filter(|(_, socket)| place(&bench, *socket).is_some()).count();
         assert_eq!((found, bench.ring.plain), (tabled, 5 - tabled), "{room:?}");
+        assert_eq!(bench.ring.bays.len(), 1, "what was refused once is not tried again");
         for (client, socket) in &mut clients {
             bench.ring.receive(*socket);
             client.write_all(b"served").expect("write");
