@@ -7,7 +7,8 @@
 #   --rounds N        measurements of each kind (3)
 #   --seconds N       how long those take that have a duration (5)
 #   --connections N   idle connections (10000)
-#   --only A,B,...    some loads: pairs0 pairs1 pairs2 paced fanout fanin sparse idle churn retained offline stalled
+#   --only A,B,...    some loads: pairs0 pairs1 pairs2 paced fanout fanin sparse idle churn retained offline stalled, and
+#                     pairs0x2 pairs1x2 idlex2, in which the broker has two CPUs and mqtt-load shares them
 #   --without A,B,... leave brokers out: floor mosquitto rumqttd
 #   --svg FILE        draws the CPU figures
 #   --raw DIRECTORY   keeps every report as JSON; what an earlier run left there counts too (with --rounds 0, nothing else)
@@ -22,7 +23,7 @@ mqttd=${MQTTD:-$target/release/mqttd}
 load=${MQTT_LOAD:-$target/release/mqtt-load}
 floor=${MQTT_FLOOR:-$target/release/mqtt-floor}
 rounds=3 seconds=5 connections=10000 svg= raw= without=
-only=pairs0,pairs1,pairs2,paced,fanout,fanin,sparse,idle,churn,retained,offline,stalled
+only=pairs0,pairs1,pairs2,paced,fanout,fanin,sparse,idle,churn,retained,offline,stalled,pairs0x2,pairs1x2,idlex2
 names=(mqttd floor mosquitto rumqttd)
 declare -A command_of=()
 export PATH=$PATH:/usr/sbin
@@ -102,13 +103,16 @@ dynamic_filters = true
 TOML
 }
 
+# Which CPUs the broker and mqtt-load have, and how many cores mqttd is told to use.
+cores=1 broker_cpus=0 load_cpus=1
+
 # start NAME: starts the broker, waits until it serves, and sets $broker; fails with what the broker said.
 start() {
     port=$((port + 1))
     local dir=$work/run.$port run tries=0
     mkdir "$dir"
     case $1 in
-    mqttd) run=("$mqttd" --listen "127.0.0.1:$port" --cores 1) ;;
+    mqttd) run=("$mqttd" --listen "127.0.0.1:$port" --cores "$cores") ;;
     floor) run=("$floor" --listen "127.0.0.1:$port") ;;
     mosquitto)
         mosquitto_conf "$port" >"$dir/conf"
@@ -123,7 +127,7 @@ start() {
         local text=${command_of[$1]//\{port\}/$port}
         run=(sh -c "exec ${text//\{dir\}/$dir}")
     fi
-    taskset -c 0 "${run[@]}" >"$dir/log" 2>&1 &
+    taskset -c "$broker_cpus" "${run[@]}" >"$dir/log" 2>&1 &
     broker=$!
     until run_load churn --cycles 1 --warm-up 0 --clients 1 >/dev/null 2>&1; do
         tries=$((tries + 1))
@@ -136,13 +140,13 @@ start() {
 }
 
 run_load() {
-    taskset -c 1 "$load" "$@" --broker "127.0.0.1:$port" --pid "$broker" --json
+    taskset -c "$load_cpus" "$load" "$@" --broker "127.0.0.1:$port" --pid "$broker" --json
 }
 
 # measure LOAD: the scenario behind a name.
 measure() {
-    case $1 in
-    pairs?) run_load pairs --qos "${1#pairs}" --duration "$seconds" ;;
+    case ${1%x2} in
+    pairs?) run_load pairs --qos "${1:5:1}" --duration "$seconds" ;;
     paced) run_load paced --duration "$seconds" ;;
     fanout) run_load fan-out --duration "$seconds" ;;
     fanin) run_load fan-in --duration "$seconds" ;;
@@ -160,6 +164,8 @@ for round in $(seq "$rounds"); do
     for what in "${loads[@]}"; do
         for name in "${brokers[@]}"; do
             echo "round $round of $rounds: $what, $name" >&2
+            cores=1 broker_cpus=0 load_cpus=1
+            case $what in *x2) cores=2 broker_cpus=0,1 load_cpus=0,1 ;; esac
             # What a broker cannot do is shown as a gap, and what it does wrong is marked. Its port may be another's.
             if start "$name" || { stop && start "$name"; }; then
                 measure "$what" >>"$reports/$name.$what.json" || echo "$name: $what failed or broke a rule" >&2
@@ -209,6 +215,9 @@ rows=(
     "offline|rss_bytes_per_message|QoS 1 for clients that are away: bytes each"
     "stalled|latency_stalled_p99_us|beside a subscriber that does not read: latency p99, us"
     "stalled|rss_max_bytes|beside a subscriber that does not read: bytes of memory at most"
+    "pairs0x2|broker_cpu_us_per_delivery|two CPUs, 50 pairs, QoS 0: CPU us a delivery"
+    "pairs1x2|broker_cpu_us_per_delivery|two CPUs, 50 pairs, QoS 1: CPU us a delivery"
+    "idlex2|broker_cpu_us_per_connect|two CPUs, $connections connects, half of them handed to the other core: CPU us each"
     "pairs0|own_cpu_us_per_delivery|mqtt-load itself, 50 pairs, QoS 0: CPU us a delivery"
 )
 
@@ -259,7 +268,7 @@ if grep -qw hypervisor /proc/cpuinfo; then virtual=" in a virtual machine"; fi
 cat <<TEXT
 
 $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) CPUs$virtual, Linux $(uname -r), frequency governor:
-$governor. Broker on CPU 0, mqtt-load on CPU 1. Load average before: $load_before; after: $(cut -d' ' -f1-3 /proc/loadavg).
+$governor. Broker on CPU 0, mqtt-load on CPU 1, or both on both where two CPUs are named. Load average before: $load_before; after: $(cut -d' ' -f1-3 /proc/loadavg).
 $(date -u +%F), $("$mqttd" --version)$(command -v mosquitto >/dev/null && mosquitto -h | sed -n '1s/^/, /p').
 TEXT
 

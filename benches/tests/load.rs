@@ -87,6 +87,31 @@ fn idle_connections_are_served_and_cycles_leave_no_open_file() {
 }
 
 #[test]
+fn more_idle_connections_than_open_files_are_shared_out_to_processes() {
+    let floor = Floor::start();
+    let arguments = "idle --steps 50,150,300 --keep-alive 2 --probes 300 --hold 0.7";
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -n 128 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_mqtt-load")])
+        .args(arguments.split_whitespace())
+        .args(["--json", "--broker", &floor.address.to_string(), "--pid", &floor.process.id().to_string()])
+        .output()
+        .expect("a shell");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let report: Value = serde_json::from_str(&text)
+        .unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)));
+    assert_eq!((output.status.code(), &report["violations"]), (Some(0), &0.into()), "{report}");
+    // 64 open files of each process are its own.
+    assert_eq!((&report["processes"], &report["probes_served"]), (&5.into(), &300.into()), "{report}");
+    let steps = report["steps"].as_array().expect("one at each step");
+    let connections: Vec<_> = steps.iter().map(|step| &step["connections"]).collect();
+    assert_eq!(connections, [50, 150, 300]);
+    assert!(report["rss_bytes_per_connection"].is_number(), "{report}");
+    // Everybody is asked every second whether it is still there, and all but the last few have answered.
+    let (pings, pongs) = (report["pings"].as_u64(), report["pongs"].as_u64());
+    assert!(pings > Some(200) && pongs <= pings && pongs.map(|pongs| pongs + 20) > pings, "{report}");
+}
+
+#[test]
 fn each_of_many_filters_gets_its_messages() {
     let arguments = "sparse --subscriptions 12345 --clients 7 --filters-per-packet 30";
     let report = Floor::start().load(&format!("{arguments} --warm-up 0 --duration 0.2"));
@@ -160,4 +185,8 @@ fn a_broker_that_alters_a_byte_is_found_out() {
         load(altering(floor.address), "pairs --pairs 1 --window 1 --warm-up 0 --duration 0.2");
     assert_eq!(code, 1, "{report}");
     assert_eq!(report["violation_texts"][0], "a payload arrived altered", "{report}");
+    let (code, report) = load(altering(floor.address), "idle --connections 10 --probes 10 --hold 0");
+    assert_eq!(code, 1, "{report}");
+    let text = report["violation_texts"][0].as_str().expect("a violation");
+    assert!(text.starts_with("of 10 messages to idle connections 10 were altered"), "{report}");
 }

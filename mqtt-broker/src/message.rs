@@ -74,7 +74,7 @@ const SPARE_BYTES_MAX: usize = 1024 * 1024;
 impl MessageRef<'_> {
     /// Bytes of topic, properties and payload.
     pub fn len(&self) -> usize {
-        self.topic.as_str().len() + self.properties.len() + self.payload.len()
+        self.topic.as_bytes().len() + self.properties.len() + self.payload.len()
     }
 
     /// Never: a topic has at least one byte.
@@ -110,7 +110,7 @@ impl MessageRef<'_> {
             qos: self.qos,
             retain: self.retain,
             too_much: 0,
-            topic_len: self.topic.as_str().len() as u16,
+            topic_len: self.topic.as_bytes().len() as u16,
             properties_len: self.properties.len() as u32,
             expires_at: self.expires_at,
         };
@@ -118,9 +118,7 @@ impl MessageRef<'_> {
         let too_much = allocation.len() - head_len - self.len();
         head.too_much = u8::try_from(too_much).expect("steps are shorter than that");
         let mut rest = Arc::get_mut(&mut allocation).expect("nobody else has it");
-        for part in
-            [&head.encode()[..head_len], self.topic.as_str().as_bytes(), self.properties, self.payload]
-        {
+        for part in [&head.encode()[..head_len], self.topic.as_bytes(), self.properties, self.payload] {
             let (place, behind) = rest.split_at_mut(part.len());
             place.copy_from_slice(part);
             rest = behind;
@@ -203,15 +201,21 @@ impl Message {
         let (head, rest) = Head::decode(&self.bytes);
         let (topic, rest) = rest.split_at(usize::from(head.topic_len));
         let (properties, rest) = rest.split_at(head.properties_len as usize);
-        let topic = core::str::from_utf8(topic).ok().and_then(|topic| TopicName::new(topic).ok());
         MessageRef {
-            topic: topic.expect("made from a Topic Name"),
+            topic: TopicName::from_trusted(topic),
             properties,
             payload: &rest[..rest.len() - usize::from(head.too_much)],
             qos: head.qos,
             retain: head.retain,
             expires_at: head.expires_at,
         }
+    }
+
+    /// The payload.
+    pub fn payload(&self) -> &[u8] {
+        let (head, rest) = Head::decode(&self.bytes);
+        let start = usize::from(head.topic_len) + head.properties_len as usize;
+        &rest[start..rest.len() - usize::from(head.too_much)]
     }
 
     /// The message with this QoS and RETAIN flag: itself if it has them, else a copy.

@@ -30,7 +30,7 @@ use socket2::SockRef;
 
 use exchange::Exchange;
 use gather::{GATHER, Gathering};
-use ring::{Event, EventFd, Ring, Wait};
+use ring::{Event, EventFd, Ring, Room, Wait};
 
 /// Forwards MQTT 3.1.1 frames without looking into them: the least that a broker could cost.
 #[derive(Parser)]
@@ -59,17 +59,19 @@ fn serve(listen: &str) -> Result<std::convert::Infallible, Box<dyn Error>> {
     // Accepted sockets inherit it.
     SockRef::from(&listener).set_tcp_nodelay(true)?;
     println!("{}", listener.local_addr()?);
-    let mut ring = Ring::new(Arc::new(EventFd::new()?), 0)?;
+    let mut ring = Ring::new(Arc::new(EventFd::new()?), 0, Room::plain())?;
     ring.listen(listener);
     let mut exchange = Exchange::default();
     let mut gathering = Gathering::default();
+    let mut now = ring::monotonic_millis();
     loop {
-        let now = ring::monotonic_millis();
         let wait = match ring.poll_timeout() {
             Some(at) => Wait::For(Duration::from_millis(at.saturating_sub(now).max(1))),
             None => Wait::Forever,
         };
         ring.enter(wait, if gathering.sleeps(now) { GATHER } else { Duration::ZERO })?;
+        now = ring::monotonic_millis();
+        ring.handle_timeout(now);
         let mut received = 0;
         while let Some(event) = ring.poll_event() {
             match event {
@@ -95,9 +97,6 @@ fn serve(listen: &str) -> Result<std::convert::Infallible, Box<dyn Error>> {
         gathering.woke(received);
         while let Some((socket, buffer)) = exchange.poll_send() {
             ring.send(socket, buffer);
-        }
-        if ring.poll_timeout().is_some() {
-            ring.handle_timeout(ring::monotonic_millis());
         }
     }
 }

@@ -19,7 +19,7 @@ use mqtt_proto::{Qos, Version};
 use load::clock::Clock;
 use load::fleet::Fleet;
 use load::report::Report;
-use load::{churn, flow, idle, observe, offline, payload, plot, retained, soak, sparse, stalled};
+use load::{churn, flow, idle, observe, offline, part, payload, plot, retained, soak, sparse, stalled};
 
 #[derive(Parser)]
 #[command(name = "mqtt-load", version, about = ABOUT, long_about = DESCRIPTION, after_help = EXAMPLES)]
@@ -150,9 +150,12 @@ enum Scenario {
     },
     /// Connections with one subscription each that do nothing.
     Idle {
-        /// Connections.
+        /// Connections; more than this process may have open files are shared out to more processes.
         #[arg(long, default_value_t = 10_000)]
         connections: usize,
+        /// Growing numbers of connections at which memory is looked at instead: bytes a connection are the slope.
+        #[arg(long, value_name = "N,N,...", value_delimiter = ',', conflicts_with = "connections")]
+        steps: Vec<usize>,
         /// Keep alive in seconds.
         #[arg(long, default_value_t = 600)]
         keep_alive: u16,
@@ -162,6 +165,12 @@ enum Scenario {
         /// Seconds that all of them stay before memory is looked at.
         #[arg(long, default_value_t = 1.0)]
         hold: f64,
+    },
+    /// A process with a part of the idle connections.
+    #[command(hide = true)]
+    IdlePart {
+        #[command(flatten)]
+        part: Part,
     },
     /// Connect, subscribe, publish, receive, disconnect, over and over.
     Churn {
@@ -237,6 +246,18 @@ enum Scenario {
 }
 
 #[derive(Args)]
+struct Part {
+    #[arg(long)]
+    first: usize,
+    #[arg(long)]
+    source: u32,
+    #[arg(long)]
+    run: String,
+    #[arg(long)]
+    keep_alive: u16,
+}
+
+#[derive(Args)]
 struct Window {
     /// Messages of a publisher that are not delivered yet, at most.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
@@ -282,6 +303,13 @@ fn payload_len(text: &str) -> Result<usize, String> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Scenario::IdlePart { part } = &cli.scenario {
+        return match serve_part(part, &cli.common) {
+            Ok(()) => ExitCode::SUCCESS,
+            // Nobody listens any more.
+            Err(_) => ExitCode::from(2),
+        };
+    }
     match run(&cli).and_then(|report| draw(&cli, &report).map(|()| report)) {
         Ok(report) => {
             if cli.common.json {
@@ -315,15 +343,27 @@ fn draw(cli: &Cli, report: &Report) -> io::Result<()> {
         .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
 }
 
-fn run(cli: &Cli) -> io::Result<Report> {
+/// Has a part of the idle connections of another process of this program.
+fn serve_part(part: &Part, common: &Common) -> io::Result<()> {
+    let mut fleet = new_fleet(common)?;
+    fleet.run.clone_from(&part.run);
+    fleet.net.set_next_source(part.source);
+    part::run(part::Plan { first: part.first, keep_alive: part.keep_alive }, fleet)
+}
+
+/// No connection yet, but all that it takes.
+fn new_fleet(common: &Common) -> io::Result<Fleet> {
     observe::raise_file_limit()?;
-    let Common { broker, pid, mqtt, .. } = &cli.common;
-    let broker = resolve(broker)?;
-    let version = match mqtt {
+    let version = match common.mqtt {
         MqttVersion::V3_1_1 => Version::V3_1_1,
         MqttVersion::V5 => Version::V5,
     };
-    let fleet = Fleet::new(broker, version, Clock::start())?;
+    Fleet::new(resolve(&common.broker)?, version, Clock::start())
+}
+
+fn run(cli: &Cli) -> io::Result<Report> {
+    let fleet = new_fleet(&cli.common)?;
+    let pid = &cli.common.pid;
     let flow = |shape, messages: &Messages, window: u64, rate, count: Option<u64>| flow::Plan {
         shape,
         qos: Qos::from_bits(messages.qos).unwrap_or_default(),
@@ -350,11 +390,15 @@ fn run(cli: &Cli) -> io::Result<Report> {
             &flow(flow::Shape::FanIn(*publishers), messages, window.window, None, count.count),
             fleet,
         ),
-        Scenario::Idle { connections, keep_alive, probes, hold } => {
-            let (connections, keep_alive, probes) = (*connections, *keep_alive, *probes);
-            let plan = idle::Plan { connections, keep_alive, probes, hold: seconds(*hold), pid: *pid };
-            idle::run(&plan, fleet)
+        Scenario::Idle { connections, steps, keep_alive, probes, hold } => {
+            let steps = if steps.is_empty() { vec![*connections] } else { steps.clone() };
+            if !steps.is_sorted_by(|one, next| one < next) || steps[0] == 0 {
+                return Err(io::Error::other("the numbers of connections have to grow"));
+            }
+            let (keep_alive, probes) = (*keep_alive, *probes);
+            idle::run(&idle::Plan { steps, keep_alive, probes, hold: seconds(*hold), pid: *pid }, fleet)
         }
+        Scenario::IdlePart { .. } => Err(io::Error::other("a part reports to its parent alone")),
         Scenario::Sparse { subscriptions, clients, filters_per_packet, window, time } => {
             let plan = sparse::Plan {
                 subscriptions: *subscriptions,

@@ -16,7 +16,7 @@ use crate::load::net::{Link, Net, READ_LEN, Ready};
 use crate::load::progress::Progress;
 
 /// Requests without an answer while connections are opened or subscribed.
-const UNANSWERED_MAX: usize = 128;
+pub(crate) const UNANSWERED_MAX: usize = 128;
 /// How long the broker may take for an answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// Largest packet that is taken.
@@ -129,7 +129,8 @@ impl Fleet {
         self.net.wait(timeout, &mut self.ready)?;
         for ready in &self.ready {
             let at = ready.key as usize;
-            let link = &mut self.links[at];
+            // What else is watched is not a connection.
+            let Some(link) = self.links.get_mut(at) else { continue };
             if ready.readable
                 && let Some(len) = link.read(&mut self.buffer)?
             {
@@ -148,6 +149,9 @@ impl Fleet {
         Ok(())
     }
 }
+
+/// Seconds, for clients that never fall silent so long: 0 would be no keep alive, with which some brokers let nobody in.
+pub(crate) const KEEP_ALIVE: u16 = 65_535;
 
 /// A CONNECT with a clean session.
 pub(crate) const fn connect(client_id: &str, keep_alive: u16, version: Version) -> Connect<'_> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use mqtt_proto::{Ack, Packet, PacketId, Publish, Qos, ReasonCode, decode, encode};
 
-use crate::load::fleet::{Fleet, PACKET_MAX, acknowledge};
+use crate::load::fleet::{Fleet, KEEP_ALIVE, PACKET_MAX, acknowledge};
 use crate::load::frame::Template;
 use crate::load::payload::{self, Header};
 use crate::load::report::{Report, Usage};
@@ -166,7 +166,7 @@ impl<'p> Flow<'p> {
             Shape::FanOut(count) => (1, count, count as u64),
             Shape::FanIn(count) => (count, 1, 1),
         };
-        fleet.connect_all(publishers + subscribers, 0)?;
+        fleet.connect_all(publishers + subscribers, KEEP_ALIVE)?;
         let run = fleet.run.clone();
         let topic = |stream: usize| format!("load/{run}/{stream}");
         fleet.subscribe_all(publishers..publishers + subscribers, plan.qos, |at| match plan.shape {

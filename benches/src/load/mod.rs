@@ -2,6 +2,7 @@
 
 pub(crate) mod churn;
 pub(crate) mod clock;
+pub(crate) mod crowd;
 pub(crate) mod fleet;
 pub(crate) mod flow;
 pub(crate) mod frame;
@@ -9,6 +10,7 @@ pub(crate) mod idle;
 pub(crate) mod net;
 pub(crate) mod observe;
 pub(crate) mod offline;
+pub(crate) mod part;
 pub(crate) mod payload;
 pub(crate) mod plot;
 pub(crate) mod progress;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mqtt_proto::{Framer, Packet, Version, encode};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Bytes taken from a socket at once.
@@ -21,7 +21,7 @@ const EVENTS: usize = 1024;
 const PORT_FIRST: u16 = 10_000;
 const PORT_COUNT: u32 = 50_000;
 /// 127.0.0.1 and those that follow it, in use when the broker is on loopback.
-const LOOPBACK_ADDRESSES: u32 = 32;
+const LOOPBACK_ADDRESSES: u32 = 64;
 
 /// The epoll and the source ports.
 pub(crate) struct Net {
@@ -46,6 +46,26 @@ impl Net {
         // Runs of this tool that follow each other begin elsewhere, so that they meet few ports in TIME_WAIT.
         let next_source = std::process::id().wrapping_mul(9_973);
         Ok(Net { epoll, broker, next_source, events: Vec::with_capacity(EVENTS) })
+    }
+
+    /// The broker's address.
+    pub(crate) const fn broker(&self) -> SocketAddr {
+        self.broker
+    }
+
+    /// The number of the next source port, over all source addresses.
+    pub(crate) const fn next_source(&self) -> u32 {
+        self.next_source
+    }
+
+    /// The next connection has the source port with this number.
+    pub(crate) const fn set_next_source(&mut self, number: u32) {
+        self.next_source = number;
+    }
+
+    /// Makes events with `key` when there is something to read from `file`.
+    pub(crate) fn watch(&self, file: &impl AsFd, key: u64) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, file, epoll::EventData::new_u64(key), epoll::EventFlags::IN)?)
     }
 
     /// Opens a connection whose events carry `key`. It may not be established yet, but can be written to.
@@ -172,6 +192,11 @@ impl Link {
             self.tell_interest(net)?;
         }
         Ok(())
+    }
+
+    /// Lets go of memory that an idle connection does not need.
+    pub(crate) fn forget_memory(&mut self) {
+        self.out.shrink_to_fit();
     }
 
     /// Bytes that are queued and not written.

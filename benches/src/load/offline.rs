@@ -9,7 +9,7 @@ use mqtt_proto::{
     Connect, Disconnect, Packet, PacketId, PacketType, Properties, Property, Qos, ReasonCode, Version,
 };
 
-use crate::load::fleet::{Fleet, PATIENCE, acknowledge, connect};
+use crate::load::fleet::{Fleet, KEEP_ALIVE, PATIENCE, acknowledge, connect};
 use crate::load::frame::Template;
 use crate::load::payload::{self, Header};
 use crate::load::report::{Report, Usage};
@@ -41,7 +41,7 @@ pub(crate) fn run(plan: &Plan, mut fleet: Fleet) -> io::Result<Report> {
     fleet.subscribe_all(0..plan.sessions, Qos::AtLeastOnce, topic)?;
     leave(&mut fleet)?;
 
-    fleet.connect_all(1, 0)?;
+    fleet.connect_all(1, KEEP_ALIVE)?;
     let templates: Vec<Template> = (0..plan.sessions)
         .map(|session| Template::new(topic(session), Qos::AtLeastOnce, plan.payload_len, fleet.version))
         .collect::<io::Result<_>>()?;
@@ -79,7 +79,7 @@ const fn returning<'a>(client_id: &'a str, version: Version, expiry: &'a [Proper
         Version::V5 => Properties::new(expiry),
         _ => Properties::EMPTY,
     };
-    Connect { clean_start: false, properties, ..connect(client_id, 0, version) }
+    Connect { clean_start: false, properties, ..connect(client_id, KEEP_ALIVE, version) }
 }
 
 /// Opens a connection for each session, without anything that may wait for it.
@@ -95,7 +95,7 @@ fn open(fleet: &mut Fleet, session: usize, clean_start: bool) -> io::Result<()> 
     let client_id = client_id(fleet, session);
     let expiry = [Property::SessionExpiryInterval(SESSION_EXPIRY)];
     let connect = match clean_start {
-        true => connect(&client_id, 0, fleet.version),
+        true => connect(&client_id, KEEP_ALIVE, fleet.version),
         false => returning(&client_id, fleet.version, &expiry),
     };
     let mut link = fleet.net.connect(session as u64)?;

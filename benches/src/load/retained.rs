@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mqtt_proto::{Packet, PacketType, Properties, Publish, Qos, TopicName};
 
-use crate::load::fleet::{Fleet, PATIENCE, accept, subscribe};
+use crate::load::fleet::{Fleet, KEEP_ALIVE, PATIENCE, accept, subscribe};
 use crate::load::payload::{self, Header};
 use crate::load::report::{Report, Usage};
 
@@ -39,7 +39,7 @@ fn topic(run: &str, at: u32) -> String {
 /// Runs `plan` over connections of `fleet`, which has none yet.
 pub(crate) fn run(plan: &Plan, mut fleet: Fleet) -> io::Result<Report> {
     let mut report = Report::new();
-    fleet.connect_all(1 + plan.readers, 0)?;
+    fleet.connect_all(1 + plan.readers, KEEP_ALIVE)?;
     let topics: Vec<String> = (0..plan.topics).map(|at| topic(&fleet.run, at)).collect();
     // What the broker sets up once for its first message is not counted for the others.
     set(&mut fleet, &topics[..1], 0, plan.payload_len)?;

@@ -18,7 +18,7 @@ use mqtt_proto::{
 };
 
 use crate::load::clock::Random;
-use crate::load::fleet::{Fleet, PATIENCE};
+use crate::load::fleet::{Fleet, KEEP_ALIVE, PATIENCE};
 use crate::load::frame::Template;
 use crate::load::payload::{self, Header};
 use crate::load::report::{Report, Usage};
@@ -140,7 +140,7 @@ pub(crate) fn run(plan: &Plan, mut fleet: Fleet) -> io::Result<Report> {
         clients: plan.clients,
     };
     let publisher = (plan.clients + WILD_CLIENTS) as usize;
-    fleet.connect_all(publisher + 1, 0)?;
+    fleet.connect_all(publisher + 1, KEEP_ALIVE)?;
     let before = Usage::now(plan.pid)?;
     subscribe(plan, &site, &mut fleet)?;
     let subscribed = Usage::now(plan.pid)?;

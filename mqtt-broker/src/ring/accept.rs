@@ -60,13 +60,13 @@ impl Ring {
         let accept =
             opcode::AcceptMulti::new(types::Fd(socket.as_raw_fd())).flags(libc::SOCK_CLOEXEC).build();
         listener.armed = true;
-        self.submit(accept, Token::new(Operation::Accept, 0, index as u32));
+        self.submit(0, accept, Token::new(Operation::Accept, 0, index as u32));
     }
 
     fn cancel_accept(&mut self, index: usize) {
         let accept = Token::new(Operation::Accept, 0, index as u32);
         let cancel = opcode::AsyncCancel::new(accept.encode()).build();
-        self.submit(cancel, Token::new(Operation::CancelAccept, 0, index as u32));
+        self.submit(0, cancel, Token::new(Operation::CancelAccept, 0, index as u32));
     }
 
     pub(super) fn handle_cancel_accept(&mut self, index: usize, result: i32) {

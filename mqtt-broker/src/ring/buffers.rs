@@ -1,4 +1,4 @@
-//! The receive buffers that all connections of a core share: the kernel picks one when bytes arrive, so that an idle
+//! The receive buffers that all connections of a bay share: the kernel picks one when bytes arrive, so that an idle
 //! connection owns none.
 
 use std::ptr::NonNull;
@@ -9,8 +9,10 @@ use io_uring::types::BufRingEntry;
 use super::error::RingError;
 use super::queue::Queue;
 
-/// Buffers of a core, a power of two. When all are taken, connections wait until one comes back.
+/// Buffers of the first bay and of each further one, powers of two. When all are taken, connections wait until one
+/// comes back.
 pub(super) const BUFFERS: u16 = 256;
+pub(super) const BUFFERS_FEW: u16 = 32;
 
 /// Bytes of a buffer.
 pub(super) const BUFFER_BYTES: usize = 16 * 1024;
@@ -45,8 +47,10 @@ impl Drop for Mapping {
     }
 }
 
-/// The provided buffer ring of one core.
+/// The provided buffer ring of one bay.
 pub(super) struct Buffers {
+    /// How many, a power of two.
+    count: u16,
     entries: Mapping,
     pool: Mapping,
     /// Where the next buffer is given back; wraps.
@@ -56,13 +60,14 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
-    pub(super) fn new(queue: &Queue) -> Result<Buffers, RingError> {
-        let entries = Mapping::new(usize::from(BUFFERS) * size_of::<BufRingEntry>())?;
-        let pool = Mapping::new(usize::from(BUFFERS) * BUFFER_BYTES)?;
+    /// So many buffers, a power of two.
+    pub(super) fn new(queue: &Queue, count: u16) -> Result<Buffers, RingError> {
+        let entries = Mapping::new(usize::from(count) * size_of::<BufRingEntry>())?;
+        let pool = Mapping::new(usize::from(count) * BUFFER_BYTES)?;
         let address = entries.start.as_ptr() as u64;
         // SAFETY: the mapping has room for that many entries and lives as long as the ring, whose owner drops the
         // queue first.
-        unsafe { queue.io().submitter().register_buf_ring_with_flags(address, BUFFERS, GROUP, 0) }.map_err(
+        unsafe { queue.io().submitter().register_buf_ring_with_flags(address, count, GROUP, 0) }.map_err(
             |error| match error.raw_os_error() {
                 Some(libc::EINVAL) => RingError::Lacks { operation: "provided buffer rings" },
                 Some(libc::ENOMEM) => {
@@ -71,8 +76,8 @@ impl Buffers {
                 _ => RingError::Other { call: "io_uring_register (buffer ring)", error },
             },
         )?;
-        let mut buffers = Buffers { entries, pool, tail: 0, taken: BUFFERS };
-        for id in 0..BUFFERS {
+        let mut buffers = Buffers { count, entries, pool, tail: 0, taken: count };
+        for id in 0..count {
             buffers.give_back(id);
         }
         Ok(buffers)
@@ -80,18 +85,18 @@ impl Buffers {
 
     /// Buffers that the kernel has, provided that every completion was reaped.
     pub(super) fn available(&self) -> u16 {
-        BUFFERS - self.taken
+        self.count - self.taken
     }
 
     /// Notes that a completion carried a buffer.
     pub(super) fn take(&mut self) {
         self.taken += 1;
-        debug_assert!(self.taken <= BUFFERS, "the kernel hands out only what it was given");
+        debug_assert!(self.taken <= self.count, "the kernel hands out only what it was given");
     }
 
     /// The first `len` bytes of a buffer that a completion carried and that was not given back yet.
     pub(super) fn bytes(&self, id: u16, len: usize) -> &[u8] {
-        assert!(id < BUFFERS && len <= BUFFER_BYTES, "a completion names a buffer of ours and fits in it");
+        assert!(id < self.count && len <= BUFFER_BYTES, "a completion names a buffer of ours and fits in it");
         // SAFETY: in range of the pool (asserted); the kernel wrote these bytes before it completed and does not
         // touch the buffer until `give_back`, which needs `&mut self`.
         unsafe {
@@ -101,7 +106,7 @@ impl Buffers {
 
     /// Returns a buffer to the kernel.
     pub(super) fn give_back(&mut self, id: u16) {
-        assert!(id < BUFFERS, "a buffer of ours");
+        assert!(id < self.count, "a buffer of ours");
         debug_assert!(self.taken > 0, "given back twice");
         self.taken -= 1;
         let base = self.entries.start.as_ptr().cast::<BufRingEntry>();
@@ -109,7 +114,7 @@ impl Buffers {
         // passed it, and the tail store below, with release, comes after the entry is written. The tail lies in a
         // reserved field of entry 0 that the setters do not write.
         unsafe {
-            let entry = &mut *base.add(usize::from(self.tail & (BUFFERS - 1)));
+            let entry = &mut *base.add(usize::from(self.tail & (self.count - 1)));
             entry.set_addr(self.pool.start.as_ptr() as u64 + u64::from(id) * BUFFER_BYTES as u64);
             entry.set_len(BUFFER_BYTES as u32);
             entry.set_bid(id);

@@ -8,19 +8,21 @@
 //! ```text
 //! loop {
 //!     ring.enter(wait)
-//!     while let Some(event) = ring.poll_event() { .. }
 //!     ring.handle_timeout(now)
+//!     while let Some(event) = ring.poll_event() { .. }
 //! }
 //! ```
 //!
 //! Invariants: a slot is reused only after the last completion of all its operations; bytes being sent stay where
 //! they are until their completion; a socket leaves or closes only with nothing armed on it, because an armed
-//! operation keeps the socket open and no FIN would leave.
+//! operation keeps the socket open and no FIN would leave. All operations of a socket are in one bay.
 
 mod accept;
+mod bay;
 mod buffers;
 mod close;
 mod error;
+mod park;
 mod probe;
 mod queue;
 mod receive;
@@ -37,23 +39,29 @@ use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use io_uring::{opcode, types};
 use socket2::SockRef;
 
 use self::accept::Listener;
-use self::buffers::Buffers;
-use self::queue::{Completion, Queue};
-use self::slot::{Operation, Phase, Slot, Token};
+use self::bay::Bay;
+use self::park::Watch;
+use self::queue::Completion;
+use self::slot::{Operation, Outgoing, Phase, Place, Slot, Token};
 use crate::chunks::Chunks;
 
+pub(crate) use self::bay::Room;
 pub use self::error::RingError;
 pub(crate) use self::queue::Wait;
 pub(crate) use self::slot::SocketId;
 pub(crate) use self::sys::{
     EventFd, allowed_cpus, monotonic_millis, raise_file_limit, raise_locked_memory_limit, random_words,
 };
+
+/// Spare places for what is being sent.
+const SPARES_MAX: usize = 1024;
 
 /// What has happened on a socket. Bytes are lent until the next call of [`Ring::poll_event`].
 #[derive(Debug)]
@@ -99,7 +107,7 @@ pub(crate) enum Event<'a> {
 #[derive(Debug)]
 enum Step {
     Accepted { listener: usize, socket: SocketId },
-    Received { socket: SocketId, buffer: u16, len: usize },
+    Received { socket: SocketId, bay: u8, buffer: u16, len: usize },
     Ended { socket: SocketId, error: Option<io::ErrorKind> },
     Sent { socket: SocketId, buffer: Vec<u8> },
     Released { socket: SocketId, descriptor: Option<OwnedFd> },
@@ -107,9 +115,17 @@ enum Step {
 
 /// The sockets of one core.
 pub(crate) struct Ring {
-    /// First: dropped, and with it its file closed, before the memory that the kernel writes to.
-    queue: ManuallyDrop<Queue>,
-    buffers: ManuallyDrop<Buffers>,
+    /// The first has the listeners, the wake-ups and the sockets that are open files.
+    bays: Vec<ManuallyDrop<Bay>>,
+    /// The bay whose completions are being reaped.
+    reaping: usize,
+    room: Room,
+    /// Sockets that are open files.
+    plain: usize,
+    /// No bay before it has a free place in its table.
+    filling: usize,
+    /// No further table could be made.
+    tables_refused: bool,
     /// Where the kernel puts the counter of the eventfd.
     wake_word: ManuallyDrop<Box<UnsafeCell<u64>>>,
     wake: Arc<EventFd>,
@@ -117,45 +133,48 @@ pub(crate) struct Ring {
     free: Vec<u32>,
     listeners: Vec<Listener>,
     accepting: bool,
-    /// Sockets whose receive found no buffer.
-    starved: VecDeque<SocketId>,
+    watch: Watch,
     /// When closing and releasing sockets are given up: all have the same time, so the front is the next one.
     deadlines: VecDeque<(u64, SocketId)>,
     /// Milliseconds that a closing or leaving socket has.
     patience: u64,
     /// Events found while doing something else.
     steps: VecDeque<Step>,
-    /// The buffer whose bytes the last event lent.
-    lent: Option<u16>,
-    /// Operations whose last completion has not been reaped, of sockets and listeners.
-    in_flight: usize,
+    /// The buffer whose bytes the last event lent, and its bay.
+    lent: Option<(u8, u16)>,
+    /// Kept for sends to come; at most [`SPARES_MAX`].
+    #[expect(clippy::vec_box, reason = "they move between here and the slots, as they are")]
+    spares: Vec<Box<Outgoing>>,
     /// Why the ring cannot go on.
     failed: Option<io::Error>,
 }
 
 impl Ring {
-    /// A ring that `wake` wakes from any thread, and whose closing sockets have `patience` milliseconds.
+    /// A ring that `wake` wakes from any thread, whose closing sockets have `patience` milliseconds, with `room` for
+    /// sockets.
     ///
     /// # Errors
     /// One sentence with the remedy: see [`RingError`].
-    pub(crate) fn new(wake: Arc<EventFd>, patience: u64) -> Result<Ring, RingError> {
-        let queue = Queue::new()?;
-        let buffers = Buffers::new(&queue)?;
+    pub(crate) fn new(wake: Arc<EventFd>, patience: u64, room: Room) -> Result<Ring, RingError> {
         let mut ring = Ring {
-            queue: ManuallyDrop::new(queue),
-            buffers: ManuallyDrop::new(buffers),
+            bays: vec![ManuallyDrop::new(Bay::first()?)],
+            reaping: 0,
+            room,
+            plain: 0,
+            filling: 0,
+            tables_refused: false,
             wake_word: ManuallyDrop::new(Box::new(UnsafeCell::new(0))),
             wake,
             slots: Chunks::default(),
             free: Vec::new(),
             listeners: Vec::new(),
             accepting: true,
-            starved: VecDeque::new(),
+            watch: Watch::new(),
             deadlines: VecDeque::new(),
             patience,
             steps: VecDeque::new(),
             lent: None,
-            in_flight: 0,
+            spares: Vec::new(),
             failed: None,
         };
         ring.arm_wake();
@@ -174,12 +193,28 @@ impl Ring {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        self.queue.enter(wait, gather)
+        self.reaping = 0;
+        if !self.has_further_bays() {
+            return self.bays[0].queue.enter(wait, gather);
+        }
+        self.enter_further()?;
+        // New work in a further bay ends the wait in the first one by the eventfd; what came before is seen here.
+        let mut wait = wait;
+        if wait != Wait::No {
+            self.set_signals(true);
+            fence(Ordering::SeqCst);
+            if self.further_has_work() {
+                wait = Wait::No;
+            }
+        }
+        self.bays[0].queue.enter(wait, gather)?;
+        self.set_signals(false);
+        self.enter_further()
     }
 
     /// Whether [`Ring::poll_event`] may have something without another [`Ring::enter`].
     pub(crate) fn has_events(&mut self) -> bool {
-        !self.steps.is_empty() || self.queue.has_completions()
+        !self.steps.is_empty() || self.bays.iter_mut().any(|bay| bay.queue.has_completions())
     }
 
     /// The next event.
@@ -189,16 +224,19 @@ impl Ring {
             if let Some(step) = self.steps.pop_front() {
                 break step;
             }
-            let completion = self.queue.pop()?;
-            if let Some(step) = self.handle_completion(completion) {
+            let Some(completion) = self.bays.get_mut(self.reaping)?.queue.pop() else {
+                self.reaping += 1;
+                continue;
+            };
+            if let Some(step) = self.handle_completion(self.reaping as u8, completion) {
                 break step;
             }
         };
         Some(match step {
             Step::Accepted { listener, socket } => Event::Accepted { listener, socket },
-            Step::Received { socket, buffer, len } => {
-                self.lent = Some(buffer);
-                Event::Received { socket, bytes: self.buffers.bytes(buffer, len) }
+            Step::Received { socket, bay, buffer, len } => {
+                self.lent = Some((bay, buffer));
+                Event::Received { socket, bytes: self.bays[usize::from(bay)].buffers.bytes(buffer, len) }
             }
             Step::Ended { socket, error } => Event::Ended { socket, error },
             Step::Sent { socket, buffer } => Event::Sent { socket, buffer },
@@ -215,12 +253,14 @@ impl Ring {
             self.deadlines.pop_front();
         }
         let closing = self.deadlines.front().map(|&(at, _)| at);
-        self.accept_timeout().into_iter().chain(closing).min()
+        self.accept_timeout().into_iter().chain(closing).chain(self.watch.timeout()).min()
     }
 
-    /// Gives up closing sockets that are due and accepts again after a pause.
+    /// Gives up closing sockets that are due, accepts again after a pause, parks sockets that are silent. Also how the
+    /// ring learns the time: to be called before the events of an enter are polled.
     pub(crate) fn handle_timeout(&mut self, now: u64) {
         self.resume_accept(now);
+        self.park_silent(now);
         while let Some(&(at, socket)) = self.deadlines.front() {
             if at > now {
                 break;
@@ -232,11 +272,14 @@ impl Ring {
 
     /// Takes a socket on. Nothing is armed on it.
     pub(crate) fn adopt(&mut self, socket: OwnedFd) -> SocketId {
+        let heat = self.watch.heat_of_new(self.sockets());
         let index = self.free.pop().unwrap_or_else(|| self.slots.push(Slot::default()) as u32);
         let slot = &mut self.slots[index as usize];
-        debug_assert!(matches!(slot.phase, Phase::Free) && slot.in_flight == 0);
+        debug_assert!(slot.phase == Phase::Free && slot.in_flight == 0);
         let generation = slot.generation.wrapping_add(1);
-        *slot = Slot { socket: Some(socket), generation, phase: Phase::Open, ..Slot::default() };
+        let place = Place::Plain { descriptor: socket, stays: false };
+        *slot = Slot { place, generation, phase: Phase::Open, heat, ..Slot::default() };
+        self.plain += 1;
         SocketId { index, generation }
     }
 
@@ -251,7 +294,7 @@ impl Ring {
         listener: usize,
         socket: SocketId,
     ) -> (Option<SocketAddr>, Option<SocketAddr>) {
-        let Some(descriptor) = self.slot(socket).and_then(|slot| slot.socket.as_ref()) else {
+        let Some(descriptor) = self.slot(socket).and_then(Slot::descriptor) else {
             return (None, None);
         };
         let socket = SockRef::from(descriptor);
@@ -262,29 +305,40 @@ impl Ring {
 
     fn slot(&self, socket: SocketId) -> Option<&Slot> {
         let slot = self.slots.get(socket.index as usize)?;
-        (slot.generation == socket.generation && !matches!(slot.phase, Phase::Free)).then_some(slot)
+        (slot.generation == socket.generation && slot.phase != Phase::Free).then_some(slot)
     }
 
     fn slot_mut(&mut self, socket: SocketId) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(socket.index as usize)?;
-        (slot.generation == socket.generation && !matches!(slot.phase, Phase::Free)).then_some(slot)
+        (slot.generation == socket.generation && slot.phase != Phase::Free).then_some(slot)
     }
 
-    /// Makes a slot ready for the next socket. What its last use kept armed is over.
+    /// Makes a slot ready for the next socket. What its last use kept armed is over. A socket of a table is closed.
     fn free(&mut self, index: u32) -> Option<OwnedFd> {
         let slot = &mut self.slots[index as usize];
         debug_assert_eq!(slot.in_flight, 0, "reused only after the last completion");
-        debug_assert!(!slot.sending && slot.armed == slot::Receive::None);
-        let socket = slot.socket.take();
-        *slot = Slot { generation: slot.generation, ..Slot::default() };
+        debug_assert!(!slot.sending && slot.armed == slot::Armed::Nothing);
+        let Slot { place, .. } =
+            std::mem::replace(slot, Slot { generation: slot.generation, ..Slot::default() });
         self.free.push(index);
-        socket
+        match place {
+            Place::Nowhere => None,
+            Place::Plain { descriptor, .. } => {
+                self.plain -= 1;
+                Some(descriptor)
+            }
+            Place::Table { bay, file } => {
+                self.bays[usize::from(bay)].close(file);
+                self.filling = self.filling.min(usize::from(bay));
+                None
+            }
+        }
     }
 
     /// Gives the buffer of the last event back to the kernel.
     fn take_back(&mut self) {
-        if let Some(buffer) = self.lent.take() {
-            self.buffers.give_back(buffer);
+        if let Some((bay, buffer)) = self.lent.take() {
+            self.bays[usize::from(bay)].buffers.give_back(buffer);
         }
     }
 
@@ -294,20 +348,21 @@ impl Ring {
         let read = opcode::Read::new(types::Fd(self.wake.as_raw_fd()), word, size_of::<u64>() as u32).build();
         let token = Token::new(Operation::Wake, 0, 0);
         // The word is ours until `Ring::drop` has cancelled the read, or is leaked; nobody else touches it.
-        self.submit(read, token);
+        self.submit(0, read, token);
     }
 
     /// Queues an operation. A ring that cannot take it is broken, which the next [`Ring::enter`] reports.
     ///
-    /// Callers give only entries whose memory is a slot's `outgoing` (untouched while `sending`), the buffer ring, or
-    /// the wake word: all live until the last completion, see [`Ring::drop`].
-    fn submit(&mut self, entry: io_uring::squeue::Entry, token: Token) -> bool {
+    /// Callers give only entries whose memory is a slot's `outgoing` (untouched while `sending`), the buffer ring, the
+    /// wake word or a static: all live until the last completion, see [`Ring::drop`].
+    fn submit(&mut self, bay: u8, entry: io_uring::squeue::Entry, token: Token) -> bool {
         let entry = entry.user_data(token.encode());
+        let bay = &mut self.bays[usize::from(bay)];
         // SAFETY: by the rule above, which the callers in this module keep; `drop` waits for what is in flight or
-        // leaks all three.
-        match unsafe { self.queue.push(&entry) } {
+        // leaks all of it.
+        match unsafe { bay.queue.push(&entry) } {
             Ok(()) => {
-                self.in_flight += 1;
+                bay.in_flight += 1;
                 true
             }
             Err(error) => {
@@ -317,10 +372,10 @@ impl Ring {
         }
     }
 
-    fn handle_completion(&mut self, completion: Completion) -> Option<Step> {
+    fn handle_completion(&mut self, bay: u8, completion: Completion) -> Option<Step> {
         let token = Token::decode(completion.user_data).expect("user data are made from tokens only");
         if !io_uring::cqueue::more(completion.flags) {
-            self.in_flight -= 1;
+            self.bays[usize::from(bay)].in_flight -= 1;
         }
         match token.operation {
             Operation::Wake => {
@@ -336,10 +391,20 @@ impl Ring {
                 self.handle_cancel_accept(token.index as usize, completion.result);
                 None
             }
-            Operation::Receive => self.handle_receive(token, completion),
+            Operation::Receive => self.handle_receive(bay, token, completion),
+            Operation::Poll => {
+                self.handle_poll(token, completion.result);
+                None
+            }
             Operation::Send => self.handle_send(token, completion.result),
             Operation::CancelReceive | Operation::CancelSend => {
                 self.handle_cancel(token, completion.result);
+                None
+            }
+            // Whether it worked, the receives say.
+            Operation::Shut | Operation::Linger => {
+                self.slots[token.index as usize].in_flight -= 1;
+                self.proceed(token.index);
                 None
             }
         }
@@ -351,7 +416,7 @@ impl Ring {
             Phase::Free => {}
             Phase::Open => self.rearm(index),
             Phase::Releasing => self.proceed_release(index),
-            Phase::Closing { .. } => self.proceed_close(index),
+            Phase::Closing | Phase::Shut => self.proceed_close(index),
             Phase::Aborting => self.proceed_abort(index),
         }
     }
@@ -366,40 +431,23 @@ impl Drop for Ring {
     /// Cuts every connection, so that nothing that was only queued leaves any more, and ends every operation before
     /// the memory goes that the kernel may still use.
     fn drop(&mut self) {
-        for descriptor in self.slots.iter().filter_map(|slot| slot.socket.as_ref()) {
+        for descriptor in self.slots.iter().filter_map(Slot::descriptor) {
             let _ = SockRef::from(descriptor).shutdown(std::net::Shutdown::Both);
         }
-        let mut wait = Wait::No;
-        for _ in 0..64 {
-            // What is queued has to be submitted before it can be cancelled.
-            if self.queue.enter(wait, Duration::ZERO).is_err() {
-                break;
-            }
-            while let Some(completion) = self.queue.pop() {
-                if !io_uring::cqueue::more(completion.flags) {
-                    self.in_flight -= 1;
-                }
-            }
-            if self.in_flight == 0 {
-                break;
-            }
-            let timeout = types::Timespec::from(Duration::from_millis(100));
-            // What cannot be cancelled is about to complete: both end in a completion.
-            let _ =
-                self.queue.io().submitter().register_sync_cancel(Some(timeout), types::CancelBuilder::any());
-            wait = Wait::For(Duration::from_millis(10));
+        let mut rests = true;
+        for bay in &mut self.bays {
+            rests &= bay.come_to_rest();
         }
-        if self.in_flight > 0 {
+        if !rests {
             // Better leaked than written to after it was freed.
-            tracing::error!(operations = self.in_flight, "the ring did not come to rest; its memory is kept");
+            let operations: usize = self.bays.iter().map(|bay| bay.in_flight).sum();
+            tracing::error!(operations, "the ring did not come to rest; its memory is kept");
             std::mem::forget(std::mem::take(&mut self.slots));
             return;
         }
-        // SAFETY: dropped once, here, and not used afterwards; the queue first, so that the kernel forgets the
-        // buffers before they are unmapped.
+        // SAFETY: dropped once, here, and not used afterwards.
         unsafe {
-            ManuallyDrop::drop(&mut self.queue);
-            ManuallyDrop::drop(&mut self.buffers);
+            self.bays.iter_mut().for_each(|bay| ManuallyDrop::drop(bay));
             ManuallyDrop::drop(&mut self.wake_word);
         }
     }

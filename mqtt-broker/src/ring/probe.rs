@@ -11,13 +11,18 @@ pub(super) const SWITCH: &str = "/proc/sys/kernel/io_uring_disabled";
 /// The oldest kernel with multishot receive, provided buffer rings and deferred task work.
 const OLDEST: (u32, u32) = (6, 1);
 
-/// Every operation that the ring submits.
-const OPERATIONS: [(u8, &str); 5] = [
+/// The oldest kernel whose tables of sockets serve. Before, a socket that was taken out of a table stayed open until
+/// everything had ended that was armed on any socket of the table before that.
+const OLDEST_WITH_TABLES: (u32, u32) = (6, 13);
+
+/// Every operation that the ring submits for sockets that are open files.
+const OPERATIONS: [(u8, &str); 6] = [
     (opcode::AcceptMulti::CODE, "accept"),
     (opcode::RecvMulti::CODE, "recv"),
     (opcode::Send::CODE, "send"),
     (opcode::AsyncCancel::CODE, "cancel"),
     (opcode::Read::CODE, "read"),
+    (opcode::PollAdd::CODE, "poll"),
 ];
 
 /// Checks the release of the running kernel.
@@ -25,8 +30,20 @@ const OPERATIONS: [(u8, &str); 5] = [
 /// # Errors
 /// [`RingError::KernelTooOld`]. A release that cannot be read or parsed is left to the probe of the operations.
 pub(super) fn check_kernel() -> Result<(), RingError> {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    check_release(release.trim())
+    check_release(release().trim())
+}
+
+/// Whether sockets can be kept in tables of io_urings.
+pub(super) fn has_tables() -> bool {
+    release_has_tables(release().trim())
+}
+
+fn release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()
+}
+
+fn release_has_tables(release: &str) -> bool {
+    parse(release).is_some_and(|version| version >= OLDEST_WITH_TABLES)
 }
 
 fn check_release(release: &str) -> Result<(), RingError> {
@@ -81,5 +98,13 @@ mod tests {
         for good in ["6.1.0", "6.18.44-fc-v669", "7.0", "10.2-rc1", "unknown"] {
             assert!(check_release(good).is_ok(), "{good}");
         }
+    }
+
+    #[test]
+    fn only_kernels_that_let_go_of_a_socket_at_once_have_tables() {
+        for old in ["6.1.0", "6.8.0-45-generic", "6.12.57", "unknown", ""] {
+            assert!(!release_has_tables(old), "{old}");
+        }
+        assert!(release_has_tables("6.13.0") && release_has_tables("7.0-rc1"));
     }
 }

@@ -10,8 +10,9 @@ use io_uring::{IoUring, squeue, types};
 use super::error::RingError;
 use super::probe;
 
-/// Entries of the submission queue; when full it is submitted at once.
-const SUBMISSIONS: u32 = 1024;
+/// Entries of the submission queue; when full it is submitted at once. Fewer where few sockets are busy.
+pub(super) const SUBMISSIONS: u32 = 1024;
+pub(super) const SUBMISSIONS_FEW: u32 = 256;
 
 /// Entries of the completion queue. It also sizes the table in which cancellation looks an operation up: a smaller
 /// one makes cancelling among thousands of armed receives several times dearer.
@@ -53,7 +54,8 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn new() -> Result<Queue, RingError> {
+    /// A queue of so many submissions.
+    pub(super) fn new(submissions: u32) -> Result<Queue, RingError> {
         probe::check_kernel()?;
         let io = IoUring::builder()
             .setup_cqsize(COMPLETIONS)
@@ -62,7 +64,7 @@ impl Queue {
             .setup_taskrun_flag()
             .setup_submit_all()
             .dontfork()
-            .build(SUBMISSIONS)
+            .build(submissions)
             .map_err(|error| RingError::from_setup(error, &probe::surroundings()))?;
         probe::check_operations(&io)?;
         Ok(Queue { io, aside: VecDeque::new(), _not_send: PhantomData })
@@ -108,6 +110,9 @@ impl Queue {
     /// The ring is broken: the caller's core cannot go on.
     pub(super) fn enter(&mut self, wait: Wait, gather: Duration) -> io::Result<()> {
         let idle = !self.has_completions();
+        if (wait == Wait::No || !idle) && !self.has_work() {
+            return Ok(());
+        }
         let gathers = !gather.is_zero() && self.io.params().is_feature_min_timeout();
         let (wanted, gather) = if gathers { (GATHERED_MAX, gather.as_micros() as u32) } else { (1, 0) };
         let arguments = types::SubmitArgs::new().min_wait_usec(gather);
@@ -138,6 +143,22 @@ impl Queue {
         self.aside.pop_front().or_else(|| self.next())
     }
 
+    /// Whether an enter would submit something, or run deferred work that makes completions.
+    pub(super) fn has_work(&mut self) -> bool {
+        let submissions = self.io.submission();
+        !submissions.is_empty() || submissions.taskrun() || submissions.cq_overflow()
+    }
+
+    /// Whether new work signals the eventfd that is registered.
+    pub(super) fn set_signals(&mut self, signals: bool) {
+        let completions = self.io.completion();
+        if signals {
+            completions.enable_eventfd();
+        } else {
+            completions.disable_eventfd();
+        }
+    }
+
     /// Whether completions wait to be popped.
     pub(super) fn has_completions(&mut self) -> bool {
         !self.aside.is_empty() || !self.io.completion().is_empty()
@@ -165,7 +186,7 @@ mod tests {
 
     #[test]
     fn completions_taken_aside_come_first_and_none_is_lost() {
-        let mut queue = Queue::new().expect("a ring");
+        let mut queue = Queue::new(SUBMISSIONS).expect("a ring");
         for user_data in 0..20_000u64 {
             let entry = opcode::Nop::new().build().user_data(user_data);
             // SAFETY: it names no memory.

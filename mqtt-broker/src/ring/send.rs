@@ -1,12 +1,11 @@
 //! Sending: one buffer at a time, whole.
 
 use std::io;
-use std::os::fd::AsRawFd;
 
-use io_uring::{opcode, types};
+use io_uring::opcode;
 
-use super::slot::{Operation, Phase, Receive, Token};
-use super::{Ring, SocketId, Step, retry};
+use super::slot::{Operation, Outgoing, Phase, Token, Wanted};
+use super::{Ring, SPARES_MAX, SocketId, Step, retry};
 
 /// Bytes of one send operation; longer buffers take several.
 const SEND_MAX: usize = 1 << 30;
@@ -14,7 +13,7 @@ const SEND_MAX: usize = 1 << 30;
 impl Ring {
     /// Sends `buffer`, whole; [`super::Event::Sent`] gives it back. Nothing may be on its way on this socket.
     pub(crate) fn send(&mut self, socket: SocketId, buffer: Vec<u8>) {
-        let open = self.slot(socket).is_some_and(|slot| matches!(slot.phase, Phase::Open) && !slot.broken);
+        let open = self.slot(socket).is_some_and(|slot| slot.phase == Phase::Open && !slot.broken);
         if !open || buffer.is_empty() {
             self.steps.push_back(Step::Sent { socket, buffer });
             return;
@@ -23,26 +22,33 @@ impl Ring {
     }
 
     pub(super) fn start_send(&mut self, index: u32, buffer: Vec<u8>) {
+        let outgoing = self.outgoing(index);
+        outgoing.buffer = buffer;
+        outgoing.sent = 0;
         let slot = &mut self.slots[index as usize];
         assert!(!slot.sending, "one buffer at a time");
-        slot.outgoing = buffer;
-        slot.sent = 0;
         slot.sending = true;
         self.arm_send(index);
     }
 
+    /// What a socket sends, made if there is nothing yet.
+    pub(super) fn outgoing(&mut self, index: u32) -> &mut Outgoing {
+        let spares = &mut self.spares;
+        self.slots[index as usize].outgoing.get_or_insert_with(|| spares.pop().unwrap_or_default())
+    }
+
     fn arm_send(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
-        let Some(socket) = &slot.socket else { return };
-        let rest = &slot.outgoing[slot.sent..];
-        // The bytes stay where they are: `outgoing` is not touched while `sending`, wherever the slot itself moves.
-        let entry =
-            opcode::Send::new(types::Fd(socket.as_raw_fd()), rest.as_ptr(), rest.len().min(SEND_MAX) as u32)
-                .flags(libc::MSG_NOSIGNAL)
-                .build();
+        let (Some(target), Some(outgoing)) = (slot.target(), &slot.outgoing) else { return };
+        let rest = &outgoing.buffer[outgoing.sent..];
+        // The bytes stay where they are: the buffer is not touched while `sending`, wherever the slot itself moves.
+        let entry = opcode::Send::new(target.fd, rest.as_ptr(), rest.len().min(SEND_MAX) as u32)
+            .flags(libc::MSG_NOSIGNAL)
+            .build()
+            .flags(target.flags);
         slot.in_flight += 1;
         let token = Token::new(Operation::Send, slot.generation, index);
-        self.submit(entry, token);
+        self.submit(target.bay, entry, token);
     }
 
     pub(super) fn handle_send(&mut self, token: Token, result: i32) -> Option<Step> {
@@ -50,21 +56,29 @@ impl Ring {
         let slot = &mut self.slots[index as usize];
         debug_assert!(token.is_of(slot.generation) && slot.sending);
         slot.in_flight -= 1;
-        let aborting = matches!(slot.phase, Phase::Aborting);
+        let aborting = slot.phase == Phase::Aborting;
+        let outgoing = slot.outgoing.as_mut().expect("it is there while something is sent");
         if result >= 0 {
-            slot.sent += result as usize;
+            outgoing.sent += result as usize;
         }
-        if !aborting && (retry(result) || (result > 0 && slot.sent < slot.outgoing.len())) {
+        if !aborting && (retry(result) || (result > 0 && outgoing.sent < outgoing.buffer.len())) {
             self.arm_send(index);
             return None;
         }
         slot.sending = false;
         let socket = SocketId { index, generation: slot.generation };
-        let buffer = std::mem::take(&mut slot.outgoing);
-        if slot.sent < buffer.len() {
+        let sent = outgoing.sent;
+        let buffer = std::mem::take(&mut outgoing.buffer);
+        if outgoing.last.is_empty()
+            && let Some(outgoing) = slot.outgoing.take()
+            && self.spares.len() < SPARES_MAX
+        {
+            self.spares.push(outgoing);
+        }
+        if sent < buffer.len() {
             slot.broken = true;
             // The receive sees the end too, after bytes that came before it. Without one armed nobody else would.
-            if matches!(slot.phase, Phase::Open) && slot.wanted == Receive::None && !slot.ended {
+            if slot.phase == Phase::Open && slot.wanted == Wanted::Nothing && !slot.ended {
                 slot.ended = true;
                 let error = (result < 0).then(|| io::Error::from_raw_os_error(-result).kind());
                 self.steps.push_back(Step::Ended { socket, error });

@@ -1,6 +1,8 @@
 //! The names and the state of a socket in the ring.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use io_uring::{squeue, types};
 
 /// Names a socket of a ring. A name is never given out twice: the generation counts the uses of the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +24,9 @@ pub(super) enum Operation {
     CancelReceive = 5,
     Send = 6,
     CancelSend = 7,
+    Poll = 8,
+    Shut = 9,
+    Linger = 10,
 }
 
 /// The user data of an operation: 8 bits operation, 24 bits generation, 32 bits index.
@@ -54,6 +59,9 @@ impl Token {
             5 => Operation::CancelReceive,
             6 => Operation::Send,
             7 => Operation::CancelSend,
+            8 => Operation::Poll,
+            9 => Operation::Shut,
+            10 => Operation::Linger,
             _ => return None,
         };
         Some(Token { operation, generation: (user_data >> 32) as u32 & GENERATIONS, index: user_data as u32 })
@@ -64,14 +72,27 @@ impl Token {
     }
 }
 
-/// A receive, as wished for or as armed in the kernel.
+/// What the user of a socket wants to receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(super) enum Receive {
+pub(super) enum Wanted {
     #[default]
-    None,
-    /// Completes once.
+    Nothing,
+    /// What comes next, once.
     Once,
-    /// Completes each time that bytes arrive.
+    /// Whatever comes.
+    All,
+}
+
+/// What is armed in the kernel to receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) enum Armed {
+    #[default]
+    Nothing,
+    /// Completes once there is something to receive. It takes a third of the kernel memory of a receive.
+    Poll,
+    /// A receive that completes once.
+    Once,
+    /// A receive that completes each time that bytes arrive.
     Multi,
 }
 
@@ -79,10 +100,10 @@ pub(super) enum Receive {
 ///
 /// ```text
 /// Free -> Open -> Releasing -> Free      the descriptor leaves, nothing armed on it
-///           \---> Closing -> Aborting -> Free
-///                     \----------------> Free
+///           \---> Closing -> Shut -> Aborting -> Free
+///                     \-----------------------> Free
 /// ```
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(super) enum Phase {
     /// No socket.
     #[default]
@@ -91,43 +112,107 @@ pub(super) enum Phase {
     Open,
     /// About to leave for another ring as soon as nothing is armed.
     Releasing,
-    /// Sending what is left, then `last`; then our end is shut and what arrives is discarded until the peer's end.
-    Closing { last: Vec<u8>, shut: bool },
+    /// Sending what is left.
+    Closing,
+    /// Our end is shut; what arrives is discarded until the peer's end.
+    Shut,
     /// Everything armed is being cancelled; closed at the last completion.
     Aborting,
 }
 
-/// One socket.
+/// Where a socket is kept.
+#[derive(Debug, Default)]
+pub(super) enum Place {
+    #[default]
+    Nowhere,
+    /// Among the open files of the process; its operations are the first bay's. If it stays on this core, it may move
+    /// into a table.
+    Plain { descriptor: OwnedFd, stays: bool },
+    /// In the table of a bay.
+    Table { bay: u8, file: u32 },
+}
+
+/// How an operation names a socket: a number, what makes it one of a table, and the bay.
+#[derive(Clone, Copy)]
+pub(super) struct Target {
+    pub(super) fd: types::Fd,
+    pub(super) flags: squeue::Flags,
+    pub(super) bay: u8,
+}
+
+/// What exists only while a socket sends, or is to send its last bytes.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    /// What is being sent. Must not be touched while `sending`.
+    pub(super) buffer: Vec<u8>,
+    /// Bytes of it that were sent.
+    pub(super) sent: usize,
+    /// What is to follow before the socket closes.
+    pub(super) last: Vec<u8>,
+}
+
+/// One socket. There may be a million: its size is asserted below.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
-    pub(super) socket: Option<OwnedFd>,
+    pub(super) place: Place,
+    pub(super) outgoing: Option<Box<Outgoing>>,
     pub(super) generation: u32,
     /// Operations whose last completion has not been reaped.
     pub(super) in_flight: u8,
-    /// The receive that should be armed.
-    pub(super) wanted: Receive,
-    /// The receive that is armed.
-    pub(super) armed: Receive,
-    /// A cancellation of the armed receive is under way.
+    pub(super) phase: Phase,
+    pub(super) wanted: Wanted,
+    pub(super) armed: Armed,
+    /// A cancellation of what is armed is under way.
     pub(super) cancelling: bool,
+    /// A poll has said that there is something to receive, and it has not been taken.
+    pub(super) ready: bool,
     /// Waits in the queue of those that found no buffer.
     pub(super) starved: bool,
     /// The peer's end, or an error, was seen: nothing more arrives.
     pub(super) ended: bool,
     /// Sending has failed: nothing more leaves.
     pub(super) broken: bool,
-    /// `outgoing` is in the kernel's hands.
+    /// The buffer of `outgoing` is in the kernel's hands.
     pub(super) sending: bool,
-    /// Bytes of `outgoing` that were sent.
-    pub(super) sent: usize,
-    /// What is being sent. Must not be touched while `sending`.
-    pub(super) outgoing: Vec<u8>,
-    pub(super) phase: Phase,
+    /// How busy it is, and when something came last: see `park.rs`.
+    pub(super) heat: u8,
+    pub(super) beat: u8,
+}
+
+impl Slot {
+    /// Names the socket in an operation.
+    pub(super) fn target(&self) -> Option<Target> {
+        match &self.place {
+            Place::Nowhere => None,
+            Place::Plain { descriptor, .. } => {
+                Some(Target { fd: types::Fd(descriptor.as_raw_fd()), flags: squeue::Flags::empty(), bay: 0 })
+            }
+            // The kernel takes the same field for both and goes by the flag.
+            Place::Table { bay, file } => {
+                Some(Target { fd: types::Fd(*file as i32), flags: squeue::Flags::FIXED_FILE, bay: *bay })
+            }
+        }
+    }
+
+    /// The bay that its operations are in.
+    pub(super) fn bay(&self) -> u8 {
+        if let Place::Table { bay, .. } = self.place { bay } else { 0 }
+    }
+
+    /// The socket, if it is an open file of the process.
+    pub(super) fn descriptor(&self) -> Option<&OwnedFd> {
+        if let Place::Plain { descriptor, .. } = &self.place { Some(descriptor) } else { None }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_idle_socket_is_small() {
+        assert_eq!(size_of::<Slot>(), 32);
+    }
 
     #[test]
     fn a_token_survives_the_kernel() {
@@ -139,7 +224,7 @@ mod tests {
                     assert_eq!(token.encode(), user_data);
                     assert!(token.is_of(0x12ab_cdef) && !token.is_of(1));
                 }
-                None => assert!(!(1..=7).contains(&code)),
+                None => assert!(!(1..=10).contains(&code)),
             }
         }
     }

@@ -8,8 +8,11 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use super::buffers::{BUFFER_BYTES, BUFFERS};
-use super::slot::Receive;
-use super::{Event, EventFd, Ring, SocketId, Wait, monotonic_millis};
+use super::slot::{Armed, Place};
+use super::{Event, EventFd, Ring, Room, SocketId, Wait, monotonic_millis};
+
+mod parking;
+mod tables;
 
 /// What the ring did, without the lent bytes.
 #[derive(Debug, PartialEq)]
@@ -26,13 +29,80 @@ struct Bench {
     wake: Arc<EventFd>,
     seen: Vec<Seen>,
     released: Vec<std::os::fd::OwnedFd>,
+    /// Whether the sockets of [`Bench::pair`] stay.
+    settles: bool,
+    /// Milliseconds that the ring's clock is ahead.
+    ahead: u64,
+    /// Sockets that only take places.
+    fillers: usize,
 }
+
+/// Where sockets are kept, and whether they are parked: what must make no difference.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Plain,
+    PlainParked,
+    Table,
+    TableParked,
+}
+
+const KINDS: [Kind; 4] = [Kind::Plain, Kind::PlainParked, Kind::Table, Kind::TableParked];
 
 impl Bench {
     fn new(patience: u64) -> Bench {
+        Bench::with_room(patience, Room::plain())
+    }
+
+    fn with_room(patience: u64, room: Room) -> Bench {
         let wake = Arc::new(EventFd::new().expect("an eventfd"));
-        let ring = Ring::new(Arc::clone(&wake), patience).expect("a ring");
-        Bench { ring, wake, seen: Vec::new(), released: Vec::new() }
+        let mut ring = Ring::new(Arc::clone(&wake), patience, room).expect("a ring");
+        ring.handle_timeout(monotonic_millis());
+        let settles = room.plain == 0;
+        Bench { ring, wake, seen: Vec::new(), released: Vec::new(), settles, ahead: 0, fillers: 0 }
+    }
+
+    /// A bench whose [`Bench::receiving`] makes sockets of this kind. Its tables have few places, so that most sockets
+    /// are in a further bay.
+    fn of(kind: Kind, patience: u64) -> Bench {
+        let room = match kind {
+            Kind::Plain | Kind::PlainParked => Room::plain(),
+            Kind::Table | Kind::TableParked => Room { plain: 0, table: 2, bays: 200 },
+        };
+        let mut bench = Bench::with_room(patience, room);
+        if bench.settles {
+            // The first table is full from now on.
+            for _ in 0..2 {
+                let (_, socket) = bench.pair();
+                assert!(matches!(bench.ring.slots[socket.index as usize].place, Place::Table { bay: 0, .. }));
+                bench.fillers += 1;
+            }
+        }
+        bench
+    }
+
+    /// A connected pair of which the ring receives, in the way of `kind`.
+    fn receiving(&mut self, kind: Kind) -> (TcpStream, SocketId) {
+        let (client, socket) = self.pair();
+        let slot = &mut self.ring.slots[socket.index as usize];
+        let tabled = matches!(slot.place, Place::Table { bay: 1.., .. });
+        assert_eq!(tabled, matches!(kind, Kind::Table | Kind::TableParked));
+        let parked = matches!(kind, Kind::PlainParked | Kind::TableParked);
+        if parked {
+            slot.heat = 0;
+        }
+        self.ring.receive(socket);
+        let armed = if parked { Armed::Poll } else { Armed::Multi };
+        assert_eq!(self.armed(socket), armed);
+        (client, socket)
+    }
+
+    /// Sockets of the test that are not closed.
+    fn open(&self) -> usize {
+        self.ring.sockets() - self.fillers
+    }
+
+    fn armed(&self, socket: SocketId) -> Armed {
+        self.ring.slots[socket.index as usize].armed
     }
 
     fn listener(&mut self) -> std::net::SocketAddr {
@@ -48,13 +118,18 @@ impl Bench {
         let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
         client.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         let (server, _) = listener.accept().expect("accept");
-        (client, self.ring.adopt(server.into()))
+        let socket = self.ring.adopt(server.into());
+        if self.settles {
+            self.ring.settle(socket);
+        }
+        (client, socket)
     }
 
     /// One turn; returns whether anything was seen.
     fn turn(&mut self, wait: Wait) -> bool {
         let before = self.seen.len();
         self.ring.enter(wait, Duration::ZERO).expect("the ring works");
+        self.ring.handle_timeout(monotonic_millis() + self.ahead);
         while let Some(event) = self.ring.poll_event() {
             let seen = match event {
                 Event::Accepted { socket, .. } => Seen::Accepted(socket),
@@ -69,7 +144,6 @@ impl Bench {
             };
             self.seen.push(seen);
         }
-        self.ring.handle_timeout(monotonic_millis());
         self.seen.len() > before
     }
 
@@ -103,33 +177,34 @@ impl Bench {
 }
 
 #[test]
-fn a_multishot_receive_brings_everything_in_order() {
-    let mut bench = Bench::new(1000);
-    let (mut client, socket) = bench.pair();
-    bench.ring.receive(socket);
-    // More than all buffers together, so that receives end for want of buffers and are armed again.
-    let sent: Vec<u8> = (0..usize::from(BUFFERS) * BUFFER_BYTES * 3).map(|i| (i / 7) as u8).collect();
-    let writer = std::thread::spawn({
-        let sent = sent.clone();
-        move || {
-            client.write_all(&sent).expect("write");
-            client
-        }
-    });
-    let mut got = 0;
-    let (mut from, total) = (0, sent.len());
-    bench.until("all bytes", |bench| {
-        for seen in &bench.seen[from..] {
-            if let Seen::Received(_, bytes) = seen {
-                assert_eq!(bytes[..], sent[got..got + bytes.len()]);
-                got += bytes.len();
+fn everything_arrives_in_order() {
+    for kind in KINDS {
+        let mut bench = Bench::of(kind, 1000);
+        let (mut client, socket) = bench.receiving(kind);
+        // More than all buffers together, so that receives end for want of buffers and are armed again.
+        let sent: Vec<u8> = (0..usize::from(BUFFERS) * BUFFER_BYTES * 3).map(|i| (i / 7) as u8).collect();
+        let writer = std::thread::spawn({
+            let sent = sent.clone();
+            move || {
+                client.write_all(&sent).expect("write");
+                client
             }
-        }
-        from = bench.seen.len();
-        got == total
-    });
-    drop(writer.join().expect("the writer"));
-    bench.until("the end", |bench| bench.saw(&Seen::Ended(socket)));
+        });
+        let mut got = 0;
+        let (mut from, total) = (0, sent.len());
+        bench.until("all bytes", |bench| {
+            for seen in &bench.seen[from..] {
+                if let Seen::Received(_, bytes) = seen {
+                    assert_eq!(bytes[..], sent[got..got + bytes.len()]);
+                    got += bytes.len();
+                }
+            }
+            from = bench.seen.len();
+            got == total
+        });
+        drop(writer.join().expect("the writer"));
+        bench.until("the end", |bench| bench.saw(&Seen::Ended(socket)));
+    }
 }
 
 #[test]
@@ -145,7 +220,7 @@ fn sockets_that_find_no_buffer_get_one_when_one_comes_back() {
     // All receives run before a single completion is reaped: the last ones find no buffer.
     let mut starved = 0;
     bench.until("every socket's bytes", |bench| {
-        starved = starved.max(bench.ring.starved.len());
+        starved = starved.max(bench.ring.bays[0].starved.len());
         clients.iter().all(|(_, socket, i)| bench.received(*socket) == i.to_be_bytes())
     });
     assert!(starved >= 100, "this many sockets need more than all buffers at once");
@@ -156,7 +231,7 @@ fn sockets_that_find_no_buffer_get_one_when_one_comes_back() {
     bench.until("every socket's bytes again", |bench| {
         clients.iter().all(|(_, socket, _)| bench.received(*socket).len() == 8)
     });
-    assert!(bench.ring.starved.is_empty());
+    assert!(bench.ring.bays[0].starved.is_empty());
 }
 
 #[test]
@@ -176,138 +251,151 @@ fn a_single_receive_leaves_nothing_armed() {
 
 #[test]
 fn a_paused_socket_gets_no_bytes_until_it_resumes() {
-    let mut bench = Bench::new(1000);
-    let (mut client, socket) = bench.pair();
-    bench.ring.receive(socket);
-    client.write_all(b"1").expect("write");
-    bench.until("the first byte", |bench| bench.received(socket) == b"1");
-    bench.ring.pause(socket);
-    bench.until("the cancellation", |bench| bench.ring.slots[socket.index as usize].in_flight == 0);
-    client.write_all(b"2").expect("write");
-    bench.quiet_turns();
-    assert_eq!(bench.received(socket), b"1");
-    bench.ring.receive(socket);
-    bench.until("the rest", |bench| bench.received(socket) == b"12");
+    for kind in KINDS {
+        let mut bench = Bench::of(kind, 1000);
+        let (mut client, socket) = bench.receiving(kind);
+        client.write_all(b"1").expect("write");
+        bench.until("the first byte", |bench| bench.received(socket) == b"1");
+        bench.ring.pause(socket);
+        bench.until("the cancellation", |bench| bench.ring.slots[socket.index as usize].in_flight == 0);
+        client.write_all(b"2").expect("write");
+        bench.quiet_turns();
+        assert_eq!(bench.received(socket), b"1");
+        bench.ring.receive(socket);
+        bench.until("the rest", |bench| bench.received(socket) == b"12");
+    }
 }
 
 #[test]
 fn a_receive_resumed_during_its_cancellation_goes_on() {
-    let mut bench = Bench::new(1000);
-    let (mut client, socket) = bench.pair();
-    for round in 0..100u32 {
-        bench.ring.receive(socket);
-        bench.turn(Wait::No);
-        bench.ring.pause(socket);
-        bench.ring.receive(socket);
-        client.write_all(&round.to_be_bytes()).expect("write");
-        let wanted = (round as usize + 1) * 4;
-        bench.until("the bytes", |bench| bench.received(socket).len() == wanted);
+    for kind in KINDS {
+        let mut bench = Bench::of(kind, 1000);
+        let (mut client, socket) = bench.pair();
+        for round in 0..100u32 {
+            bench.ring.receive(socket);
+            bench.turn(Wait::No);
+            bench.ring.pause(socket);
+            bench.ring.receive(socket);
+            client.write_all(&round.to_be_bytes()).expect("write");
+            let wanted = (round as usize + 1) * 4;
+            bench.until("the bytes", |bench| bench.received(socket).len() == wanted);
+        }
+        let all: Vec<u8> = (0..100u32).flat_map(u32::to_be_bytes).collect();
+        assert_eq!(bench.received(socket), all);
     }
-    let all: Vec<u8> = (0..100u32).flat_map(u32::to_be_bytes).collect();
-    assert_eq!(bench.received(socket), all);
 }
 
 #[test]
 fn a_long_buffer_leaves_whole_and_comes_back() {
-    let mut bench = Bench::new(1000);
-    let (mut client, socket) = bench.pair();
-    // Larger than both socket buffers: it takes several sends.
-    let sent: Vec<u8> = (0..32 << 20).map(|i: u32| (i / 3) as u8).collect();
-    bench.ring.send(socket, sent.clone());
-    let reader = std::thread::spawn(move || {
-        let mut all = vec![0; 32 << 20];
-        client.read_exact(&mut all).expect("read");
-        all
-    });
-    bench.until("the buffer", |bench| bench.saw(&Seen::Sent(socket, 32 << 20)));
-    assert!(reader.join().expect("the reader") == sent);
+    for kind in KINDS {
+        let mut bench = Bench::of(kind, 1000);
+        let (mut client, socket) = bench.pair();
+        // Larger than both socket buffers: it takes several sends.
+        let sent: Vec<u8> = (0..32 << 20).map(|i: u32| (i / 3) as u8).collect();
+        bench.ring.send(socket, sent.clone());
+        let reader = std::thread::spawn(move || {
+            let mut all = vec![0; 32 << 20];
+            client.read_exact(&mut all).expect("read");
+            all
+        });
+        bench.until("the buffer", |bench| bench.saw(&Seen::Sent(socket, 32 << 20)));
+        assert!(reader.join().expect("the reader") == sent);
+    }
 }
 
 #[test]
 fn a_reset_ends_the_socket_once() {
-    let mut bench = Bench::new(1000);
-    let (client, socket) = bench.pair();
-    bench.ring.receive(socket);
-    SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("linger");
-    drop(client);
-    bench.until("the end", |bench| bench.saw(&Seen::Ended(socket)));
-    bench.ring.send(socket, vec![1; 100]);
-    bench.until("the buffer", |bench| bench.saw(&Seen::Sent(socket, 100)));
-    bench.ring.close(socket, b"bye".to_vec(), monotonic_millis());
-    bench.until("the slot", |bench| bench.ring.sockets() == 0);
-    assert_eq!(bench.seen.iter().filter(|seen| matches!(seen, Seen::Ended(_))).count(), 1);
+    for kind in KINDS {
+        let mut bench = Bench::of(kind, 1000);
+        let (client, socket) = bench.receiving(kind);
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("linger");
+        drop(client);
+        bench.until("the end", |bench| bench.saw(&Seen::Ended(socket)));
+        bench.ring.send(socket, vec![1; 100]);
+        bench.until("the buffer", |bench| bench.saw(&Seen::Sent(socket, 100)));
+        bench.ring.close(socket, b"bye".to_vec(), monotonic_millis());
+        bench.until("the slot", |bench| bench.open() == 0);
+        assert_eq!(bench.seen.iter().filter(|seen| matches!(seen, Seen::Ended(_))).count(), 1);
+    }
 }
 
 #[test]
 fn a_broken_send_ends_a_socket_that_is_not_reading() {
-    let mut bench = Bench::new(1000);
-    let (client, socket) = bench.pair();
-    SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("linger");
-    drop(client);
-    bench.ring.send(socket, vec![1; 100]);
-    bench.until("the end", |bench| bench.saw(&Seen::Ended(socket)));
+    for kind in KINDS {
+        let mut bench = Bench::of(kind, 1000);
+        let (client, socket) = bench.pair();
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("linger");
+        drop(client);
+        bench.ring.send(socket, vec![1; 100]);
+        bench.until("the end", |bench| bench.saw(&Seen::Ended(socket)));
+    }
 }
 
 #[test]
 fn a_peer_that_is_still_sending_receives_the_last_bytes() {
-    let mut bench = Bench::new(5000);
-    let (client, socket) = bench.pair();
-    bench.ring.receive(socket);
-    let mut writing = client.try_clone().expect("clone");
-    let writer = std::thread::spawn(move || {
-        let mut sent = 0;
-        while sent < 8 << 20 && writing.write_all(&[7; 65536]).is_ok() {
-            sent += 65536;
-        }
-        writing.shutdown(Shutdown::Write).expect("our end");
-        sent
-    });
-    bench.until("some bytes", |bench| !bench.received(socket).is_empty());
-    bench.ring.send(socket, b"reply ".to_vec());
-    bench.ring.close(socket, b"and reason".to_vec(), monotonic_millis());
-    let mut reading = client;
-    let reader = std::thread::spawn(move || {
-        let mut all = Vec::new();
-        reading.read_to_end(&mut all).map(|_| all)
-    });
-    bench.until("the close", |bench| bench.ring.sockets() == 0);
-    assert_eq!(writer.join().expect("the writer"), 8 << 20, "nothing was reset");
-    assert_eq!(reader.join().expect("the reader").expect("no reset"), b"reply and reason");
-    assert!(bench.saw(&Seen::Sent(socket, 6)) && bench.saw(&Seen::Sent(socket, 10)));
+    for kind in KINDS {
+        let mut bench = Bench::of(kind, 5000);
+        let (client, socket) = bench.receiving(kind);
+        let mut writing = client.try_clone().expect("clone");
+        let writer = std::thread::spawn(move || {
+            let mut sent = 0;
+            while sent < 8 << 20 && writing.write_all(&[7; 65536]).is_ok() {
+                sent += 65536;
+            }
+            writing.shutdown(Shutdown::Write).expect("our end");
+            sent
+        });
+        bench.until("some bytes", |bench| !bench.received(socket).is_empty());
+        bench.ring.send(socket, b"reply ".to_vec());
+        bench.ring.close(socket, b"and reason".to_vec(), monotonic_millis());
+        let mut reading = client;
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            reading.read_to_end(&mut all).map(|_| all)
+        });
+        bench.until("the close", |bench| bench.open() == 0);
+        assert_eq!(writer.join().expect("the writer"), 8 << 20, "nothing was reset");
+        assert_eq!(reader.join().expect("the reader").expect("no reset"), b"reply and reason");
+        assert!(bench.saw(&Seen::Sent(socket, 6)) && bench.saw(&Seen::Sent(socket, 10)));
+    }
 }
 
 #[test]
 fn a_peer_that_never_ends_is_given_up() {
-    let mut bench = Bench::new(50);
-    let (mut idle, kept) = bench.pair();
-    let (_never_reads, stuck) = bench.pair();
-    bench.ring.receive(kept);
-    bench.ring.send(stuck, vec![0; 64 << 20]);
-    bench.turn(Wait::No);
-    let now = monotonic_millis();
-    bench.ring.close(kept, b"bye".to_vec(), now);
-    bench.ring.close(stuck, b"bye".to_vec(), now);
-    assert_eq!(bench.ring.poll_timeout(), Some(now + 50));
-    bench.until("both to be given up", |bench| bench.ring.sockets() == 0);
-    assert!(monotonic_millis() >= now + 50);
-    let mut got = Vec::new();
-    idle.read_to_end(&mut got).expect("an orderly end");
-    assert_eq!(got, b"bye");
-    assert_eq!(bench.ring.poll_timeout(), None);
+    for kind in KINDS {
+        let mut bench = Bench::of(kind, 50);
+        let (mut idle, kept) = bench.receiving(kind);
+        let (_never_reads, stuck) = bench.pair();
+        bench.ring.send(stuck, vec![0; 64 << 20]);
+        bench.turn(Wait::No);
+        let now = monotonic_millis();
+        bench.ring.close(kept, b"bye".to_vec(), now);
+        bench.ring.close(stuck, b"bye".to_vec(), now);
+        assert_eq!(bench.ring.deadlines.front().map(|&(at, _)| at), Some(now + 50));
+        assert!(bench.ring.poll_timeout().is_some_and(|at| at <= now + 50));
+        bench.until("both to be given up", |bench| bench.open() == 0);
+        assert!(monotonic_millis() >= now + 50);
+        let mut got = Vec::new();
+        idle.read_to_end(&mut got).expect("an orderly end");
+        assert_eq!(got, b"bye");
+        bench.ring.poll_timeout();
+        assert!(bench.ring.deadlines.is_empty());
+    }
 }
 
 #[test]
 fn an_aborted_socket_is_gone_at_once() {
-    let mut bench = Bench::new(60_000);
-    let (mut client, socket) = bench.pair();
-    bench.ring.receive(socket);
-    bench.ring.send(socket, vec![0; 64 << 20]);
-    bench.turn(Wait::No);
-    bench.ring.abort(socket);
-    bench.until("the slot", |bench| bench.ring.sockets() == 0);
-    assert!(bench.saw(&Seen::Sent(socket, 64 << 20)), "the buffer comes back");
-    let mut rest = Vec::new();
-    assert_eq!(client.read_to_end(&mut rest).expect_err("cut off").kind(), ErrorKind::ConnectionReset);
+    for kind in KINDS {
+        let mut bench = Bench::of(kind, 60_000);
+        let (mut client, socket) = bench.receiving(kind);
+        bench.ring.send(socket, vec![0; 64 << 20]);
+        bench.turn(Wait::No);
+        bench.ring.abort(socket);
+        bench.until("the slot", |bench| bench.open() == 0);
+        assert!(bench.saw(&Seen::Sent(socket, 64 << 20)), "the buffer comes back");
+        let mut rest = Vec::new();
+        assert_eq!(client.read_to_end(&mut rest).expect_err("cut off").kind(), ErrorKind::ConnectionReset);
+    }
 }
 
 #[test]
@@ -374,7 +462,7 @@ fn a_release_that_cannot_be_had_in_time_is_given_up() {
     bench.turn(Wait::No);
     bench.ring.release(socket, monotonic_millis());
     bench.until("the refusal", |bench| bench.saw(&Seen::Released(socket, false)));
-    bench.until("the slot", |bench| bench.ring.sockets() == 0);
+    bench.until("the slot", |bench| bench.open() == 0);
 }
 
 #[test]
@@ -438,27 +526,29 @@ fn more_ready_sockets_than_one_enter_runs_are_all_served() {
 
 #[test]
 fn dropping_a_busy_ring_closes_its_sockets() {
-    let mut bench = Bench::new(1000);
-    let (mut reading, one) = bench.pair();
-    let (_never_reads, two) = bench.pair();
-    bench.ring.receive(one);
-    bench.ring.send(two, vec![0; 64 << 20]);
-    bench.listener();
-    bench.turn(Wait::No);
-    assert_eq!(bench.ring.slots[one.index as usize].armed, Receive::Multi);
-    drop(bench);
-    assert_eq!(reading.read(&mut [0; 8]).expect("the end"), 0);
+    for kind in KINDS {
+        let mut bench = Bench::of(kind, 1000);
+        let (mut reading, one) = bench.receiving(kind);
+        let (_never_reads, two) = bench.pair();
+        bench.ring.send(two, vec![0; 64 << 20]);
+        bench.listener();
+        bench.turn(Wait::No);
+        assert_ne!(bench.armed(one), Armed::Nothing);
+        drop(bench);
+        assert_eq!(reading.read(&mut [0; 8]).expect("the end"), 0);
+    }
 }
 
 #[test]
 fn what_was_only_queued_does_not_leave_a_dropped_ring() {
-    let mut bench = Bench::new(1000);
-    let (mut reading, socket) = bench.pair();
-    bench.ring.receive(socket);
-    bench.turn(Wait::No);
-    bench.ring.send(socket, b"acknowledged".to_vec());
-    drop(bench);
-    let mut got = Vec::new();
-    reading.read_to_end(&mut got).expect("the end");
-    assert!(got.is_empty());
+    for kind in KINDS {
+        let mut bench = Bench::of(kind, 1000);
+        let (mut reading, socket) = bench.receiving(kind);
+        bench.turn(Wait::No);
+        bench.ring.send(socket, b"acknowledged".to_vec());
+        drop(bench);
+        let mut got = Vec::new();
+        reading.read_to_end(&mut got).expect("the end");
+        assert!(got.is_empty());
+    }
 }

@@ -22,8 +22,33 @@ const WARN_INTERVAL_MILLIS: u64 = 10_000;
 
 /// The far end of a connection.
 enum Peer {
-    Socket(SocketId, Transport),
+    /// Plain TCP.
+    Plain(SocketId),
+    Layered(Box<LayeredPeer>),
     Local(PipeEnd),
+}
+
+/// Boxed, so that plain connections, of which there may be a million, stay small.
+struct LayeredPeer {
+    socket: SocketId,
+    layered: Box<Layered>,
+}
+
+impl Peer {
+    fn new(socket: SocketId, transport: Transport) -> Peer {
+        match transport {
+            Transport::Plain => Peer::Plain(socket),
+            Transport::Layered(layered) => Peer::Layered(Box::new(LayeredPeer { socket, layered })),
+        }
+    }
+
+    fn socket(&self) -> Option<SocketId> {
+        match self {
+            Peer::Plain(socket) => Some(*socket),
+            Peer::Layered(peer) => Some(peer.socket),
+            Peer::Local(_) => None,
+        }
+    }
 }
 
 /// A connection of this core's shard.
@@ -33,6 +58,9 @@ struct Link {
     paused: bool,
     peer: Peer,
 }
+
+/// No connection of the shard.
+const GONE: ConnectionId = ConnectionId { index: u32::MAX, generation: 0 };
 
 /// A connection that the shard has let go and whose socket is about to leave.
 struct Leaving {
@@ -46,8 +74,8 @@ pub(super) struct Connections {
     pub(super) shard: Shard,
     /// By the index of the connection.
     links: Chunks<Option<Link>>,
-    /// By the index of the socket: who had it last.
-    owners: Chunks<(SocketId, ConnectionId)>,
+    /// By the index of the socket: the index of the connection that had it last.
+    owners: Chunks<u32>,
     leaving: HashMap<SocketId, Leaving, ahash::RandomState>,
     /// Layers of the listeners, in the order of [`Ring::listen`].
     layers: Vec<Option<LayerFactory>>,
@@ -160,7 +188,7 @@ impl Connections {
             None => Transport::Plain,
             Some(make) => Transport::Layered(Box::new(Layered::new(make(&info)))),
         };
-        self.link(id, Peer::Socket(socket, transport));
+        self.link(id, Peer::new(socket, transport));
     }
 
     fn received(&mut self, socket: SocketId, bytes: &[u8], now: Now) -> After {
@@ -176,11 +204,12 @@ impl Connections {
             self.rearm.push(id);
         }
         match &mut link.peer {
-            Peer::Socket(_, Transport::Plain) => {
+            Peer::Plain(_) => {
                 self.shard.handle_input(id, bytes, now);
                 After::Nothing
             }
-            Peer::Socket(_, Transport::Layered(layered)) => {
+            Peer::Layered(peer) => {
+                let layered = &mut peer.layered;
                 let (plain, reply) = (&mut self.plain, &mut self.reply);
                 plain.clear();
                 reply.clear();
@@ -222,10 +251,9 @@ impl Connections {
     }
 
     fn sent(&mut self, socket: SocketId, buffer: Vec<u8>, now: Now) -> After {
-        let owner = self.owners.get(socket.index as usize).filter(|(of, _)| *of == socket);
-        let Some(&(_, id)) = owner else { return After::Nothing };
+        let id = self.owner(socket).unwrap_or(GONE);
         match link_mut(&mut self.links, id).map(|link| &mut link.peer) {
-            Some(Peer::Socket(_, Transport::Layered(layered))) => match layered.sent(buffer) {
+            Some(Peer::Layered(peer)) => match peer.layered.sent(buffer) {
                 Next::Wait => return After::Nothing,
                 Next::Send(wire) => return After::Send(socket, wire),
                 Next::Done(plain) => self.shard.transmit_done(id, plain, now),
@@ -241,7 +269,8 @@ impl Connections {
         let id = self.owner(socket)?;
         self.shard.connection_closed(id, now);
         match self.unlink(id)?.peer {
-            Peer::Socket(_, transport) => Some(transport),
+            Peer::Plain(_) => Some(Transport::Plain),
+            Peer::Layered(peer) => Some(Transport::Layered(peer.layered)),
             Peer::Local(_) => None,
         }
     }
@@ -252,11 +281,15 @@ impl Connections {
         while let Some(action) = self.shard.poll_action() {
             match action {
                 Action::Transmit { id, buffer } => self.transmit(ring, id, buffer, now),
+                Action::TransmitShared { id, pieces } => self.transmit(ring, id, pieces.into_vec(), now),
                 Action::Close { id, last, abort } => self.close(ring, id, last, abort, now),
                 Action::Handoff { id, to, handed } => self.hand_off(ring, id, to, handed, now),
                 Action::Established { id } => {
                     if let Some(link) = link_mut(&mut self.links, id) {
                         link.established = true;
+                        if let Some(socket) = link.peer.socket() {
+                            ring.settle(socket);
+                        }
                         if !link.paused {
                             self.read_on(ring, id);
                         }
@@ -265,7 +298,7 @@ impl Connections {
                 Action::PauseRead { id } => {
                     if let Some(link) = link_mut(&mut self.links, id) {
                         link.paused = true;
-                        if let Peer::Socket(socket, _) = link.peer {
+                        if let Some(socket) = link.peer.socket() {
                             ring.pause(socket);
                         }
                     }
@@ -290,19 +323,19 @@ impl Connections {
 
     fn read_on(&mut self, ring: &mut Ring, id: ConnectionId) {
         let Some(link) = link_mut(&mut self.links, id) else { return };
-        match &link.peer {
-            Peer::Socket(socket, _) if link.established => ring.receive(*socket),
-            Peer::Socket(socket, _) => ring.receive_once(*socket),
-            Peer::Local(_) => self.looks.push(id),
+        match link.peer.socket() {
+            Some(socket) if link.established => ring.receive(socket),
+            Some(socket) => ring.receive_once(socket),
+            None => self.looks.push(id),
         }
     }
 
     fn transmit(&mut self, ring: &mut Ring, id: ConnectionId, buffer: Vec<u8>, now: Now) {
         match link_mut(&mut self.links, id).map(|link| &mut link.peer) {
-            Some(Peer::Socket(socket, Transport::Plain)) => ring.send(*socket, buffer),
-            Some(Peer::Socket(socket, Transport::Layered(layered))) => match layered.transmit(buffer) {
+            Some(Peer::Plain(socket)) => ring.send(*socket, buffer),
+            Some(Peer::Layered(peer)) => match peer.layered.transmit(buffer) {
                 Next::Wait => {}
-                Next::Send(wire) => ring.send(*socket, wire),
+                Next::Send(wire) => ring.send(peer.socket, wire),
                 Next::Done(plain) => self.shard.transmit_done(id, plain, now),
             },
             Some(Peer::Local(pipe)) => pipe.transmit(buffer),
@@ -312,28 +345,29 @@ impl Connections {
 
     fn close(&mut self, ring: &mut Ring, id: ConnectionId, last: Vec<u8>, abort: bool, now: Now) {
         match self.unlink(id).map(|link| link.peer) {
-            Some(Peer::Socket(socket, _)) if abort => ring.abort(socket),
-            Some(Peer::Socket(socket, Transport::Plain)) => ring.close(socket, last, now.millis),
-            Some(Peer::Socket(socket, Transport::Layered(mut layered))) => {
-                ring.close(socket, layered.close(&last), now.millis);
+            Some(Peer::Plain(socket)) if !abort => ring.close(socket, last, now.millis),
+            Some(Peer::Layered(mut peer)) if !abort => {
+                ring.close(peer.socket, peer.layered.close(&last), now.millis);
             }
             Some(Peer::Local(pipe)) => pipe.close(last),
+            Some(peer) => peer.socket().into_iter().for_each(|socket| ring.abort(socket)),
             None => {}
         }
     }
 
     fn hand_off(&mut self, ring: &mut Ring, id: ConnectionId, to: CoreId, handed: Box<Handed>, now: Now) {
-        match self.unlink(id).map(|link| link.peer) {
-            Some(Peer::Socket(socket, transport)) => {
-                self.leaving.insert(socket, Leaving { to, handed, transport });
-                ring.release(socket, now.millis);
-            }
+        let (socket, transport) = match self.unlink(id).map(|link| link.peer) {
+            Some(Peer::Plain(socket)) => (socket, Transport::Plain),
+            Some(Peer::Layered(peer)) => (peer.socket, Transport::Layered(peer.layered)),
             Some(Peer::Local(pipe)) => {
                 pipe.move_to(to);
                 self.depart(to, handed, MovedPeer::Local(pipe));
+                return;
             }
-            None => {}
-        }
+            None => return,
+        };
+        self.leaving.insert(socket, Leaving { to, handed, transport });
+        ring.release(socket, now.millis);
     }
 
     fn depart(&mut self, to: CoreId, handed: Box<Handed>, peer: MovedPeer) {
@@ -362,7 +396,7 @@ impl Connections {
                 {
                     ring.send(socket, wire);
                 }
-                self.link(id, Peer::Socket(socket, transport));
+                self.link(id, Peer::new(socket, transport));
             }
             (MovedPeer::Local(pipe), Some(id)) => {
                 pipe.attach(id);
@@ -433,13 +467,13 @@ impl Connections {
         let index = id.index as usize;
         self.links.reach(index, || None);
         debug_assert!(self.links[index].is_none(), "the shard re-uses an index only after it let go of it");
-        match peer {
-            Peer::Socket(socket, _) => {
+        match peer.socket() {
+            Some(socket) => {
                 let place = socket.index as usize;
-                self.owners.reach(place, || (socket, id));
-                self.owners[place] = (socket, id);
+                self.owners.reach(place, || id.index);
+                self.owners[place] = id.index;
             }
-            Peer::Local(_) => self.locals += 1,
+            None => self.locals += 1,
         }
         self.links[index] = Some(Link { generation: id.generation, established: false, paused: false, peer });
         self.rearm.push(id);
@@ -456,9 +490,9 @@ impl Connections {
 
     /// The connection of a socket, as long as the shard has it.
     fn owner(&self, socket: SocketId) -> Option<ConnectionId> {
-        let &(of, id) = self.owners.get(socket.index as usize)?;
-        let link = self.links.get(id.index as usize)?.as_ref()?;
-        (of == socket && link.generation == id.generation).then_some(id)
+        let &index = self.owners.get(socket.index as usize)?;
+        let link = self.links.get(index as usize)?.as_ref()?;
+        (link.peer.socket() == Some(socket)).then_some(ConnectionId { index, generation: link.generation })
     }
 }
 
@@ -477,5 +511,16 @@ fn push_input(leaving: &mut Leaving, bytes: &[u8]) {
             layered.hold(&reply);
             leaving.handed.push_input(&plain);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_connection_is_small() {
+        // With the ring's slot, 60 bytes.
+        assert_eq!((size_of::<Option<Link>>(), size_of::<u32>()), (24, 4));
     }
 }

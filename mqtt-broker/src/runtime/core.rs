@@ -115,6 +115,7 @@ impl Core {
         }
         let now = clock::now();
         self.turned_at = now.millis;
+        self.ring.handle_timeout(now.millis);
         let received = self.connections.handle_events(&mut self.ring, now);
         let batches = self.handle_lanes(now);
         self.gathering.woke(received + batches);
@@ -123,7 +124,6 @@ impl Core {
         if self.connections.shard.poll_timeout().is_some_and(|at| at <= now.millis) {
             self.connections.shard.handle_timeout(now);
         }
-        self.ring.handle_timeout(now.millis);
         let ended = self.handle_end(now);
         self.connections.handle_actions(&mut self.ring, now);
         self.send_to_cores();

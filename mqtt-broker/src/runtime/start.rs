@@ -20,7 +20,7 @@ use super::listen::Wish;
 use super::shared::{BrokerError, Command, Shared};
 use crate::config::{CoreId, Limits};
 use crate::ports::{PortsFactory, Reply, Responder};
-use crate::ring::{self, Ring, monotonic_millis, random_words};
+use crate::ring::{self, Ring, Room, monotonic_millis, random_words};
 use crate::shard::{Shard, ShardConfig};
 use crate::transport::LayerFactory;
 
@@ -51,7 +51,7 @@ pub(super) struct Plan {
 /// Starts all cores, then listens.
 pub(super) fn start(mut plan: Plan) -> Result<Handle, StartError> {
     plan.limits.check()?;
-    check_files(&mut plan)?;
+    let room = check_files(&mut plan)?;
     let locked = ring::raise_locked_memory_limit();
     if locked < LOCKED_MEMORY_MIN {
         return Err(StartError::LockedMemory { limit_kib: locked / 1024 });
@@ -71,6 +71,7 @@ pub(super) fn start(mut plan: Plan) -> Result<Handle, StartError> {
         let setup = Setup {
             shard: ShardConfig { core, cores: cores as u16, limits: Arc::clone(&limits), hash_key, seed },
             cpu,
+            room,
             ports: Arc::clone(&plan.ports),
             layers: Arc::clone(&layers),
             shared: Arc::clone(&shared),
@@ -106,20 +107,24 @@ pub(super) fn start(mut plan: Plan) -> Result<Handle, StartError> {
     }
 }
 
-/// Raises the limit of open files and makes the number of connections agree with it.
-fn check_files(plan: &mut Plan) -> Result<(), StartError> {
+/// Raises the limit of open files, makes the number of connections agree with it, and says how each core keeps them.
+fn check_files(plan: &mut Plan) -> Result<Room, StartError> {
     let limit = ring::raise_file_limit();
-    let listeners = plan.listeners.len() as u64 * 2;
-    let reserved = FILES_RESERVED + plan.cpus.len() as u64 * (FILES_A_CORE + listeners);
-    let possible = limit.saturating_sub(reserved).min(u64::from(u32::MAX)) as u32;
+    let cores = plan.cpus.len() as u64;
+    let reserved = FILES_RESERVED + cores * (FILES_A_CORE + plan.listeners.len() as u64 * 2);
+    let files = limit.saturating_sub(reserved).min(u64::from(u32::MAX));
     let wanted = plan.limits.connections_max;
-    if possible == 0 || wanted > possible {
+    if wanted == 0 {
+        plan.limits.connections_max = files as u32;
+    }
+    if u64::from(wanted) <= files && files > 0 {
+        return Ok(Room::plain());
+    }
+    let room = Room::with_tables(files / cores, limit);
+    if files == 0 || u64::from(wanted) > cores * room.in_tables() {
         return Err(StartError::Files { wanted, limit, needed: u64::from(wanted.max(1)) + reserved });
     }
-    if wanted == 0 {
-        plan.limits.connections_max = possible;
-    }
-    Ok(())
+    Ok(room)
 }
 
 fn listen(
@@ -146,6 +151,7 @@ fn listen(
 struct Setup {
     shard: ShardConfig,
     cpu: Option<usize>,
+    room: Room,
     ports: PortsFactory,
     layers: Arc<[Option<LayerFactory>]>,
     shared: Arc<Shared>,
@@ -223,10 +229,10 @@ fn run(setup: Setup, ready: &mut Option<Sender<Result<(), StartError>>>) -> Resu
 }
 
 fn make(setup: Setup) -> Result<Core, StartError> {
-    let Setup { shard: config, ports, layers, shared, .. } = setup;
+    let Setup { shard: config, room, ports, layers, shared, .. } = setup;
     let (id, seed, limits) = (config.core, config.seed, Arc::clone(&config.limits));
     let wake = Arc::clone(shared.core(id).bell.wake());
-    let ring = Ring::new(wake, u64::from(limits.close_timeout_seconds) * 1000)
+    let ring = Ring::new(wake, u64::from(limits.close_timeout_seconds) * 1000, room)
         .map_err(|error| StartError::Ring { core: id, error })?;
     let responder = Responder::new({
         let shared = Arc::clone(&shared);

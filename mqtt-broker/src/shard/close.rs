@@ -24,7 +24,7 @@ impl Shard {
     pub(super) fn close_for(&mut self, key: Key, tell: Option<ReasonCode>, will: bool, reason: ReasonCode) {
         let Some(mut connection) = self.forget_connection(key) else { return };
         let gated = connection.output.gated;
-        let mut last = if gated { Vec::new() } else { core::mem::take(&mut connection.output.buffer) };
+        let mut last = if gated { Vec::new() } else { connection.output.take_whole() };
         match (&mut connection.state, tell) {
             // Only 5.0 Servers send DISCONNECT, and only after CONNACK [MQTT-3.14.0-1].
             (State::Live(live), Some(reason)) if live.version() == Version::V5 && !gated => {
@@ -88,7 +88,7 @@ impl Shard {
         self.stats.connects_refused += 1;
         let Some(mut connection) = self.forget_connection(key) else { return Step::Gone };
         debug!(peer = ?connection.peer().and_then(Peer::address), %reason, "CONNECT refused");
-        let mut last = core::mem::take(&mut connection.output.buffer);
+        let mut last = connection.output.take_whole();
         encode_refusal(version, reason, &mut last);
         self.stats.bytes_sent += last.len() as u64;
         self.actions.push_back(Action::Close { id: key.into(), last, abort: false });

@@ -7,11 +7,14 @@ use std::collections::VecDeque;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::Arc;
 
-use mqtt_proto::connection::{KeepAlive, Receiver, Sender};
+use mqtt_proto::connection::{KeepAlive, Receiver, Sender, TooLarge};
+use mqtt_proto::packet::Packet;
 use mqtt_proto::types::{PacketId, ReasonCode, Version};
 
 use super::contract::Approved;
+use super::pieces::{Pieces, Shared};
 use super::table::Key;
+use crate::message::Message;
 use crate::ports::{Identity, Permission};
 
 pub(super) struct Connection {
@@ -128,6 +131,8 @@ impl Live {
 #[derive(Default)]
 pub(super) struct Output {
     pub(super) buffer: Vec<u8>,
+    /// Payloads that stand among the bytes of `buffer`.
+    pub(super) shared: Option<Box<Shared>>,
     /// Bytes handed to the runtime and not yet sent.
     pub(super) outstanding: u32,
     /// Whether the connection stands in the shard's list of those with something to send.
@@ -139,7 +144,35 @@ pub(super) struct Output {
 impl Output {
     /// Bytes that wait, wherever.
     pub(super) fn waiting(&self) -> usize {
-        self.buffer.len() + self.outstanding as usize
+        self.buffer.len()
+            + self.shared.as_ref().map_or(0, |shared| shared.bytes())
+            + self.outstanding as usize
+    }
+
+    /// Appends the payload of `message`, whose head is in the buffer.
+    #[cold]
+    pub(super) fn share(&mut self, message: Message) {
+        self.shared.get_or_insert_default().push(self.buffer.len(), message);
+    }
+
+    /// Whether one more payload may be shared.
+    #[cold]
+    pub(super) fn can_share(&self) -> bool {
+        self.shared.as_ref().is_none_or(|shared| shared.has_room())
+    }
+
+    /// [`Output::take`] in one buffer.
+    pub(super) fn take_whole(&mut self) -> Vec<u8> {
+        match self.shared {
+            None => core::mem::take(&mut self.buffer),
+            Some(_) => self.take().into_vec(),
+        }
+    }
+
+    /// Takes everything that has not been handed to the runtime.
+    pub(super) fn take(&mut self) -> Pieces {
+        let shared = self.shared.take().map_or_else(Shared::default, |shared| *shared);
+        Pieces::new(core::mem::take(&mut self.buffer), shared)
     }
 }
 
@@ -271,6 +304,18 @@ impl Connection {
         }
     }
 
+    /// Appends a packet to the output of an accepted connection; whether that is the first thing to be sent now. `spare`:
+    /// buffers to take.
+    #[inline]
+    pub(super) fn append(&mut self, packet: &Packet<'_>, spare: &mut Vec<Vec<u8>>) -> Result<bool, TooLarge> {
+        let Connection { state: State::Live(live), output, .. } = self else { return Ok(false) };
+        if output.buffer.capacity() == 0 {
+            output.buffer = spare.pop().unwrap_or_default();
+        }
+        live.sender.encode(packet, &mut output.buffer)?;
+        Ok(!core::mem::replace(&mut output.dirty, true))
+    }
+
     /// Names the next question about it.
     pub(super) fn next_question(&mut self) -> u32 {
         self.questions = self.questions.wrapping_add(1);
@@ -303,7 +348,7 @@ mod tests {
     fn what_an_idle_connection_does_not_use_takes_a_pointer() {
         assert_eq!(size_of::<Live>(), 48);
         assert_eq!(size_of::<State>(), 48);
-        assert_eq!(size_of::<Connection>(), 128);
+        assert_eq!(size_of::<Connection>(), 136);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::connection::Peer;
+use super::pieces::Pieces;
 use crate::config::{CoreId, Limits};
 use crate::ports::Identity;
 
@@ -60,6 +61,14 @@ pub enum Action {
         id: ConnectionId,
         /// The bytes.
         buffer: Vec<u8>,
+    },
+    /// As [`Action::Transmit`], with payloads that other connections or the session share. A runtime that sends from one
+    /// buffer only takes [`Pieces::into_vec`].
+    TransmitShared {
+        /// Whose bytes.
+        id: ConnectionId,
+        /// The bytes. What [`Pieces::into_buffer`] makes of them is to be given back.
+        pieces: Pieces,
     },
     /// The shard has forgotten this connection. Finish its outstanding send, send `last`, end the sending direction,
     /// discard what still comes for at most `close_timeout_seconds`, close.

@@ -13,8 +13,9 @@ use super::Shard;
 use super::connection::{Connection, State};
 use super::envelope::GroupRef;
 use super::frame::{Frame, Received};
+use super::pieces::SHARED_BYTES_MIN;
 use super::queue::Delivery;
-use super::session::Session;
+use super::session::{Flight, Session};
 use super::stats::DropReason;
 use super::table::Key;
 use crate::config::Overflow;
@@ -111,13 +112,24 @@ impl Shard {
             output.buffer = self.buffers.pop().unwrap_or_default();
         }
         let (sender, now) = (&mut live.sender, self.now.millis);
-        let shares = identifiers.is_empty() && !sender.uses_topic_aliases();
-        let sent = match (&outgoing.received, &mut outgoing.frame) {
-            (Some(received), _) if shares && received.serves(&part, sender) => {
-                received.append(&part, sender, &mut output.buffer)
+        let alike = identifiers.is_empty() && !sender.uses_topic_aliases();
+        let sent = if outgoing.message.payload.len() >= SHARED_BYTES_MIN {
+            // A payload that has an allocation of its own, or is worth one, is not copied.
+            let share = (outgoing.owned.is_some() || outgoing.frame.is_some()) && output.can_share();
+            let ready = (outgoing.received.as_ref(), outgoing.frame.as_mut());
+            let (sent, shared) = part.append_large(sender, now, ready, alike, share, &mut output.buffer);
+            if shared {
+                output.share(outgoing.keep(&mut self.spares));
             }
-            (_, Some(frame)) if shares => frame.append(&part, sender, now, &mut output.buffer),
-            _ => part.encode(sender, now, &mut output.buffer),
+            sent
+        } else {
+            match (&outgoing.received, &mut outgoing.frame) {
+                (Some(received), _) if alike && received.serves(&part, sender) => {
+                    received.append(&part, sender, &mut output.buffer)
+                }
+                (_, Some(frame)) if alike => frame.append(&part, sender, now, &mut output.buffer),
+                _ => part.encode(sender, now, &mut output.buffer),
+            }
         };
         if !core::mem::replace(&mut output.dirty, true) {
             self.dirty.extend(online);
@@ -309,7 +321,8 @@ impl Shard {
     /// [`Shard::pump`] after an acknowledgement: mostly there is nothing to be sent.
     fn pump_if_waiting(&mut self, key: Key) {
         let waits = |session: &Session| {
-            !session.queue_is_empty() || session.gathers().is_some() || !session.can_start()
+            let in_flight = |flight: &Flight| !flight.queue.is_empty() || !flight.outbound.can_start();
+            session.gathers().is_some() || session.known_flight().is_some_and(in_flight)
         };
         if self.sessions.get(key).is_some_and(waits) {
             self.pump(key);
@@ -428,6 +441,31 @@ impl<'a> Part<'a> {
 
     fn encode(&self, sender: &mut Sender, now: u64, out: &mut Vec<u8>) -> Result<(), TooLarge> {
         self.with_publish(sender.version(), now, |publish| sender.encode_publish(publish, out))
+    }
+
+    /// Appends the packet, without its payload if that may be shared and is; whether it is.
+    #[cold]
+    fn append_large(
+        &self,
+        sender: &mut Sender,
+        now: u64,
+        (received, frame): (Option<&Received<'_>>, Option<&mut Frame>),
+        alike: bool,
+        share: bool,
+        out: &mut Vec<u8>,
+    ) -> (Result<(), TooLarge>, bool) {
+        let start = out.len();
+        let sent = match (received, frame) {
+            (Some(received), _) if alike && received.serves(self, sender) => {
+                received.append_head(self, sender, share, out)
+            }
+            (_, Some(frame)) if alike => frame.append_head(self, sender, now, share, out),
+            _ => {
+                let sent = self.encode(sender, now, out);
+                return (sent, false);
+            }
+        };
+        (sent, share && out.len() > start)
     }
 
     /// Makes the packet, as it is for a Client of this version at this time.

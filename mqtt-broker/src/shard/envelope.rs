@@ -172,6 +172,10 @@ const GROUP_RETURN: u8 = 13;
 const LOAD: u8 = 14;
 const STATS: u8 = 15;
 
+/// Flags of an encoded message, beside its QoS and RETAIN.
+const EXPIRES: u8 = 1 << 3;
+const BY_REFERENCE: u8 = 1 << 4;
+
 /// Appends to a batch.
 pub(super) struct Writer<'b> {
     pub(super) bytes: &'b mut Vec<u8>,
@@ -183,9 +187,9 @@ impl Writer<'_> {
     pub(super) fn write(&mut self, envelope: &Envelope<'_>, owned: &mut Option<Message>) {
         match *envelope {
             Envelope::Publish { message, deliver, retain, publisher } => {
-                self.u8(PUBLISH);
-                self.u8(deliver as u8 | (retain as u8) << 1);
-                self.u32(publisher);
+                let flags = deliver as u8 | (retain as u8) << 1;
+                let [a, b, c, d] = publisher.to_le_bytes();
+                self.bytes.extend_from_slice(&[PUBLISH, flags, a, b, c, d]);
                 self.message(&message, owned);
             }
             Envelope::Interest { filter, add } => {
@@ -325,25 +329,30 @@ impl Writer<'_> {
     }
 
     fn message(&mut self, message: &MessageRef<'_>, owned: &mut Option<Message>) {
-        let by_reference = message.len() > LARGE;
-        self.u8(message.qos.bits()
-            | (message.retain as u8) << 2
-            | (message.expires_at.is_some() as u8) << 3
-            | (by_reference as u8) << 4);
-        if by_reference {
+        let len = message.len();
+        let flags = message.qos.bits() | (message.retain as u8) << 2;
+        if len > LARGE {
+            self.u8(flags | BY_REFERENCE);
             // QoS and RETAIN may differ from those it was made with.
             let message = owned.get_or_insert_with(|| message.to_message()).with(message.qos, message.retain);
             self.large.push(message);
             return;
         }
+        let topic = message.topic.as_bytes();
+        let flags = if message.expires_at.is_some() { flags | EXPIRES } else { flags };
+        let [a, b] = (topic.len() as u16).to_le_bytes();
+        let [c, d] = (message.properties.len() as u16).to_le_bytes();
+        let [e, f] = (message.payload.len() as u16).to_le_bytes();
+        // Room for all of it at once.
+        self.bytes.reserve(7 + size_of::<u64>() + len);
+        self.bytes.extend_from_slice(&[flags, a, b, c, d, e, f]);
         if let Some(at) = message.expires_at {
             self.u64(at);
         }
-        self.u16(message.topic.as_str().len() as u16);
-        self.u16(message.properties.len() as u16);
-        self.u16(message.payload.len() as u16);
-        self.bytes.extend_from_slice(message.topic.as_str().as_bytes());
-        self.bytes.extend_from_slice(message.properties);
+        self.bytes.extend_from_slice(topic);
+        if !message.properties.is_empty() {
+            self.bytes.extend_from_slice(message.properties);
+        }
         self.bytes.extend_from_slice(message.payload);
     }
 }
@@ -359,17 +368,30 @@ impl<'a> Iterator for Envelopes<'a> {
     /// The envelope, and its message where that travels by reference.
     type Item = (Envelope<'a>, Option<&'a Message>);
 
+    #[inline]
     fn next(&mut self) -> Option<(Envelope<'a>, Option<&'a Message>)> {
-        if self.rest.is_empty() {
-            return None;
+        let (&kind, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        // An envelope is large and this one frequent: read where it is looked at, it is never moved.
+        if kind != PUBLISH {
+            return Some(self.other(kind));
         }
+        let [flags, a, b, c, d] = self.array();
+        let publisher = u32::from_le_bytes([a, b, c, d]);
         let mut owned = None;
-        let envelope = match self.u8() {
-            PUBLISH => {
-                let (flags, publisher) = (self.u8(), self.u32());
-                let message = self.message(&mut owned);
-                Envelope::Publish { message, deliver: flags & 1 != 0, retain: flags & 2 != 0, publisher }
-            }
+        let message = self.message(&mut owned);
+        Some((
+            Envelope::Publish { message, deliver: flags & 1 != 0, retain: flags & 2 != 0, publisher },
+            owned,
+        ))
+    }
+}
+
+impl<'a> Envelopes<'a> {
+    /// The rest of an envelope of a kind other than [`PUBLISH`].
+    fn other(&mut self, kind: u8) -> (Envelope<'a>, Option<&'a Message>) {
+        let mut owned = None;
+        let envelope = match kind {
             INTEREST => {
                 let add = self.bool();
                 Envelope::Interest { filter: self.filter(), add }
@@ -427,19 +449,21 @@ impl<'a> Iterator for Envelopes<'a> {
             STATS => Envelope::Stats { counters: self.numbers() },
             other => unreachable!("no envelope has type {other}"),
         };
-        Some((envelope, owned))
+        (envelope, owned)
     }
-}
 
-impl<'a> Envelopes<'a> {
+    #[inline]
     fn take(&mut self, len: usize) -> &'a [u8] {
         let (taken, rest) = self.rest.split_at(len);
         self.rest = rest;
         taken
     }
 
+    #[inline]
     fn array<const N: usize>(&mut self) -> [u8; N] {
-        self.take(N).try_into().expect("taken by that length")
+        let (taken, rest) = self.rest.split_first_chunk().expect("an envelope is whole");
+        self.rest = rest;
+        *taken
     }
 
     fn u8(&mut self) -> u8 {
@@ -484,20 +508,21 @@ impl<'a> Envelopes<'a> {
         SessionRef { core: self.u16(), index: self.u32(), generation: self.u32() }
     }
 
+    #[inline(always)]
     fn message(&mut self, owned: &mut Option<&'a Message>) -> MessageRef<'a> {
         let flags = self.u8();
-        if flags & 1 << 4 != 0 {
-            let message = self.large.next().expect("as many as the batch refers to");
-            *owned = Some(message);
-            return message.as_ref();
+        if flags & BY_REFERENCE != 0 {
+            *owned = self.large.next();
+            return owned.expect("as many as the batch refers to").as_ref();
         }
-        let expires_at = (flags & 1 << 3 != 0).then(|| self.u64());
-        let (topic, properties, payload) = (self.u16(), self.u16(), self.u16());
-        let topic = core::str::from_utf8(self.take(topic as usize)).expect("written from a Topic Name");
+        let [a, b, c, d, e, f] = self.array();
+        let [topic, properties, payload] = [[a, b], [c, d], [e, f]].map(|len| u16::from_le_bytes(len).into());
+        let expires_at = (flags & EXPIRES != 0).then(|| self.u64());
         MessageRef {
-            topic: TopicName::new(topic).expect("written from a Topic Name"),
-            properties: self.take(properties as usize),
-            payload: self.take(payload as usize),
+            // The sending core made it of what its Client sent.
+            topic: TopicName::from_trusted(self.take(topic)),
+            properties: self.take(properties),
+            payload: self.take(payload),
             qos: Qos::from_bits(flags & 3).expect("written from a QoS"),
             retain: flags & 1 << 2 != 0,
             expires_at,

@@ -26,7 +26,7 @@ impl<'a> Received<'a> {
             return None;
         }
         let has_properties = version.has_properties();
-        let topic_len = publish.topic?.as_str().len();
+        let topic_len = publish.topic?.as_bytes().len();
         let packet_id_len = if publish.qos == Qos::AtMostOnce { 0 } else { 2 };
         let body_len = 2 + topic_len + packet_id_len + usize::from(has_properties) + publish.payload.len();
         let header_len = bytes.len() - body_len;
@@ -45,22 +45,39 @@ impl<'a> Received<'a> {
         self.qos == part.qos && self.has_properties == has_properties && !is_told_more
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn append(&self, part: &Part<'_>, sender: &Sender, out: &mut Vec<u8>) -> Result<(), TooLarge> {
-        append(self.bytes, self.packet_id_at, part, sender, out)
+        append(self.bytes, self.bytes, self.packet_id_at, part, sender, out)
+    }
+
+    /// As [`Received::append`], without the payload if that is `shared`.
+    pub(super) fn append_head(
+        &self,
+        part: &Part<'_>,
+        sender: &Sender,
+        shared: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), TooLarge> {
+        append(head(self.bytes, part, shared), self.bytes, self.packet_id_at, part, sender, out)
     }
 }
 
-/// Appends the PUBLISH `bytes` with the flags and the Packet Identifier of `part`.
-#[inline]
+/// The PUBLISH `bytes` without the payload if that is `shared`.
+fn head<'a>(bytes: &'a [u8], part: &Part<'_>, shared: bool) -> &'a [u8] {
+    if shared { &bytes[..bytes.len() - part.message.payload.len()] } else { bytes }
+}
+
+/// Appends `bytes`, the whole of a PUBLISH or its head, with the flags and the Packet Identifier of `part`.
+#[inline(always)]
 fn append(
     bytes: &[u8],
+    whole: &[u8],
     packet_id_at: usize,
     part: &Part<'_>,
     sender: &Sender,
     out: &mut Vec<u8>,
 ) -> Result<(), TooLarge> {
-    if bytes.len() > sender.maximum_packet_size() as usize {
+    if whole.len() > sender.maximum_packet_size() as usize {
         return Err(TooLarge);
     }
     let start = out.len();
@@ -88,6 +105,7 @@ pub(super) struct Frame {
 
 impl Frame {
     /// Appends `part`. Not for peers that get Topic Aliases, nor for parts with Subscription Identifiers.
+    #[inline]
     pub(super) fn append(
         &mut self,
         part: &Part<'_>,
@@ -95,6 +113,25 @@ impl Frame {
         now: u64,
         out: &mut Vec<u8>,
     ) -> Result<(), TooLarge> {
+        self.prepare(part, sender, now)?;
+        append(&self.bytes, &self.bytes, self.packet_id_at, part, sender, out)
+    }
+
+    /// As [`Frame::append`], without the payload if that is `shared`.
+    pub(super) fn append_head(
+        &mut self,
+        part: &Part<'_>,
+        sender: &Sender,
+        now: u64,
+        shared: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), TooLarge> {
+        self.prepare(part, sender, now)?;
+        append(head(&self.bytes, part, shared), &self.bytes, self.packet_id_at, part, sender, out)
+    }
+
+    /// Encodes the packet, if the last one was made for others.
+    fn prepare(&mut self, part: &Part<'_>, sender: &Sender, now: u64) -> Result<(), TooLarge> {
         let version = sender.version();
         let wanted = (version.has_properties(), part.qos);
         if self.made_for != Some(wanted) {
@@ -105,10 +142,10 @@ impl Frame {
             })
             .map_err(|_| TooLarge)?;
             let length_bytes = self.bytes[1..].iter().take_while(|&&byte| byte & 0x80 != 0).count() + 1;
-            self.packet_id_at = 1 + length_bytes + 2 + part.message.topic.as_str().len();
+            self.packet_id_at = 1 + length_bytes + 2 + part.message.topic.as_bytes().len();
             self.made_for = Some(wanted);
         }
-        append(&self.bytes, self.packet_id_at, part, sender, out)
+        Ok(())
     }
 
     /// Ready for another message.

@@ -96,7 +96,7 @@ impl Shard {
         let Some(gathers) = self.sessions.get_mut(session).and_then(Session::gathers_mut) else { return };
         let answered = if from == self.core { self.next_token } else { self.answered[from.index()] };
         let max = self.limits.gather_live_topics_max as usize;
-        if gathers.note_live(self.homes.hash_of(topic.as_str()), answered, max) {
+        if gathers.note_live(self.homes.hash_of(topic.as_bytes()), answered, max) {
             self.after_barrier(Then::Gather { session });
         }
     }
@@ -214,7 +214,7 @@ impl Shard {
 
     /// A retained message of a slice.
     pub(super) fn retained_arrived(&mut self, token: u64, mut outgoing: Outgoing<'_>) {
-        let hash = self.homes.hash_of(outgoing.message.topic.as_str());
+        let hash = self.homes.hash_of(outgoing.message.topic.as_bytes());
         let Some(&session) = self.gathers.get(&token) else { return };
         let Some(gathers) = self.sessions.get(session).and_then(Session::gathers) else {
             return;

@@ -4,6 +4,7 @@
 use std::hash::Hasher;
 use std::sync::Arc;
 
+use mqtt_proto::types::TopicName;
 use siphasher::sip::SipHasher13;
 
 use crate::config::CoreId;
@@ -48,7 +49,7 @@ impl Homes {
     }
 
     /// The home core of a topic's retained message.
-    pub(super) fn of_topic(&self, topic: &str) -> u16 {
+    pub(super) fn of_topic(&self, topic: TopicName<'_>) -> u16 {
         self.home(&[b"topic", topic.as_bytes()])
     }
 
@@ -57,9 +58,9 @@ impl Homes {
         self.home(&[b"group", share_name.as_bytes(), filter.as_bytes()])
     }
 
-    /// A hash of `text` for choosing among a shared group's members and for remembering topics.
-    pub(super) fn hash_of(&self, text: &str) -> u64 {
-        self.hash(&[b"text", text.as_bytes()])
+    /// A hash of `text`, a ClientID or a topic, for choosing among a shared group's members and for remembering topics.
+    pub(super) fn hash_of(&self, text: &[u8]) -> u64 {
+        self.hash(&[b"text", text])
     }
 
     /// A new ClientID whose session is at home here [MQTT-3.1.3-6]; `taken` tells those in use.

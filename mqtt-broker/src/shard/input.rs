@@ -3,12 +3,12 @@
 use mqtt_proto::codec::{self, DecodeError};
 use mqtt_proto::connection::{ProtocolError, TooLarge};
 use mqtt_proto::packet::{Ack, Disconnect, Packet, Publish};
-use mqtt_proto::session::Inbound;
 use mqtt_proto::types::{Qos, ReasonCode, Version};
 use tracing::{debug, trace};
 
 use super::connection::{Connection, Held, Peer, PendingAnswer, State, Why};
 use super::contract::{Action, Approved, Handed};
+use super::session::Session;
 use super::table::Key;
 use super::{ConnectionId, Shard};
 use crate::ports::{Answer, Ticket};
@@ -302,19 +302,14 @@ impl Shard {
     /// [MQTT-3.1.2-24].
     pub(super) fn send(&mut self, key: Key, packet: &Packet<'_>) {
         if self.try_send(key, packet).is_err() {
-            debug!(connection = key.index, packet = ?packet.packet_type(), "larger than the peer accepts");
+            too_large(key, packet);
         }
     }
 
     /// As [`Shard::send`], saying whether the peer accepts the packet.
     pub(super) fn try_send(&mut self, key: Key, packet: &Packet<'_>) -> Result<(), TooLarge> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
-        let Connection { state: State::Live(live), output, .. } = connection else { return Ok(()) };
-        if output.buffer.capacity() == 0 {
-            output.buffer = self.buffers.pop().unwrap_or_default();
-        }
-        live.sender.encode(packet, &mut output.buffer)?;
-        if !core::mem::replace(&mut output.dirty, true) {
+        if connection.append(packet, &mut self.buffers)? {
             self.dirty.push_back(key);
         }
         Ok(())
@@ -371,38 +366,41 @@ impl Shard {
 
     fn send_answer(&mut self, key: Key, answer: &PendingAnswer) {
         use mqtt_proto::packet::{Properties, Reasons, SubAck, UnsubAck};
-        match *answer {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(session) = connection.live().map(|live| live.session) else { return };
+        let flight = self.sessions.get_mut(session).and_then(Session::known_flight_mut);
+        let properties = Properties::EMPTY;
+        let packet = match *answer {
             PendingAnswer::PubAck(packet_id, reason) => {
-                if let Some(inbound) = self.inbound(key) {
-                    inbound.puback_sent();
+                if let Some(flight) = flight {
+                    flight.inbound.puback_sent();
                 }
-                self.send(key, &Packet::PubAck(Ack::new(packet_id, reason)));
+                Packet::PubAck(Ack::new(packet_id, reason))
             }
             PendingAnswer::PubRec(packet_id, reason) => {
-                if let Some(inbound) = self.inbound(key) {
-                    inbound.pubrec_sent(packet_id, reason);
+                if let Some(flight) = flight {
+                    flight.inbound.pubrec_sent(packet_id, reason);
                 }
-                self.send(key, &Packet::PubRec(Ack::new(packet_id, reason)));
+                Packet::PubRec(Ack::new(packet_id, reason))
             }
             PendingAnswer::SubAck(packet_id, ref reasons) => {
-                let properties = Properties::EMPTY;
-                self.send(key, &Packet::SubAck(SubAck { packet_id, properties, reasons: Reasons(reasons) }));
+                Packet::SubAck(SubAck { packet_id, properties, reasons: Reasons(reasons) })
             }
             PendingAnswer::UnsubAck(packet_id, ref reasons) => {
-                let properties = Properties::EMPTY;
-                self.send(
-                    key,
-                    &Packet::UnsubAck(UnsubAck { packet_id, properties, reasons: Reasons(reasons) }),
-                );
+                Packet::UnsubAck(UnsubAck { packet_id, properties, reasons: Reasons(reasons) })
             }
+        };
+        match connection.append(&packet, &mut self.buffers) {
+            Ok(true) => self.dirty.push_back(key),
+            Ok(false) => {}
+            Err(TooLarge) => too_large(key, &packet),
         }
     }
+}
 
-    /// What the Client of this connection has published and waits for.
-    fn inbound(&mut self, key: Key) -> Option<&mut Inbound> {
-        let session = self.connections.get(key)?.live()?.session;
-        Some(&mut self.sessions.get_mut(session)?.known_flight_mut()?.inbound)
-    }
+#[cold]
+fn too_large(key: Key, packet: &Packet<'_>) {
+    debug!(connection = key.index, packet = ?packet.packet_type(), "larger than the peer accepts");
 }
 
 /// A packet that waits, not larger than it was: the receiver has noted its Topic Alias, which stands for the topic.

@@ -27,6 +27,7 @@ mod input;
 mod lanes;
 mod lifecycle;
 mod peers;
+mod pieces;
 mod publish;
 mod queue;
 mod retained;
@@ -69,6 +70,7 @@ use wheel::Wheel;
 
 pub use contract::{Action, ConnectionId, ConnectionInfo, Handed, Now, ShardConfig};
 pub use envelope::EnvelopeBatch;
+pub use pieces::Pieces;
 pub use stats::{DropReason, Stats};
 
 /// One core's part of the broker.
@@ -348,10 +350,19 @@ impl Shard {
             if output.gated || output.outstanding != 0 || output.buffer.is_empty() {
                 continue;
             }
-            let buffer = core::mem::take(&mut output.buffer);
-            output.outstanding = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
-            self.stats.bytes_sent += buffer.len() as u64;
-            return Some(Action::Transmit { id: key.into(), buffer });
+            let id = key.into();
+            let action = match output.shared {
+                None => Action::Transmit { id, buffer: core::mem::take(&mut output.buffer) },
+                Some(_) => Action::TransmitShared { id, pieces: output.take() },
+            };
+            let bytes = match &action {
+                Action::TransmitShared { pieces, .. } => pieces.len(),
+                Action::Transmit { buffer, .. } => buffer.len(),
+                _ => 0,
+            };
+            output.outstanding = u32::try_from(bytes).unwrap_or(u32::MAX);
+            self.stats.bytes_sent += bytes as u64;
+            return Some(action);
         }
         None
     }

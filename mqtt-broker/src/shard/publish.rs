@@ -59,7 +59,7 @@ impl Shard {
         }
         let levels_max = usize::from(self.limits.topic_levels_max);
         // One with fewer bytes has not so many levels.
-        if topic.as_str().len() >= levels_max && topic.levels().count() > levels_max {
+        if topic.as_bytes().len() >= levels_max && topic.levels().count() > levels_max {
             return self.fault(key, ReasonCode::TOPIC_NAME_INVALID);
         }
         if self.lacks_room(topic, publish.retain) {
@@ -143,7 +143,7 @@ impl Shard {
 
     /// Topics below `$SYS/` are the broker's own to publish.
     pub(super) fn is_reserved(&self, topic: TopicName<'_>) -> bool {
-        topic.as_str().starts_with("$SYS/")
+        topic.as_bytes().starts_with(b"$SYS/")
     }
 
     /// Whether a lane that this message needs is full.
@@ -153,9 +153,7 @@ impl Shard {
             return false;
         }
         let needs = self.interest.cores(topic);
-        congested
-            .iter()
-            .any(|core| needs.contains(core) || retain && self.homes.of_topic(topic.as_str()) == core)
+        congested.iter().any(|core| needs.contains(core) || retain && self.homes.of_topic(topic) == core)
     }
 
     /// Asks for the permission to publish, unless it was given while the packet waited.
@@ -230,7 +228,7 @@ impl Shard {
         let interested = route.cores;
         let here = self.route_here(outgoing, route, publisher, self.core);
         let mut cores = interested;
-        let home = outgoing.message.retain.then(|| self.homes.of_topic(topic.as_str()));
+        let home = outgoing.message.retain.then(|| self.homes.of_topic(topic));
         if let Some(home) = home {
             if home == self.core.0 {
                 self.retain(outgoing);
@@ -259,14 +257,14 @@ impl Shard {
             return 0;
         }
         let session = publisher.and_then(|key| self.sessions.get(key));
-        session.map_or(0, |session| self.homes.hash_of(&session.client_id) as u32)
+        session.map_or(0, |session| self.homes.hash_of(session.client_id.as_bytes()) as u32)
     }
 
     /// Where the messages to `topic` go. [`Shard::route_here`] takes it back.
     pub(super) fn find_route(&mut self, topic: TopicName<'_>) -> Route {
         // Both only ever grow: the sum is the same while neither has changed.
         let generation = self.subscriptions.generation() + self.interest.generation();
-        let worth = match self.routes.find(topic.as_str(), generation) {
+        let worth = match self.routes.find(topic.as_bytes(), generation) {
             Ok(route) => return route,
             Err(worth) => worth,
         };
@@ -280,7 +278,7 @@ impl Shard {
         cores.remove(self.core.0);
         let route = Route::new(matches, cores);
         if worth {
-            self.routes.keep(topic.as_str(), generation, &route);
+            self.routes.keep(topic.as_bytes(), generation, &route);
         }
         route
     }
@@ -357,7 +355,7 @@ impl Shard {
     }
 
     /// Delivers to a session whose subscriptions grant this QoS.
-    #[inline]
+    #[inline(always)]
     fn deliver_as(
         &mut self,
         key: Key,

@@ -48,8 +48,8 @@ pub(super) struct Route {
 impl Place {
     /// The route, if it is that of `topic` and of this generation.
     #[inline]
-    fn lend(&mut self, topic: &str, generation: u64) -> Option<Route> {
-        let is_it = self.generation == generation && self.topic == topic.as_bytes();
+    fn lend(&mut self, topic: &[u8], generation: u64) -> Option<Route> {
+        let is_it = self.generation == generation && self.topic == topic;
         is_it.then(|| Route::new(core::mem::take(&mut self.matches), self.cores))
     }
 }
@@ -70,7 +70,7 @@ impl Routes {
     ///
     /// # Errors
     /// Whether the route is worth remembering once it has been worked out.
-    pub(super) fn find(&mut self, topic: &str, generation: u64) -> Result<Route, bool> {
+    pub(super) fn find(&mut self, topic: &[u8], generation: u64) -> Result<Route, bool> {
         if let Some(route) = self.places.get_mut(self.last).and_then(|place| place.lend(topic, generation)) {
             return Ok(Route { place: Some(self.last), ..route });
         }
@@ -98,21 +98,21 @@ impl Routes {
     }
 
     /// Remembers the route of a topic.
-    pub(super) fn keep(&mut self, topic: &str, generation: u64, route: &Route) {
+    pub(super) fn keep(&mut self, topic: &[u8], generation: u64, route: &Route) {
         if route.matches.subscribers.len() > SUBSCRIBERS_MAX {
             return;
         }
         let (_, index) = self.index(topic);
         let place = &mut self.places[index];
         place.topic.clear();
-        place.topic.extend_from_slice(topic.as_bytes());
+        place.topic.extend_from_slice(topic);
         place.generation = generation;
         place.matches.clone_from(&route.matches);
         place.cores = route.cores;
     }
 
-    fn index(&self, topic: &str) -> (u64, usize) {
-        let hash = self.hasher.hash_one(topic.as_bytes());
+    fn index(&self, topic: &[u8]) -> (u64, usize) {
+        let hash = self.hasher.hash_one(topic);
         (hash, hash as usize % ROUTES_MAX)
     }
 }
@@ -136,7 +136,7 @@ mod tests {
 
     /// Asks for a topic and keeps what the shard would have found; whether it was remembered.
     fn publish(routes: &mut Routes, topic: &str, generation: u64, subscribers: usize) -> bool {
-        match routes.find(topic, generation) {
+        match routes.find(topic.as_bytes(), generation) {
             Ok(found) => {
                 assert_eq!((found.matches.subscribers.len(), found.cores.len()), (subscribers, 1));
                 assert!(routes.give_back(found).is_none());
@@ -144,7 +144,7 @@ mod tests {
             }
             Err(worth) => {
                 if worth {
-                    routes.keep(topic, generation, &route(subscribers));
+                    routes.keep(topic.as_bytes(), generation, &route(subscribers));
                 }
                 false
             }

@@ -419,7 +419,7 @@ impl Shard {
 
     /// Binds a message to a member, or queues it behind those that wait longer.
     fn give_to_group(&mut self, id: GroupId, outgoing: &mut Outgoing<'_>, publisher: u64) {
-        let topic = self.homes.hash_of(outgoing.message.topic.as_str());
+        let topic = self.homes.hash_of(outgoing.message.topic.as_bytes());
         let waiting = !self.groups.queue(id).messages.is_empty();
         let Some(group) = self.groups.groups.get_mut(id) else { return };
         if !waiting && let Some(chosen) = group.choose(publisher, topic) {
@@ -528,7 +528,7 @@ impl Shard {
                 self.stats.dropped(DropReason::Expired, 1);
                 continue;
             }
-            let topic = self.homes.hash_of(message.as_ref().topic.as_str());
+            let topic = self.homes.hash_of(message.as_ref().topic.as_bytes());
             let chosen = self.groups.groups.get_mut(id).and_then(|group| group.choose(0, topic));
             let mut outgoing = Outgoing::with_owned(message.as_ref(), Some(&message));
             self.bind(id, chosen.expect("a member was ready"), &mut outgoing);

@@ -277,8 +277,17 @@ impl Cluster {
         self.clients.iter().position(|client| client.place == Some((core, id)))
     }
 
-    fn act(&mut self, core: usize, action: Action) {
+    /// The core that the Client is connected to, and the connection there.
+    pub(crate) fn place(&self, client: ClientId) -> (usize, ConnectionId) {
+        self.clients[client.0].place.expect("it is connected")
+    }
+
+    /// Does what a shard asks for.
+    pub(crate) fn act(&mut self, core: usize, action: Action) {
         match action {
+            Action::TransmitShared { id, pieces } => {
+                self.act(core, Action::Transmit { id, buffer: pieces.into_vec() });
+            }
             Action::Transmit { id, buffer } => {
                 let client = self.find(core, id).expect("bytes for a connection that is there");
                 if self.clients[client].reads {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use mqtt_broker::shard::{Action, ConnectionId, ConnectionInfo};
-use mqtt_proto::packet::{Connect, Packet, Properties, Property, Publish};
+use mqtt_proto::packet::{Connect, Packet, Properties, Property, Publish, SubscriptionOptions};
 use mqtt_proto::types::{Qos, Version};
 
 use crate::cluster::{Cluster, connect, limits, publish};
@@ -164,4 +164,66 @@ fn a_connack_tells_what_is_not_the_default_of_the_standard() {
         limits.topic_alias_maximum = 1;
     });
     assert_eq!(told(less), ["ReceiveMaximum(65534)", "MaximumPacketSize(4321)", "TopicAliasMaximum(1)"]);
+}
+
+/// Publishes `payload` at QoS 1 to Clients with `filters`; how many bytes are copied for them, once all
+/// have seen it.
+fn bytes_copied(payload: &[u8], subscribers: &[(Version, Qos, Option<u32>)]) -> usize {
+    let mut cluster = Cluster::new(1);
+    let publisher = cluster.connect(0, Version::V3_1_1, "p");
+    let mut clients = Vec::new();
+    for (number, &(version, qos, identifier)) in subscribers.iter().enumerate() {
+        let client = cluster.connect(0, version, &format!("s{number}"));
+        let properties: Vec<_> = identifier.into_iter().map(Property::SubscriptionIdentifier).collect();
+        let options = SubscriptionOptions::new(qos);
+        cluster.subscribe_with(client, "t", options, Properties::new(&properties));
+        clients.push(client);
+    }
+    clients.iter().for_each(|&client| cluster.set_reading(client, false));
+    let bytes = cluster.encoded(publisher, &Packet::Publish(publish("t", payload, Qos::AtLeastOnce, 7)));
+    let now = cluster.now;
+    let (_, id) = cluster.place(publisher);
+    cluster.shards[0].handle_input(id, &bytes, now);
+    let mut copied = 0;
+    let mut actions = Vec::new();
+    while let Some(action) = cluster.shards[0].poll_action() {
+        match &action {
+            Action::Transmit { buffer, .. } => copied += buffer.len(),
+            Action::TransmitShared { pieces, .. } => {
+                assert!(pieces.iter().any(|piece| piece == payload));
+                copied += pieces.len() - payload.len();
+            }
+            _ => {}
+        }
+        actions.push(action);
+    }
+    actions.into_iter().for_each(|action| cluster.act(0, action));
+    for client in clients {
+        cluster.set_reading(client, true);
+        cluster.expect_message(client, "t", payload);
+    }
+    copied
+}
+
+#[test]
+fn a_large_payload_is_shared_by_all_who_get_it_in_the_same_form() {
+    let large = vec![7; 10_000];
+    let alike = [(Version::V3_1_1, Qos::AtLeastOnce, None); 3];
+    // Three heads and the PUBACK.
+    assert_eq!(bytes_copied(&large, &alike), 3 * 8 + 4);
+    // Other QoS, other versions: heads of their own, the payload is the same.
+    let mixed = [
+        (Version::V3_1_1, Qos::AtMostOnce, None),
+        (Version::V5, Qos::AtLeastOnce, None),
+        (Version::V3_1, Qos::ExactlyOnce, None),
+        (Version::V5, Qos::AtMostOnce, None),
+    ];
+    assert!((30..200).contains(&bytes_copied(&large, &mixed)));
+    // A Subscription Identifier makes a packet of its own.
+    let identified = [(Version::V5, Qos::AtLeastOnce, Some(9)), (Version::V5, Qos::AtLeastOnce, None)];
+    assert!((10_000..10_200).contains(&bytes_copied(&large, &identified)));
+    // A small one is not worth it.
+    assert!((3_000..3_200).contains(&bytes_copied(&large[..1_000], &alike)));
+    // One that is sent once, to one, would be copied for nothing.
+    assert!((10_000..10_200).contains(&bytes_copied(&large, &mixed[..1])));
 }

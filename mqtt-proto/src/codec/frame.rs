@@ -81,16 +81,13 @@ pub fn peek_frame(input: &[u8], maximum_packet_size: u32) -> Result<Option<Frame
     Err(DecodeError::VariableByteInteger)
 }
 
-/// Flags and body if `frame` is a PUBLISH with a Remaining Length of one byte. Most packets are: their Fixed Header takes
-/// one look. `None` says nothing about any other frame.
+/// Bytes of the packet that starts `input`, if its Fixed Header is valid and its Remaining Length has one byte: with most
+/// packets that takes one look. `None` says nothing about any other.
 #[inline(always)]
-pub(super) fn short_publish(frame: &[u8]) -> Option<(u8, &[u8])> {
-    let &[first, remaining_len, ref body @ ..] = frame else { return None };
-    let flags = first & 0x0F;
-    let is_publish = first >> 4 == PacketType::Publish as u8
-        && FLAGS[PacketType::Publish as usize] >> flags & 1 != 0
-        && remaining_len < 0x80;
-    (is_publish && usize::from(remaining_len) == body.len()).then_some((flags, body))
+fn short_frame_len(input: &[u8]) -> Option<u32> {
+    let &[first, remaining_len, ..] = input else { return None };
+    let is_short = remaining_len < 0x80 && FLAGS[usize::from(first >> 4)] >> (first & 0x0F) & 1 != 0;
+    is_short.then(|| 2 + u32::from(remaining_len))
 }
 
 #[cold]
@@ -135,41 +132,57 @@ impl Framer {
     ///
     /// # Errors
     /// Those of [`peek_frame`]. The stream has no next packet then: close the Network Connection.
-    #[inline]
+    #[inline(always)]
     pub fn next_frame<'a, 'input: 'a>(
         &'a mut self,
         input: &mut &'input [u8],
         maximum_packet_size: u32,
     ) -> Result<Option<&'a [u8]>, DecodeError> {
-        if self.0.is_some() {
-            return self.next_of_pieces(input, maximum_packet_size);
-        }
-        if let Some(header) = peek_frame(input, maximum_packet_size)?
-            && let Some((frame, rest)) = input.split_at_checked(header.frame_len())
+        // What has been handed out is still there.
+        if self.0.is_none()
+            && let Some(len) = short_frame_len(input)
+            && len <= maximum_packet_size
+            && let Some((frame, rest)) = input.split_at_checked(len as usize)
         {
             *input = rest;
             return Ok(Some(frame));
         }
-        if !input.is_empty() {
-            let bytes = Vec::from(core::mem::take(input));
-            self.0 = Some(Box::new(Partial { bytes, handed_out: false }));
-        }
-        Ok(None)
+        let (frame, used) = self.next_any(input, maximum_packet_size)?;
+        *input = &input[used..];
+        Ok(frame)
     }
 
-    /// [`Framer::next_frame`] where a packet came in pieces.
-    fn next_of_pieces<'a, 'input: 'a>(
+    /// The next whole packet and how much of `input` is used up with it. `input` is passed by value so that it stays in
+    /// registers where packets come whole.
+    fn next_any<'a, 'input: 'a>(
         &'a mut self,
-        input: &mut &'input [u8],
+        input: &'input [u8],
         maximum_packet_size: u32,
-    ) -> Result<Option<&'a [u8]>, DecodeError> {
-        if self.0.take_if(|partial| partial.handed_out).is_some() {
-            return self.next_frame(input, maximum_packet_size);
+    ) -> Result<(Option<&'a [u8]>, usize), DecodeError> {
+        self.0.take_if(|partial| partial.handed_out);
+        if self.0.is_some() {
+            return self.next_of_pieces(input, maximum_packet_size);
         }
-        let Some(partial) = &mut self.0 else { return Ok(None) };
+        if let Some(header) = peek_frame(input, maximum_packet_size)?
+            && let Some(frame) = input.get(..header.frame_len())
+        {
+            return Ok((Some(frame), frame.len()));
+        }
+        if !input.is_empty() {
+            self.0 = Some(Box::new(Partial { bytes: Vec::from(input), handed_out: false }));
+        }
+        Ok((None, input.len()))
+    }
+
+    /// [`Framer::next_any`] where a packet came in pieces.
+    fn next_of_pieces(
+        &mut self,
+        input: &[u8],
+        maximum_packet_size: u32,
+    ) -> Result<(Option<&[u8]>, usize), DecodeError> {
+        let Some(partial) = &mut self.0 else { return Ok((None, 0)) };
         let used = partial.complete(input, maximum_packet_size)?;
-        *input = &input[used..];
-        Ok(partial.handed_out.then_some(&partial.bytes))
+        Ok((partial.handed_out.then_some(&partial.bytes), used))
     }
 
     /// Bytes kept of an incomplete packet.

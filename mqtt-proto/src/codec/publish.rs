@@ -7,14 +7,45 @@ use super::property::{
     PropertyRules, measure_properties, put_measured_properties, read_properties, with_property_length,
 };
 use super::read::{Reader, text};
-use super::write::{REMAINING_LENGTH_MAX, Sink, field_len, put_packet_id};
+use super::write::{REMAINING_LENGTH_MAX, Sink, field_len, put_binary, put_packet_id};
 use super::{DUP, put_fixed_header};
-use crate::packet::{PacketType, PropertyId, Publish};
-use crate::types::{Qos, TopicName, Version};
+use crate::packet::{PacketType, Properties, PropertyId, Publish};
+use crate::types::{PacketId, Qos, TopicName, Version};
 
 const RETAIN: u8 = 0b0001;
 
+/// `frame` if it is a valid PUBLISH as most are: a Remaining Length of one byte, no properties, a Topic Name that is seen
+/// to be one at a glance. `None` says nothing about any other frame.
 #[inline(always)]
+pub(super) fn decode_plain(version: Version, frame: &[u8]) -> Option<Publish<'_>> {
+    let &[first, remaining_len, ref body @ ..] = frame else { return None };
+    if first >> 4 != PacketType::Publish as u8 || remaining_len >= 0x80 {
+        return None;
+    }
+    if usize::from(remaining_len) != body.len() {
+        return None;
+    }
+    let qos = Qos::from_bits(first >> 1 & 3)?;
+    let dup = first & DUP != 0;
+    let (topic_len, rest) = body.split_first_chunk()?;
+    let (topic, mut rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*topic_len)))?;
+    let mut packet_id = None;
+    if qos != Qos::AtMostOnce {
+        let (id, behind) = rest.split_first_chunk()?;
+        packet_id = Some(PacketId::new(u16::from_be_bytes(*id))?);
+        rest = behind;
+    } else if dup {
+        return None;
+    }
+    if version.has_properties() {
+        let [0, behind @ ..] = rest else { return None };
+        rest = behind;
+    }
+    let topic = Some(TopicName::plain(topic)?);
+    let retain = first & RETAIN != 0;
+    Some(Publish { dup, qos, retain, topic, packet_id, properties: Properties::EMPTY, payload: rest })
+}
+
 pub(super) fn decode(version: Version, flags: u8, body: &[u8]) -> Result<Publish<'_>, DecodeError> {
     let qos = Qos::from_bits(flags >> 1 & 3).ok_or(DecodeError::Qos)?;
     let mut reader = Reader::new(body);
@@ -54,13 +85,33 @@ pub fn encode_publish(publish: &Publish<'_>, version: Version, out: &mut Vec<u8>
     let measured = measure(publish, version)?;
     let flags = publish.qos.bits() << 1 | u8::from(publish.retain);
     let flags = if publish.dup { flags | DUP } else { flags };
-    put_fixed_header(PacketType::Publish, flags, measured.remaining_len, out);
-    put_measured(publish, version, measured, out)
+    let topic = topic(publish);
+    let [high, low] = field_len(topic)?.to_be_bytes();
+    match u8::try_from(measured.remaining_len) {
+        // What comes first has always as many bytes then.
+        Ok(remaining_len @ ..0x80) => {
+            out.reserve(2 + measured.remaining_len);
+            out.extend_from_slice(&[(PacketType::Publish as u8) << 4 | flags, remaining_len, high, low]);
+        }
+        _ => {
+            put_fixed_header(PacketType::Publish, flags, measured.remaining_len, out);
+            out.extend_from_slice(&[high, low]);
+        }
+    }
+    out.extend_from_slice(topic);
+    put_rest(publish, version, measured, out)
 }
 
 /// Writes what follows the Fixed Header.
 pub(super) fn put(publish: &Publish<'_>, version: Version, sink: &mut impl Sink) -> Result<(), EncodeError> {
-    put_measured(publish, version, measure(publish, version)?, sink)
+    let measured = measure(publish, version)?;
+    put_binary(sink, topic(publish))?;
+    put_rest(publish, version, measured, sink)
+}
+
+#[inline]
+fn topic<'a>(publish: &Publish<'a>) -> &'a [u8] {
+    publish.topic.map_or(&[], TopicName::as_bytes)
 }
 
 struct Measured {
@@ -78,7 +129,7 @@ fn measure(publish: &Publish<'_>, version: Version) -> Result<Measured, EncodeEr
         _ => return Err(EncodeError::PacketId),
     };
     let topic_len = match publish.topic {
-        Some(topic) => topic.as_str().len(),
+        Some(topic) => topic.as_bytes().len(),
         None if has_topic_alias(publish, version) => 0,
         None => return Err(EncodeError::MissingTopic),
     };
@@ -97,16 +148,14 @@ fn has_topic_alias(publish: &Publish<'_>, version: Version) -> bool {
     version.has_properties() && publish.properties.topic_alias().is_some()
 }
 
+/// Writes what follows the Topic Name.
 #[inline]
-fn put_measured(
+fn put_rest(
     publish: &Publish<'_>,
     version: Version,
     measured: Measured,
     sink: &mut impl Sink,
 ) -> Result<(), EncodeError> {
-    let topic = publish.topic.map_or("", TopicName::as_str).as_bytes();
-    sink.put(&field_len(topic)?.to_be_bytes());
-    sink.put(topic);
     if let Some(packet_id) = publish.packet_id {
         put_packet_id(sink, packet_id);
     }

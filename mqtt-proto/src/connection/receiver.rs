@@ -67,7 +67,6 @@ impl Dialect {
 }
 
 /// Topic by alias less one; empty where the alias stands for nothing. Most peers have none and pay for a pointer.
-#[expect(clippy::box_collection, reason = "an idle connection pays for a pointer, not for an empty list")]
 type Aliases = Option<Box<Vec<Box<str>>>>;
 
 /// The receiving half of a Network Connection.

@@ -67,8 +67,15 @@ impl Sender {
     ///
     /// # Errors
     /// [`TooLarge`]. A packet that breaks the format is a mistake of the program: an assertion in debug builds.
+    #[inline]
     pub fn encode(&mut self, packet: &Packet<'_>, out: &mut Vec<u8>) -> Result<(), TooLarge> {
-        self.try_encode(packet, out).map_err(too_large)
+        match plain_ack(packet) {
+            Some(bytes) if bytes.len() <= self.maximum_packet_size as usize => {
+                out.extend_from_slice(&bytes);
+                Ok(())
+            }
+            _ => self.try_encode(packet, out).map_err(too_large),
+        }
     }
 
     /// Appends a PUBLISH, with a Topic Alias where the peer allows it: the first use names the topic and its alias,
@@ -136,7 +143,7 @@ impl Sender {
     #[inline]
     fn publish_unaliased(&mut self, publish: &Publish<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         match publish.topic {
-            Some(topic) if self.topic_alias_limit > 0 && topic.as_str().len() > TOPIC_ALIAS_LEN => {
+            Some(topic) if self.topic_alias_limit > 0 && topic.as_bytes().len() > TOPIC_ALIAS_LEN => {
                 self.publish_aliased(publish, topic.as_str(), out)
             }
             _ => self.append_publish(publish, out),

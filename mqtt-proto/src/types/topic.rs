@@ -3,9 +3,14 @@
 //! All borrow their text. [`TopicFilter::matches`] is the plain, slow definition of matching: the oracle that
 //! faster structures are tested against.
 
-/// A Topic Name: at least one character, no wildcard, no U+0000, at most 65,535 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TopicName<'a>(&'a str);
+use ascii::AsAsciiStr;
+
+/// A Topic Name: at least one character, no wildcard, no U+0000, at most 65,535 bytes of UTF-8.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicName<'a>(
+    // Bytes, since that is what a topic is hashed, compared, sent and kept as: hardly anybody reads it as text.
+    &'a [u8],
+);
 
 /// Why a text is no Topic Name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,7 +62,6 @@ impl<'a> TopicName<'a> {
     ///
     /// # Errors
     /// What [`TopicError`] lists.
-    #[inline]
     pub fn new(text: &'a str) -> Result<TopicName<'a>, TopicError> {
         if text.is_empty() {
             return Err(TopicError::Empty);
@@ -65,55 +69,82 @@ impl<'a> TopicName<'a> {
         if text.len() > 65_535 {
             return Err(TopicError::TooLong);
         }
-        if may_hold_forbidden(text.as_bytes()) {
-            for byte in text.bytes() {
-                match byte {
-                    b'+' | b'#' => return Err(TopicError::Wildcard),
-                    0 => return Err(TopicError::Null),
-                    _ => {}
-                }
+        if let Some(name) = TopicName::plain(text.as_bytes()) {
+            return Ok(name);
+        }
+        for byte in text.bytes() {
+            match byte {
+                b'+' | b'#' => return Err(TopicError::Wildcard),
+                0 => return Err(TopicError::Null),
+                _ => {}
             }
         }
-        Ok(TopicName(text))
+        Ok(TopicName(text.as_bytes()))
     }
 
-    /// Its text.
-    pub const fn as_str(self) -> &'a str {
+    /// `bytes`, at most 65,535, as a Topic Name if it is seen at a glance that they are one: eight at least, and ASCII. Most
+    /// are; `None` says nothing about any other.
+    #[inline(always)]
+    pub(crate) fn plain(bytes: &'a [u8]) -> Option<TopicName<'a>> {
+        is_plain(bytes).then_some(TopicName(bytes))
+    }
+
+    /// The bytes of a Topic Name, out of [`TopicName::as_bytes`]. They are trusted to be that.
+    #[inline]
+    pub const fn from_trusted(bytes: &'a [u8]) -> TopicName<'a> {
+        TopicName(bytes)
+    }
+
+    /// Its bytes.
+    #[inline]
+    pub const fn as_bytes(self) -> &'a [u8] {
         self.0
+    }
+
+    /// Its text. That these bytes are text is looked up each time: where bytes will do, take
+    /// [`TopicName::as_bytes`].
+    ///
+    /// # Panics
+    /// If it was made [from bytes](TopicName::from_trusted) that are not UTF-8.
+    pub fn as_str(self) -> &'a str {
+        match self.0.as_ascii_str() {
+            Ok(text) => text.as_str(),
+            Err(_) => core::str::from_utf8(self.0).expect("a Topic Name is UTF-8"),
+        }
     }
 
     /// Its levels: `/a` has two, the first of them empty.
     pub fn levels(self) -> impl DoubleEndedIterator<Item = &'a str> + Clone {
-        self.0.split('/')
+        self.as_str().split('/')
     }
 
     /// Whether it begins with `$`, so that filters beginning with a wildcard leave it out [MQTT-4.7.2-1].
+    #[inline]
     pub fn is_dollar(self) -> bool {
-        self.0.as_bytes().first() == Some(&b'$')
+        self.0.first() == Some(&b'$')
     }
 }
 
-/// Whether a wildcard or U+0000 is among `bytes`, eight at a time: every PUBLISH is asked. Texts below eight bytes
-/// are not worth it and always "may".
-#[inline]
-fn may_hold_forbidden(bytes: &[u8]) -> bool {
+/// Whether `bytes` are at least eight, ASCII all of them, and neither a wildcard nor U+0000 among them. Every PUBLISH is
+/// asked, so eight of them are looked at together.
+#[inline(always)]
+fn is_plain(bytes: &[u8]) -> bool {
     const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
     const HIGH_BITS: u64 = u64::from_ne_bytes([0x80; 8]);
     // `+` and `#` differ in one bit, which this leaves out.
     const WILDCARD_MASK: u64 = u64::from_ne_bytes([!(b'+' ^ b'#'); 8]);
     const WILDCARD: u64 = u64::from_ne_bytes([b'+' & b'#'; 8]);
-    // Not zero exactly if one of the eight bytes is zero.
-    const fn zero_bytes(word: u64) -> u64 {
-        word.wrapping_sub(ONES) & !word & HIGH_BITS
+    // A byte's high bit gets set if the byte is not ASCII, or one less than zero; by what a zero borrows perhaps also
+    // the next one's, which then changes nothing.
+    const fn suspicious(chunk: &[u8; 8]) -> u64 {
+        let word = u64::from_ne_bytes(*chunk);
+        word | word.wrapping_sub(ONES) | (word & WILDCARD_MASK ^ WILDCARD).wrapping_sub(ONES)
     }
     // The last eight bytes may overlap those before.
-    let Some(last) = bytes.last_chunk::<8>() else { return true };
+    let Some(last) = bytes.last_chunk::<8>() else { return false };
     let (chunks, _) = bytes.as_chunks::<8>();
-    let found = chunks.iter().chain([last]).fold(0, |found, chunk| {
-        let word = u64::from_ne_bytes(*chunk);
-        found | zero_bytes(word) | zero_bytes(word & WILDCARD_MASK ^ WILDCARD)
-    });
-    found != 0
+    let found = chunks.iter().fold(suspicious(last), |found, chunk| found | suspicious(chunk));
+    found & HIGH_BITS == 0
 }
 
 impl<'a> TryFrom<&'a str> for TopicName<'a> {
@@ -125,7 +156,13 @@ impl<'a> TryFrom<&'a str> for TopicName<'a> {
 
 impl core::fmt::Display for TopicName<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        self.0.fmt(f)
+        self.as_str().fmt(f)
+    }
+}
+
+impl core::fmt::Debug for TopicName<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_tuple("TopicName").field(&self.as_str()).finish()
     }
 }
 
@@ -325,22 +362,36 @@ mod tests {
         assert_eq!(TopicName::new(""), Err(TopicError::Empty));
     }
 
+    /// Every byte at every place of every length, between bytes that differ from it in as little as one bit.
     #[test]
     fn every_forbidden_byte_is_found_at_every_place_and_no_other() {
         for len in 1..40 {
             for place in 0..len {
-                for byte in 0u8..128 {
-                    let mut text = alloc::vec![b'x'; len];
-                    text[place] = byte;
-                    let text = core::str::from_utf8(&text).expect("ASCII");
-                    let expected = match byte {
-                        0 => Err(TopicError::Null),
-                        b'+' | b'#' => Err(TopicError::Wildcard),
-                        _ => Ok(TopicName(text)),
-                    };
-                    assert_eq!(TopicName::new(text), expected, "{text:?}");
+                for byte in 0..=255 {
+                    for around in [b'x', 1, b'*', b'"', b'/', 0x7F] {
+                        let mut bytes = alloc::vec![around; len];
+                        bytes[place] = byte;
+                        let name = core::str::from_utf8(&bytes).ok().map(TopicName::new);
+                        match byte {
+                            0 => assert_eq!(name, Some(Err(TopicError::Null))),
+                            b'+' | b'#' => assert_eq!(name, Some(Err(TopicError::Wildcard))),
+                            128.. => assert_eq!(name, None, "not UTF-8"),
+                            _ => assert_eq!(name.map(|name| name.is_ok()), Some(true)),
+                        }
+                        let plain = TopicName::plain(&bytes).map(Ok);
+                        assert_eq!(plain, name.filter(|name| name.is_ok() && len >= 8), "{bytes:?}");
+                    }
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_name_that_is_not_ascii_keeps_its_text() {
+        let name = TopicName::new("hé/llo/wörld").expect("a topic");
+        assert_eq!(TopicName::plain(name.as_bytes()), None);
+        let again = TopicName::from_trusted(name.as_bytes());
+        assert_eq!((again, again.as_str()), (name, "hé/llo/wörld"));
+        assert_eq!(alloc::format!("{again} {again:?}"), "hé/llo/wörld TopicName(\"hé/llo/wörld\")");
     }
 }

@@ -490,6 +490,9 @@ impl World {
     fn act(&mut self, core: usize, action: Action) {
         let find = |id: mqtt_broker::shard::ConnectionId| (core, id.index, id.generation);
         match action {
+            Action::TransmitShared { id, pieces } => {
+                self.act(core, Action::Transmit { id, buffer: pieces.into_vec() });
+            }
             Action::Transmit { id, buffer } => {
                 let Some(&wire) = self.places.get(&find(id)) else { return };
                 self.trace.mix(&[self.now, 4, wire as u64]);
