@@ -174,7 +174,7 @@ impl Shard {
         let qos = delivery.qos;
         let outbound = &mut session.flight().outbound;
         let packet_id = outbound.start(qos, delivery).expect("the caller has seen that the window has room");
-        let delivery = outbound.get_mut(packet_id).expect("just started").clone();
+        let delivery = outbound.get_mut(packet_id).expect("just started").to_send();
         let message = delivery.message.as_ref();
         let part = Part::of(&delivery, &message, Some(packet_id), false);
         match self.with_output(key, |sender, out| part.encode(sender, now, out)) {
@@ -273,7 +273,7 @@ impl Shard {
             if let Some(resend) = flight.outbound.poll_resend() {
                 match resend {
                     Resend::Publish { packet_id, dup, message, .. } => {
-                        let delivery = message.clone();
+                        let delivery = message.to_send();
                         let message = delivery.message.as_ref();
                         let part = Part::of(&delivery, &message, Some(packet_id), dup);
                         if let Some(Err(TooLarge)) =
