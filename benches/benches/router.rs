@@ -4,47 +4,17 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use mqtt_broker::router::{
-    Group, Interest, Matches, MemberId, Retainable, Retained, Strategy, Subscriber, Subscriptions,
+    Group, Matches, MemberId, Retainable, Retained, Strategy, Subscriber, Subscriptions,
 };
 use mqtt_proto::packet::SubscriptionOptions;
 use mqtt_proto::types::{Qos, TopicFilter, TopicName};
 
-const COUNT: u32 = 1_000_000;
+#[path = "shared/filters.rs"]
+mod filters;
+
+use filters::{COUNT, filter, scattered, shuffled, topic};
+
 const OPTIONS: SubscriptionOptions = SubscriptionOptions::new(Qos::AtLeastOnce);
-
-/// The filter of subscription `number`. Of ten at each of 1,000 sites, six are exact, three have a wildcard and one is
-/// shared by five subscribers.
-fn filter(number: u32) -> String {
-    let site = number / 10 % 1_000;
-    match number % 10 {
-        0..6 => format!("site/{site}/device/{number}/command"),
-        6 => format!("site/{site}/device/{number}/+"),
-        7 => format!("site/{site}/device/{number}/#"),
-        8 => format!("site/{site}/+/{number}/state"),
-        _ => format!("site/{site}/device/{}/alarm", number / 50_000),
-    }
-}
-
-/// The topic that subscription `number` is meant for.
-fn topic(number: u32) -> String {
-    filter(number).replace("/+/", "/device/").replace(['+', '#'], "command")
-}
-
-/// Numbers all over the table, each once, so that caches hold nothing by chance.
-fn scattered(at: u32) -> u32 {
-    (u64::from(at) * 2_654_435_761 % u64::from(COUNT)) as u32
-}
-
-/// All numbers in an order that no branch predictor sees through.
-fn shuffled() -> Vec<u32> {
-    let mut numbers: Vec<u32> = (0..COUNT).collect();
-    let mut random = 1u64;
-    for at in (1..numbers.len()).rev() {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        numbers.swap(at, (random >> 33) as usize % (at + 1));
-    }
-    numbers
-}
 
 fn subscriptions() -> Subscriptions {
     let mut subscriptions = Subscriptions::new([1, 2, 3, 4]);
@@ -99,28 +69,6 @@ fn subscribe(criterion: &mut Criterion) {
             },
             BatchSize::PerIteration,
         );
-    });
-}
-
-fn interest(criterion: &mut Criterion) {
-    let mut interest = Interest::new([1, 2]);
-    let mut pairs = std::collections::BTreeSet::new();
-    for number in 0..COUNT {
-        let text = filter(number);
-        let core = (number % 8) as u16;
-        if pairs.insert((core, text.clone())) {
-            interest.add(core, TopicFilter::new(&text).expect("a filter"));
-        }
-    }
-    println!("interest: {} B a pair of core and filter", interest.memory() / interest.len());
-    drop(pairs);
-    let topics: Vec<String> = shuffled().into_iter().map(topic).collect();
-    let mut at = 0;
-    criterion.bench_function("cores interested, 1M filters", |bencher| {
-        bencher.iter(|| {
-            at = (at + 1) % topics.len();
-            black_box(interest.cores(TopicName::new(&topics[at]).expect("a topic")))
-        });
     });
 }
 
@@ -189,6 +137,6 @@ fn shared(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(10);
-    targets = subscribe, interest, retained, shared
+    targets = subscribe, retained, shared
 }
 criterion_main!(benches);

@@ -23,6 +23,7 @@
 mod chunks;
 pub mod config;
 pub mod message;
+mod pieces;
 pub mod ports;
 #[cfg(feature = "runtime")]
 #[allow(unsafe_code, reason = "the only module that talks to the kernel by itself")]

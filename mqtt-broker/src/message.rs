@@ -4,6 +4,7 @@
 //! made only when something keeps the message: a queue, the send window, a retained slot, a log record.
 
 use core::fmt;
+use core::ops::Range;
 use std::sync::Arc;
 
 use mqtt_proto::packet::{Properties, Property, PropertyId};
@@ -211,11 +212,13 @@ impl Message {
         }
     }
 
-    /// The payload.
-    pub fn payload(&self) -> &[u8] {
+    /// The bytes that it shares with its clones, and where the payload is in them.
+    pub(crate) fn into_payload(self) -> (Arc<[u8]>, Range<usize>) {
         let (head, rest) = Head::decode(&self.bytes);
-        let start = usize::from(head.topic_len) + head.properties_len as usize;
-        &rest[start..rest.len() - usize::from(head.too_much)]
+        let start =
+            self.bytes.len() - rest.len() + usize::from(head.topic_len) + head.properties_len as usize;
+        let end = self.bytes.len() - usize::from(head.too_much);
+        (self.bytes, start..end)
     }
 
     /// The message with this QoS and RETAIN flag: itself if it has them, else a copy.

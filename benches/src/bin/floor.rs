@@ -13,6 +13,9 @@ mod chunks;
 mod exchange;
 #[path = "../../../mqtt-broker/src/runtime/gather.rs"]
 mod gather;
+#[path = "../../../mqtt-broker/src/pieces.rs"]
+#[allow(dead_code, unreachable_pub, reason = "of the ring, which sends none here")]
+mod pieces;
 #[path = "../../../mqtt-broker/src/ring/mod.rs"]
 #[expect(dead_code, unreachable_pub, unused_imports, reason = "a broker needs more of it than this program")]
 mod ring;

@@ -68,6 +68,10 @@ pub(crate) fn kernel() -> Option<Kernel> {
     for line in slabs.lines().skip(2) {
         let mut fields = line.split_whitespace();
         let name = fields.next()?;
+        // Of whoever looked into /proc meanwhile.
+        if name == "proc_inode_cache" {
+            continue;
+        }
         let mut fields = fields.skip(1).map(|field| field.parse::<u64>().unwrap_or(0));
         let bytes = fields.next()? * fields.next()?;
         kernel.slab += bytes;

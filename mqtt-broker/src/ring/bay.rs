@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::buffers::{BUFFERS, BUFFERS_FEW, Buffers};
 use super::error::RingError;
-use super::queue::{Queue, SUBMISSIONS, SUBMISSIONS_FEW, Wait};
+use super::queue::{ENTERS_MAX, ENTERS_MAX_FEW, Queue, SUBMISSIONS, SUBMISSIONS_FEW, Wait};
 use super::slot::{Phase, Place, Slot};
 use super::{EventFd, Ring, SocketId, probe};
 
@@ -24,6 +24,10 @@ const BAYS_MAX: u64 = 255;
 /// Sockets of a table at most. An armed operation is found by a hash of 256 places when it is cancelled, so the cost
 /// of that grows with the sockets of a bay.
 const TABLE_MAX: u64 = 65_536;
+
+/// Completions of the further bays after which the rest of them waits for the next turn: whatever happens there, those
+/// of the first are not kept waiting for long.
+const COMPLETIONS_A_TURN: usize = 256;
 
 /// Sockets taken out of a table at once when the ring ends.
 const CLEARED_AT_ONCE: u32 = 1024;
@@ -86,12 +90,12 @@ pub(super) struct Bay {
 
 impl Bay {
     pub(super) fn first() -> Result<Bay, RingError> {
-        Bay::new(SUBMISSIONS, BUFFERS)
+        Bay::new(Queue::new(SUBMISSIONS, ENTERS_MAX)?, BUFFERS)
     }
 
     /// A bay beside the first: `wake` is signalled when there is work in it.
     fn further(wake: &EventFd) -> Result<Bay, RingError> {
-        let bay = Bay::new(SUBMISSIONS_FEW, BUFFERS_FEW)?;
+        let bay = Bay::new(Queue::new(SUBMISSIONS_FEW, ENTERS_MAX_FEW)?, BUFFERS_FEW)?;
         let submitter = bay.queue.io().submitter();
         submitter
             .register_eventfd(wake.as_raw_fd())
@@ -99,8 +103,7 @@ impl Bay {
         Ok(bay)
     }
 
-    fn new(submissions: u32, buffers: u16) -> Result<Bay, RingError> {
-        let queue = Queue::new(submissions)?;
+    fn new(queue: Queue, buffers: u16) -> Result<Bay, RingError> {
         let buffers = Buffers::new(&queue, buffers)?;
         Ok(Bay { queue, buffers, table: None, starved: VecDeque::new(), in_flight: 0 })
     }
@@ -269,11 +272,20 @@ impl Ring {
         self.bays[1..].iter_mut().any(|bay| bay.queue.has_completions() || bay.queue.has_work())
     }
 
-    /// Submits what is queued in the further bays and runs their deferred work, where there is any.
+    /// Submits what is queued in the further bays and runs their deferred work, where there is any, until there are
+    /// enough completions. Goes on next time where it has stopped.
     pub(super) fn enter_further(&mut self) -> std::io::Result<()> {
-        for bay in &mut self.bays[1..] {
-            if bay.queue.has_work() {
-                bay.queue.enter(Wait::No, Duration::ZERO)?;
+        let mut completions = 0;
+        for _ in 1..self.bays.len() {
+            self.last_further =
+                if self.last_further + 1 < self.bays.len() { self.last_further + 1 } else { 1 };
+            let queue = &mut self.bays[self.last_further].queue;
+            if queue.has_work() {
+                queue.enter(Wait::No, Duration::ZERO)?;
+                completions += queue.completions();
+                if completions >= COMPLETIONS_A_TURN {
+                    break;
+                }
             }
         }
         Ok(())

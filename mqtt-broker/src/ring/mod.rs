@@ -119,6 +119,8 @@ pub(crate) struct Ring {
     bays: Vec<ManuallyDrop<Bay>>,
     /// The bay whose completions are being reaped.
     reaping: usize,
+    /// The further bay that was entered last.
+    last_further: usize,
     room: Room,
     /// Sockets that are open files.
     plain: usize,
@@ -159,6 +161,7 @@ impl Ring {
         let mut ring = Ring {
             bays: vec![ManuallyDrop::new(Bay::first()?)],
             reaping: 0,
+            last_further: 0,
             room,
             plain: 0,
             filling: 0,
@@ -197,7 +200,6 @@ impl Ring {
         if !self.has_further_bays() {
             return self.bays[0].queue.enter(wait, gather);
         }
-        self.enter_further()?;
         // New work in a further bay ends the wait in the first one by the eventfd; what came before is seen here.
         let mut wait = wait;
         if wait != Wait::No {

@@ -16,10 +16,11 @@ const OLDEST: (u32, u32) = (6, 1);
 const OLDEST_WITH_TABLES: (u32, u32) = (6, 13);
 
 /// Every operation that the ring submits for sockets that are open files.
-const OPERATIONS: [(u8, &str); 6] = [
+const OPERATIONS: [(u8, &str); 7] = [
     (opcode::AcceptMulti::CODE, "accept"),
     (opcode::RecvMulti::CODE, "recv"),
     (opcode::Send::CODE, "send"),
+    (opcode::SendMsg::CODE, "sendmsg"),
     (opcode::AsyncCancel::CODE, "cancel"),
     (opcode::Read::CODE, "read"),
     (opcode::PollAdd::CODE, "poll"),

@@ -19,8 +19,9 @@ pub(super) const SUBMISSIONS_FEW: u32 = 256;
 const COMPLETIONS: u32 = 8192;
 
 /// Enters in a row to run the deferred work that one enter leaves behind (it runs about 20 items): together about
-/// 640 items before the turn goes on.
-const ENTERS_MAX: usize = 32;
+/// 640 items before the turn goes on. Fewer where there are many queues.
+pub(super) const ENTERS_MAX: usize = 32;
+pub(super) const ENTERS_MAX_FEW: usize = 4;
 
 /// Completions that end the time in which a waiting ring gathers them.
 const GATHERED_MAX: usize = 32;
@@ -47,6 +48,8 @@ pub(super) struct Completion {
 /// An io_uring of one thread.
 pub(super) struct Queue {
     io: IoUring,
+    /// Enters in a row at most.
+    enters_max: usize,
     /// Completions taken out of the queue before they were asked for; they come first.
     aside: VecDeque<Completion>,
     /// A single-issuer ring stays on its thread.
@@ -54,8 +57,8 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// A queue of so many submissions.
-    pub(super) fn new(submissions: u32) -> Result<Queue, RingError> {
+    /// A queue of so many submissions, entered so often in a row.
+    pub(super) fn new(submissions: u32, enters_max: usize) -> Result<Queue, RingError> {
         probe::check_kernel()?;
         let io = IoUring::builder()
             .setup_cqsize(COMPLETIONS)
@@ -67,7 +70,7 @@ impl Queue {
             .build(submissions)
             .map_err(|error| RingError::from_setup(error, &probe::surroundings()))?;
         probe::check_operations(&io)?;
-        Ok(Queue { io, aside: VecDeque::new(), _not_send: PhantomData })
+        Ok(Queue { io, enters_max, aside: VecDeque::new(), _not_send: PhantomData })
     }
 
     pub(super) fn io(&self) -> &IoUring {
@@ -126,7 +129,7 @@ impl Queue {
             _ => self.io.submit(),
         };
         settled(entered)?;
-        for _ in 1..ENTERS_MAX {
+        for _ in 1..self.enters_max {
             let submissions = self.io.submission();
             let more = submissions.taskrun() || submissions.cq_overflow();
             drop(submissions);
@@ -159,6 +162,11 @@ impl Queue {
         }
     }
 
+    /// Completions that wait to be popped.
+    pub(super) fn completions(&mut self) -> usize {
+        self.aside.len() + self.io.completion().len()
+    }
+
     /// Whether completions wait to be popped.
     pub(super) fn has_completions(&mut self) -> bool {
         !self.aside.is_empty() || !self.io.completion().is_empty()
@@ -186,7 +194,7 @@ mod tests {
 
     #[test]
     fn completions_taken_aside_come_first_and_none_is_lost() {
-        let mut queue = Queue::new(SUBMISSIONS).expect("a ring");
+        let mut queue = Queue::new(SUBMISSIONS, ENTERS_MAX).expect("a ring");
         for user_data in 0..20_000u64 {
             let entry = opcode::Nop::new().build().user_data(user_data);
             // SAFETY: it names no memory.

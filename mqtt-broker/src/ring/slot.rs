@@ -4,6 +4,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use io_uring::{squeue, types};
 
+use crate::pieces::Pieces;
+
 /// Names a socket of a ring. A name is never given out twice: the generation counts the uses of the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SocketId {
@@ -145,10 +147,59 @@ pub(super) struct Target {
 pub(super) struct Outgoing {
     /// What is being sent. Must not be touched while `sending`.
     pub(super) buffer: Vec<u8>,
+    /// What is being sent instead, if some of it is shared. Must not be touched while `sending`.
+    pub(super) gather: Option<Box<Gather>>,
     /// Bytes of it that were sent.
     pub(super) sent: usize,
     /// What is to follow before the socket closes.
     pub(super) last: Vec<u8>,
+}
+
+/// Pieces, as the kernel wants to be told of them.
+#[derive(Debug)]
+pub(super) struct Gather {
+    pub(super) pieces: Pieces,
+    list: Vec<libc::iovec>,
+    header: libc::msghdr,
+}
+
+impl Gather {
+    pub(super) fn new(pieces: Pieces) -> Gather {
+        // SAFETY: integers and pointers, for which all bits zero mean none.
+        let header = unsafe { std::mem::zeroed() };
+        Gather { pieces, list: Vec::new(), header }
+    }
+
+    /// Names what follows the first `sent` bytes. It stays where it is while this box lives and neither is changed.
+    pub(super) fn header(&mut self, mut sent: usize) -> *const libc::msghdr {
+        self.list.clear();
+        for piece in self.pieces.iter() {
+            let rest = &piece[sent.min(piece.len())..];
+            sent -= piece.len() - rest.len();
+            if !rest.is_empty() {
+                self.list
+                    .push(libc::iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: rest.len() });
+            }
+        }
+        self.header.msg_iov = self.list.as_mut_ptr();
+        self.header.msg_iovlen = self.list.len() as _;
+        &raw const self.header
+    }
+}
+
+impl Outgoing {
+    /// Bytes of what is being sent.
+    pub(super) fn len(&self) -> usize {
+        self.gather.as_ref().map_or(self.buffer.len(), |gather| gather.pieces.len())
+    }
+
+    /// The buffer of what was sent.
+    pub(super) fn take_buffer(&mut self) -> Vec<u8> {
+        match self.gather.take() {
+            Some(gather) => gather.pieces.into_buffer(),
+            None => std::mem::take(&mut self.buffer),
+        }
+    }
 }
 
 /// One socket. There may be a million: its size is asserted below.

@@ -10,6 +10,7 @@ use socket2::SockRef;
 use super::buffers::{BUFFER_BYTES, BUFFERS};
 use super::slot::{Armed, Place};
 use super::{Event, EventFd, Ring, Room, SocketId, Wait, monotonic_millis};
+use crate::pieces::{Pieces, Shared};
 
 mod parking;
 mod tables;
@@ -304,6 +305,49 @@ fn a_long_buffer_leaves_whole_and_comes_back() {
 }
 
 #[test]
+fn pieces_leave_whole_and_in_order() {
+    for kind in KINDS {
+        let mut bench = Bench::of(kind, 1000);
+        let (mut client, socket) = bench.pair();
+        // Larger than both socket buffers, in hundreds of pieces: it takes several sends, which end anywhere.
+        let shared: Arc<[u8]> = (0..200_000).map(|i: u32| (i / 7) as u8).collect();
+        let mut list = Shared::default();
+        let buffer: Vec<u8> = (0..=255).collect();
+        for at in 1..255 {
+            list.push(at, Arc::clone(&shared), at..150_000 + at);
+        }
+        let pieces = Pieces::new(buffer, list);
+        let expected: Vec<u8> = pieces.iter().flatten().copied().collect();
+        let len = expected.len();
+        bench.ring.send_pieces(socket, pieces);
+        let reader = std::thread::spawn(move || {
+            let mut all = vec![0; len];
+            client.read_exact(&mut all).expect("read");
+            all
+        });
+        bench.until("the buffer", |bench| bench.saw(&Seen::Sent(socket, 256)));
+        assert!(reader.join().expect("the reader") == expected);
+        assert_eq!(Arc::strong_count(&shared), 1, "nothing keeps what was sent");
+    }
+}
+
+#[test]
+fn pieces_for_a_broken_socket_come_back() {
+    let mut bench = Bench::of(KINDS[0], 1000);
+    let (client, socket) = bench.receiving(KINDS[0]);
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("linger");
+    drop(client);
+    bench.until("the end", |bench| bench.saw(&Seen::Ended(socket)));
+    for _ in 0..2 {
+        let mut list = Shared::default();
+        list.push(5, b"payload".as_slice().into(), 0..7);
+        bench.seen.clear();
+        bench.ring.send_pieces(socket, Pieces::new(vec![1; 100], list));
+        bench.until("the buffer", |bench| bench.saw(&Seen::Sent(socket, 100)));
+    }
+}
+
+#[test]
 fn a_reset_ends_the_socket_once() {
     for kind in KINDS {
         let mut bench = Bench::of(kind, 1000);
@@ -357,6 +401,25 @@ fn a_peer_that_is_still_sending_receives_the_last_bytes() {
         assert_eq!(writer.join().expect("the writer"), 8 << 20, "nothing was reset");
         assert_eq!(reader.join().expect("the reader").expect("no reset"), b"reply and reason");
         assert!(bench.saw(&Seen::Sent(socket, 6)) && bench.saw(&Seen::Sent(socket, 10)));
+    }
+}
+
+#[test]
+fn the_peer_sees_our_end_before_it_ends_its_own() {
+    for kind in KINDS {
+        let mut bench = Bench::of(kind, 60_000);
+        let (mut client, socket) = bench.receiving(kind);
+        bench.turn(Wait::No);
+        bench.ring.close(socket, b"bye".to_vec(), monotonic_millis());
+        let reader = std::thread::spawn(move || {
+            let mut got = Vec::new();
+            client.read_to_end(&mut got).map(|_| (client, got))
+        });
+        bench.until("our end to arrive", |_| reader.is_finished());
+        let (client, got) = reader.join().expect("the reader").expect("an orderly end");
+        assert_eq!((got.as_slice(), bench.open()), (b"bye".as_slice(), 1));
+        drop(client);
+        bench.until("the slot", |bench| bench.open() == 0);
     }
 }
 

@@ -6,7 +6,7 @@
 use ahash::RandomState;
 use mqtt_proto::types::{TopicFilter, TopicName};
 
-use super::levels;
+use super::levels::{self, Levels};
 use super::slab::Slab;
 use super::text::Text;
 use super::trie::{Texts, Trie};
@@ -73,7 +73,7 @@ impl<V> Filters<V> {
         if let Some(id) = self.find(filter) {
             return (id, false);
         }
-        let text = Text::new(filter.as_str());
+        let text = Text::new(filter.as_str().as_bytes());
         self.text_bytes += text.memory();
         let id = FilterId(self.entries.insert(Entry { text, value: value() }));
         if filter.has_wildcard() {
@@ -112,14 +112,17 @@ impl<V> Filters<V> {
 
     /// Calls `found` with the value of every filter that matches `topic`.
     ///
-    /// All tables are searched by hash before anything found is compared with the topic. So the processor goes on
-    /// searching while the entries come from memory, whose first touch is the look-up of a candidate.
+    /// The time goes into waiting for memory, so it is asked for what is needed as soon as that is known: for the place of
+    /// the topic itself before the trie is searched, for all entries before one of them is compared with the topic.
     pub(super) fn matches<'a>(&'a self, topic: TopicName<'_>, mut found: impl FnMut(&'a V)) {
-        let text = topic.as_str().as_bytes();
-        let mut candidates = [None::<&Entry<V>>; 16];
+        let text = topic.as_bytes();
+        let hash = levels::hash(text, &self.hasher);
+        let levels = (!self.wildcard.is_empty()).then(|| Levels::new(text, &self.hasher));
+        self.exact.prefetch(hash);
+        let mut candidates = [FilterId(0); 16];
         let mut len = 0;
-        let mut compare = |candidates: &[Option<&'a Entry<V>>]| {
-            for entry in candidates.iter().copied().flatten() {
+        let mut compare = |candidates: &[FilterId]| {
+            for entry in candidates.iter().map(|id| self.entries.at(id.0)) {
                 if levels::matches(entry.text.as_bytes(), text) {
                     found(&entry.value);
                 }
@@ -130,11 +133,14 @@ impl<V> Filters<V> {
                 compare(&candidates);
                 len = 0;
             }
-            candidates[len] = Some(self.entries.at(id.0));
+            self.entries.prefetch(id.0);
+            candidates[len] = id;
             len += 1;
         };
-        self.with_hash(text).for_each(&mut candidate);
-        self.wildcard.matches(text, topic.is_dollar(), &self.hasher, candidate);
+        if let Some(levels) = levels {
+            self.wildcard.matches(&levels, topic.is_dollar(), &mut candidate);
+        }
+        self.with_hash(hash).for_each(candidate);
         compare(&candidates[..len]);
     }
 
@@ -144,12 +150,12 @@ impl<V> Filters<V> {
     }
 
     fn find_exact(&self, text: &[u8]) -> Option<FilterId> {
-        self.with_hash(text).find(|&id| self.entries.text(id) == text)
+        self.with_hash(levels::hash(text, &self.hasher)).find(|&id| self.entries.text(id) == text)
     }
 
-    /// The filters without a wildcard whose hash is that of `text`: almost always the one with that text, or none.
-    fn with_hash(&self, text: &[u8]) -> impl Iterator<Item = FilterId> + '_ {
-        self.exact.with_hash(levels::hash(text, &self.hasher)).map(|word| FilterId(word as u32 - 1))
+    /// The filters without a wildcard whose text has this hash: almost always a single one, or none.
+    fn with_hash(&self, hash: u32) -> impl Iterator<Item = FilterId> + '_ {
+        self.exact.with_hash(hash).map(|word| FilterId(word as u32 - 1))
     }
 
     fn exact_word(&self, text: &[u8], id: FilterId) -> u64 {
@@ -159,6 +165,7 @@ impl<V> Filters<V> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::trie;
     use super::*;
     use std::collections::HashMap;
 
@@ -228,6 +235,64 @@ mod tests {
             filters.remove(id);
         }
         assert_eq!(filters.memory(), 0);
+    }
+
+    /// Two levels for which the first two nodes of a trie look at the same place.
+    fn sharing_a_place(hasher: &RandomState) -> (String, String) {
+        let level = |number: u32| format!("l{number}");
+        let place =
+            |node: u32, number: u32| trie::place(node, levels::hash(level(number).as_bytes(), hasher));
+        let first: HashMap<u32, u32> = (0..300_000).map(|number| (place(0, number), number)).collect();
+        let shared = (0..300_000).find_map(|number| Some((*first.get(&place(1, number))?, number)));
+        let (one, other) = shared.expect("no such pair under this seed: choose another");
+        (level(one), level(other))
+    }
+
+    #[test]
+    fn nodes_whose_edges_share_a_place_are_told_apart() {
+        let empty = Filters::<String>::new(SEED).memory();
+        for ends in [&["#"][..], &["#", "a/+"]] {
+            let mut filters = Filters::new(SEED);
+            let (one, other) = sharing_a_place(&filters.hasher);
+            // The root is node 0, what `+` leads to node 1.
+            let mut texts = vec!["+/z/#".to_owned()];
+            texts.extend(ends.iter().map(|end| format!("+/{other}/{end}")));
+            texts.extend(ends.iter().map(|end| format!("{one}/{one}/{end}")));
+            for text in &texts {
+                assert!(filters.intern(filter(text), || text.clone()).1);
+            }
+            for (first, second) in [(&one, &other), (&one, &one), (&other, &other), (&other, &one)] {
+                let topic = format!("{first}/{second}/a/x");
+                let topic = TopicName::new(&topic).expect("a topic");
+                let mut found = Vec::new();
+                filters.matches(topic, |text| found.push(text.clone()));
+                let expected: Vec<&String> =
+                    texts.iter().filter(|text| filter(text).matches(topic)).collect();
+                assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{topic}");
+            }
+            for text in &texts {
+                let id = filters.find(filter(text)).expect("it is in");
+                assert_eq!(filters.remove(id).as_ref(), Some(text));
+            }
+            assert_eq!(filters.memory(), empty);
+        }
+    }
+
+    /// Many nodes are reached at one level, more than there is room for without the heap.
+    #[test]
+    fn every_node_of_a_broad_level_is_visited() {
+        let mut filters = Filters::new(SEED);
+        for bits in 0..64 {
+            let levels: Vec<&str> = (0..6).map(|level| ["a", "+"][bits >> level & 1]).collect();
+            for end in ["#", "a/+", "b/+", "+"] {
+                filters.intern(filter(&format!("{}/{end}", levels.join("/"))), || (bits, end));
+            }
+        }
+        let mut found = Vec::new();
+        filters.matches(TopicName::new("a/a/a/a/a/a/a/c").expect("a topic"), |&value| found.push(value));
+        found.sort_unstable();
+        let expected: Vec<_> = (0..64).flat_map(|bits| [(bits, "#"), (bits, "a/+")]).collect();
+        assert_eq!(found, expected);
     }
 
     /// Every level of the topic parts the search in two, so that many nodes wait at once.

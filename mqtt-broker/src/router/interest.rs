@@ -169,14 +169,13 @@ impl Interest {
 
     /// The cores with a subscription that matches `topic`, and rarely one without.
     pub fn cores(&self, topic: TopicName<'_>) -> CoreSet {
-        let hash = self.hash(topic.as_str());
-        let mut cores: CoreSet = self
-            .exact
-            .with_hash((hash >> 32) as u32)
-            .filter(|word| word >> HASH_SHIFT == hash >> HASH_SHIFT)
-            .map(|word| (word >> COUNT_BITS) as u16 % CoreSet::CAPACITY)
-            .collect();
+        let hash = self.hash(topic.as_bytes());
+        let place = (hash >> 32) as u32;
+        self.exact.prefetch(place);
+        let mut cores = CoreSet::EMPTY;
         self.wildcard.matches(topic, |interested| cores = cores.union(*interested));
+        let words = self.exact.with_hash(place).filter(|word| word >> HASH_SHIFT == hash >> HASH_SHIFT);
+        words.for_each(|word| cores.insert((word >> COUNT_BITS) as u16 % CoreSet::CAPACITY));
         cores
     }
 
@@ -200,15 +199,15 @@ impl Interest {
         self.generation
     }
 
-    fn hash(&self, text: &str) -> u64 {
+    fn hash(&self, text: &[u8]) -> u64 {
         let mut hasher = SipHasher13::new_with_keys(self.key[0], self.key[1]);
-        hasher.write(text.as_bytes());
+        hasher.write(text);
         hasher.finish()
     }
 
     /// Hash and core of a word, its count left at 0.
     fn owner(&self, core: u16, text: &str) -> u64 {
-        self.hash(text) >> HASH_SHIFT << HASH_SHIFT | u64::from(core) << COUNT_BITS
+        self.hash(text.as_bytes()) >> HASH_SHIFT << HASH_SHIFT | u64::from(core) << COUNT_BITS
     }
 
     /// The word of `owner` with its count.

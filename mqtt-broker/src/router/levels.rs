@@ -67,7 +67,8 @@ pub(super) fn common_prefix(one: &[u8], other: &[u8]) -> usize {
     same + one[same..].iter().zip(&other[same..]).take_while(|(one, other)| one == other).count()
 }
 
-/// The levels of one topic. The first of them are looked at once, however many nodes of a trie ask for them.
+/// The levels of one topic, those at the front with where they end and their hash. Worked out beforehand, so that who
+/// searches by them has nothing to do but to search.
 pub(super) struct Levels<'a> {
     topic: &'a [u8],
     hasher: &'a RandomState,
@@ -75,26 +76,35 @@ pub(super) struct Levels<'a> {
     known: usize,
 }
 
-const NEAR: usize = 16;
+const NEAR: usize = 12;
 
 impl<'a> Levels<'a> {
+    #[inline]
     pub(super) fn new(topic: &'a [u8], hasher: &'a RandomState) -> Levels<'a> {
-        Levels { topic, hasher, near: [(0, 0); NEAR], known: 0 }
+        let mut levels = Levels { topic, hasher, near: [(0, 0); NEAR], known: 0 };
+        let mut at = 0;
+        while at <= topic.len() && levels.known < NEAR {
+            let level = levels.look(at);
+            levels.near[levels.known] = level;
+            levels.known += 1;
+            at = level.0 as usize + 1;
+        }
+        levels
     }
 
-    /// End and hash of the level `depth`, which begins at `at`; those before it have been asked for.
+    /// End and hash of the level `depth`, which begins at `at`; `None` behind the last.
     #[inline]
-    pub(super) fn get(&mut self, depth: u32, at: u32) -> (u32, u32) {
-        if (depth as usize) < self.known {
-            return self.near[depth as usize];
+    pub(super) fn get(&self, depth: usize, at: usize) -> Option<(u32, u32)> {
+        match self.near[..self.known].get(depth) {
+            Some(level) => Some(*level),
+            None => (at <= self.topic.len()).then(|| self.look(at)),
         }
-        let end = level_end(self.topic, at as usize);
-        let found = (end as u32, hash(&self.topic[at as usize..end], self.hasher));
-        if let Some(slot) = self.near.get_mut(depth as usize) {
-            *slot = found;
-            self.known += 1;
-        }
-        found
+    }
+
+    #[inline]
+    fn look(&self, at: usize) -> (u32, u32) {
+        let end = level_end(self.topic, at);
+        (end as u32, hash(&self.topic[at..end], self.hasher))
     }
 }
 

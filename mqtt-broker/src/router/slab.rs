@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use prefetch_index::prefetch_index;
+
 /// A table of `T` by index.
 #[derive(Debug)]
 pub(super) struct Slab<T> {
@@ -57,6 +59,17 @@ impl<T> Slab<T> {
     /// The value at `index`, which the caller knows to be taken.
     pub(super) fn at_mut(&mut self, index: u32) -> &mut T {
         self.get_mut(index).expect("an index is used no longer than its value lives")
+    }
+
+    /// Asks memory for the value at `index`, without waiting for it.
+    #[inline]
+    pub(super) fn prefetch(&self, index: u32) {
+        if let Some(page) = self.pages.get(index as usize / PAGE) {
+            let cell = index as usize % PAGE;
+            prefetch_index(&page.cells, cell);
+            // Where the next one begins this one ends, perhaps in another cache line.
+            prefetch_index(&page.cells, cell + 1);
+        }
     }
 
     pub(super) fn get(&self, index: u32) -> Option<&T> {

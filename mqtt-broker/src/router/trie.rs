@@ -1,17 +1,19 @@
 //! The trie of Topic Filters with wildcards, a level an edge.
 //!
-//! It keeps no text: an edge with a single filter behind it leads to that filter itself, and everything else is read
-//! from the filters' own texts. So a filter that shares no level with others costs one edge however long it is, and an
-//! inner node exists only where filters part. Invariant: behind a node's edges there are at least two filters.
+//! An edge with a single filter behind it leads to that filter itself, whose own text says the rest. So a filter that shares
+//! no level with others costs one edge however long it is, and an inner node exists only where filters part or their common
+//! levels go on. Invariant: behind a node's edges there are at least two filters.
 //!
-//! Edges are found by the hash of their level. Changes compare texts at every level; matching compares none and leaves that
-//! to its caller, who does it once for each filter arrived at.
+//! The edges of all nodes that name a level are in one table, by a hash of node and level: where to look follows from the
+//! node's number alone, so nothing has to come from memory first. Changes compare texts at every level; matching compares
+//! none and leaves that to its caller, who does it once for each filter arrived at.
 
 use ahash::RandomState;
 
 use super::filters::FilterId;
-use super::levels::{Levels, hash, level};
+use super::levels::{Levels, hash, level, level_end};
 use super::slab::Slab;
+use super::text::Text;
 use super::words::Words;
 
 /// Where the trie reads the texts of its filters.
@@ -55,8 +57,8 @@ impl Edge {
     }
 
     /// The word of a literal edge: never zero, since `Edge(u32::MAX)` is never stored.
-    fn word(self, hash: u32) -> u64 {
-        u64::from(hash) << 32 | u64::from(self.0 + 1)
+    fn word(self, place: u32) -> u64 {
+        u64::from(place) << 32 | u64::from(self.0 + 1)
     }
 
     fn from_word(word: u64) -> Edge {
@@ -72,117 +74,41 @@ struct Node {
     multi: Edge,
     /// Where filters go on with `+`.
     single: Edge,
-    /// Some filter behind this node: its text up to here is that of all of them.
-    sample: FilterId,
-    /// Where filters go on with other levels.
-    literals: Literals,
-}
-
-enum Literals {
-    None,
-    One { hash: u32, edge: Edge },
-    Many(Box<Words>),
-}
-
-impl Literals {
-    fn with_hash(&self, wanted: u32) -> impl Iterator<Item = Edge> + '_ {
-        let (one, many) = match self {
-            Literals::None => (None, None),
-            Literals::One { hash, edge } => ((*hash == wanted).then_some(*edge), None),
-            Literals::Many(words) => (None, Some(words.with_hash(wanted).map(Edge::from_word))),
-        };
-        one.into_iter().chain(many.into_iter().flatten())
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Literals::None => 0,
-            Literals::One { .. } => 1,
-            Literals::Many(words) => words.len(),
-        }
-    }
-
-    fn any(&self) -> Edge {
-        match self {
-            Literals::None => Edge::NOTHING,
-            Literals::One { edge, .. } => *edge,
-            Literals::Many(words) => words.any().map_or(Edge::NOTHING, Edge::from_word),
-        }
-    }
-
-    fn memory(&self) -> usize {
-        match self {
-            Literals::Many(words) => size_of::<Words>() + words.memory(),
-            _ => 0,
-        }
-    }
-
-    fn insert(&mut self, hash: u32, edge: Edge) {
-        match self {
-            Literals::None => *self = Literals::One { hash, edge },
-            Literals::One { hash: first_hash, edge: first } => {
-                let mut words = Box::<Words>::default();
-                words.insert(first.word(*first_hash));
-                words.insert(edge.word(hash));
-                *self = Literals::Many(words);
-            }
-            Literals::Many(words) => words.insert(edge.word(hash)),
-        }
-    }
-
-    /// Puts `new` in the place of `old`.
-    fn replace(&mut self, hash: u32, old: Edge, new: Edge) {
-        match self {
-            Literals::None => unreachable!("an edge is replaced where it was found"),
-            Literals::One { edge, .. } => *edge = new,
-            Literals::Many(words) => {
-                words.replace(old.word(hash), new.word(hash));
-            }
-        }
-    }
-
-    fn remove(&mut self, hash: u32, edge: Edge) {
-        match self {
-            Literals::None => unreachable!("an edge is removed where it was found"),
-            Literals::One { .. } => *self = Literals::None,
-            Literals::Many(words) => {
-                words.remove(edge.word(hash));
-                if words.len() == 1
-                    && let Some(word) = words.any()
-                {
-                    *self = Literals::One { hash: (word >> 32) as u32, edge: Edge::from_word(word) };
-                }
-            }
-        }
-    }
+    /// How many edges name a level, and the exclusive or of their words: the word of the last one, once one is left.
+    literals: u32,
+    literal_words: u64,
+    /// The node and the level that lead here: they tell whether an edge found by its hash is the one that was looked for.
+    parent: u32,
+    level: Text,
 }
 
 impl Node {
-    fn new(sample: FilterId) -> Node {
+    fn new(parent: u32, level: Text) -> Node {
         Node {
             here: Edge::NOTHING,
             multi: Edge::NOTHING,
             single: Edge::NOTHING,
-            sample,
-            literals: Literals::None,
+            literals: 0,
+            literal_words: 0,
+            parent,
+            level,
         }
     }
 
-    fn is_empty(&self) -> bool {
-        self.edges() == 0
+    fn wildcards(&self) -> impl Iterator<Item = Edge> {
+        [self.here, self.multi, self.single].into_iter().filter(|&edge| edge != Edge::NOTHING)
     }
 
     fn edges(&self) -> usize {
-        [self.here, self.multi, self.single].iter().filter(|&&edge| edge != Edge::NOTHING).count()
-            + self.literals.len()
+        self.wildcards().count() + self.literals as usize
     }
 
-    /// Some edge, [`Edge::NOTHING`] if there is none.
-    fn any(&self) -> Edge {
-        [self.here, self.multi, self.single]
-            .into_iter()
-            .find(|&edge| edge != Edge::NOTHING)
-            .unwrap_or_else(|| self.literals.any())
+    /// The only edge of a node that has no other.
+    fn last(&self) -> (Edge, Option<u64>) {
+        match self.wildcards().next() {
+            Some(edge) => (edge, None),
+            None => (Edge::from_word(self.literal_words), Some(self.literal_words)),
+        }
     }
 }
 
@@ -200,18 +126,28 @@ pub(super) struct Trie {
     /// `None` while there is no filter. The root alone may have fewer than two filters behind it.
     root: Option<u32>,
     nodes: Slab<Node>,
-    /// Heap bytes of all nodes' literals.
-    literal_bytes: usize,
+    /// The edges that name a level, of all nodes.
+    literals: Words,
+    /// Heap bytes of all nodes' levels.
+    level_bytes: usize,
 }
+
+/// No node: the parent of the root.
+const NONE: u32 = u32::MAX;
 
 impl Trie {
     pub(super) fn new() -> Trie {
-        Trie { root: None, nodes: Slab::new(), literal_bytes: 0 }
+        Trie { root: None, nodes: Slab::new(), literals: Words::default(), level_bytes: 0 }
+    }
+
+    /// Whether there is no filter.
+    pub(super) fn is_empty(&self) -> bool {
+        self.root.is_none()
     }
 
     /// Heap bytes held.
     pub(super) fn memory(&self) -> usize {
-        self.nodes.memory() + self.literal_bytes
+        self.nodes.memory() + self.literals.memory() + self.level_bytes
     }
 
     /// The filter whose text is `text`.
@@ -233,7 +169,10 @@ impl Trie {
         let text = texts.text(filter);
         let mut node = match self.root {
             Some(root) => root,
-            None => *self.root.insert(self.nodes.insert(Node::new(filter))),
+            None => {
+                let root = self.add_node(NONE, b"");
+                *self.root.insert(root)
+            }
         };
         let mut at = 0;
         loop {
@@ -244,7 +183,7 @@ impl Trie {
                 Target::Node(child) => node = child,
                 Target::Filter(other) => {
                     debug_assert!(texts.text(other) != text, "a filter is inserted once");
-                    let child = self.nodes.insert(Node::new(filter));
+                    let child = self.add_node(node, level(text, at));
                     self.set(node, way, edge, Edge::node(child));
                     let (way, _) = self::way(texts.text(other), next, hasher);
                     self.set(child, way, Edge::NOTHING, Edge::filter(other));
@@ -278,158 +217,190 @@ impl Trie {
             }
         }
         // A node with a single filter left gives way to it; then perhaps its parent.
-        while let Some(&(parent, way)) = path.last() {
+        while let Some((parent, way)) = path.pop() {
             let kept = self.nodes.at(node);
-            let last = kept.any();
-            if kept.edges() > 1 || matches!(last.target(), Target::Node(_)) {
-                break;
+            if kept.edges() > 1 {
+                return;
+            }
+            let (last, word) = kept.last();
+            if matches!(last.target(), Target::Node(_)) {
+                return;
+            }
+            if let Some(word) = word {
+                self.literals.remove(word);
             }
             self.set(parent, way, Edge::node(node), last);
-            let gone = self.nodes.remove(node).expect("it was just read");
-            self.literal_bytes -= gone.literals.memory();
+            self.remove_node(node);
             node = parent;
-            path.pop();
         }
-        if self.nodes.at(node).is_empty() {
-            self.nodes.remove(node);
+        if self.nodes.at(node).edges() == 0 {
+            self.remove_node(node);
             self.root = None;
-            return;
-        }
-        let sample = match self.nodes.at(node).any().target() {
-            Target::Filter(filter) => filter,
-            Target::Node(child) => self.nodes.at(child).sample,
-            Target::Nothing => unreachable!("the node is not empty"),
-        };
-        for node in path.into_iter().map(|(node, _)| node).chain([node]) {
-            let node = self.nodes.at_mut(node);
-            if node.sample == filter {
-                node.sample = sample;
-            }
         }
     }
 
-    /// Calls `found` with every filter that matches the Topic Name `topic`, and rarely with one that only seems to, since
+    /// Calls `found` with every filter that matches the topic of these `levels`, and rarely with one that only seems to, since
     /// hashes of other levels agree; `hidden` leaves out those that begin with a wildcard [MQTT-4.7.2-1].
-    pub(super) fn matches(
-        &self,
-        topic: &[u8],
-        hidden: bool,
-        hasher: &RandomState,
-        mut found: impl FnMut(FilterId),
-    ) {
+    ///
+    /// The nodes of one level are visited one after the other before those of the next: what is needed of each comes from
+    /// memory at the same time.
+    pub(super) fn matches(&self, levels: &Levels<'_>, hidden: bool, mut found: impl FnMut(FilterId)) {
         let Some(root) = self.root else { return };
-        let mut levels = Levels::new(topic, hasher);
-        let mut pending = Pending::new();
-        let mut next = Some(Visit { node: root, depth: 0, at: 0 });
-        while let Some(Visit { node, depth, at }) = next.take().or_else(|| pending.pop()) {
-            let node = self.nodes.at(node);
+        let mut lists = (List::default(), List::default());
+        let (mut nodes, mut next) = (&mut lists.0, &mut lists.1);
+        nodes.push((root, NONE));
+        // The places that have led to filters. Two nodes may have edges at one place: no filter is to be found twice.
+        let mut places = List::default();
+        let (mut depth, mut at) = (0, 0);
+        while let Some((end, hash)) = levels.get(depth, at) {
             let wildcards = !(hidden && depth == 0);
-            if let (Target::Filter(filter), true) = (node.multi.target(), wildcards) {
-                found(filter);
-            }
-            if at as usize > topic.len() {
-                if let Target::Filter(filter) = node.here.target() {
-                    found(filter);
+            (depth, at) = (depth + 1, end as usize + 1);
+            let next_hash = levels.get(depth, at).map(|(_, hash)| hash);
+            for &(number, parent) in nodes.iter() {
+                let node = self.nodes.at(number);
+                // The edge to it was another node's.
+                if node.parent != parent {
+                    continue;
                 }
-                continue;
-            }
-            let (end, hash) = levels.get(depth, at);
-            let mut follow = |edge: Edge| match edge.target() {
-                Target::Nothing => {}
-                Target::Filter(filter) => found(filter),
-                Target::Node(node) => {
-                    if let Some(other) = next.replace(Visit { node, depth: depth + 1, at: end + 1 }) {
-                        pending.push(other);
+                let mut go_to = |node: u32| {
+                    self.nodes.prefetch(node);
+                    if let Some(hash) = next_hash {
+                        self.literals.prefetch(place(node, hash));
+                    }
+                    next.push((node, number));
+                };
+                if wildcards {
+                    for edge in [node.multi, node.single] {
+                        match edge.target() {
+                            Target::Nothing => {}
+                            Target::Filter(filter) => found(filter),
+                            Target::Node(node) => go_to(node),
+                        }
                     }
                 }
-            };
-            if wildcards {
-                follow(node.single);
+                let place = place(number, hash);
+                let mut filters = 0;
+                for edge in self.literals.with_hash(place).map(Edge::from_word) {
+                    match edge.target() {
+                        Target::Nothing => {}
+                        Target::Filter(_) if filters == 0 && places.iter().any(|&known| known == place) => {}
+                        Target::Filter(filter) => {
+                            found(filter);
+                            filters += 1;
+                        }
+                        Target::Node(node) => go_to(node),
+                    }
+                }
+                if filters > 0 {
+                    places.push(place);
+                }
             }
-            node.literals.with_hash(hash).for_each(follow);
+            std::mem::swap(&mut nodes, &mut next);
+            next.clear();
+        }
+        for &(number, parent) in nodes.iter() {
+            let node = self.nodes.at(number);
+            if node.parent == parent {
+                for edge in [node.here, node.multi] {
+                    if let Target::Filter(filter) = edge.target() {
+                        found(filter);
+                    }
+                }
+            }
         }
     }
 
     /// The edge of `node` that `way` names; among literals the one whose level is that of `text` from `at` on.
     fn edge(&self, node: u32, way: Way, text: &[u8], at: usize, texts: &impl Texts) -> Edge {
-        let node = self.nodes.at(node);
         let hash = match way {
-            Way::Here => return node.here,
-            Way::Multi => return node.multi,
-            Way::Single => return node.single,
+            Way::Here => return self.nodes.at(node).here,
+            Way::Multi => return self.nodes.at(node).multi,
+            Way::Single => return self.nodes.at(node).single,
             Way::Literal(hash) => hash,
         };
-        let wanted = level(text, at);
-        let mut edges = node.literals.with_hash(hash);
+        let end = level_end(text, at);
+        let mut edges = self.literals.with_hash(place(node, hash)).map(Edge::from_word);
         edges
-            .find(|edge| {
-                let sample = match edge.target() {
-                    Target::Filter(filter) => filter,
-                    Target::Node(child) => self.nodes.at(child).sample,
-                    Target::Nothing => return false,
-                };
-                level(texts.text(sample), at) == wanted
+            .find(|edge| match edge.target() {
+                Target::Filter(filter) => {
+                    let other = texts.text(filter);
+                    other.get(..end) == Some(&text[..end]) && matches!(other.get(end), None | Some(b'/'))
+                }
+                // Other nodes have their edges to the same level at other places.
+                Target::Node(child) => self.nodes.at(child).level.as_bytes() == &text[at..end],
+                Target::Nothing => false,
             })
             .unwrap_or(Edge::NOTHING)
     }
 
     /// Changes the edge of `node` that `way` names from `old` to `new`; either may be nothing.
     fn set(&mut self, node: u32, way: Way, old: Edge, new: Edge) {
-        let node = self.nodes.at_mut(node);
+        let kept = self.nodes.at_mut(node);
         let hash = match way {
-            Way::Here => return node.here = new,
-            Way::Multi => return node.multi = new,
-            Way::Single => return node.single = new,
+            Way::Here => return kept.here = new,
+            Way::Multi => return kept.multi = new,
+            Way::Single => return kept.single = new,
             Way::Literal(hash) => hash,
         };
-        self.literal_bytes -= node.literals.memory();
+        let word = |edge: Edge| edge.word(place(node, hash));
         if old == Edge::NOTHING {
-            node.literals.insert(hash, new);
+            self.literals.insert(word(new));
+            kept.literals += 1;
+            kept.literal_words ^= word(new);
         } else if new == Edge::NOTHING {
-            node.literals.remove(hash, old);
+            self.literals.remove(word(old));
+            kept.literals -= 1;
+            kept.literal_words ^= word(old);
         } else {
-            node.literals.replace(hash, old, new);
+            self.literals.replace(word(old), word(new));
+            kept.literal_words ^= word(old) ^ word(new);
         }
-        self.literal_bytes += node.literals.memory();
+    }
+
+    fn add_node(&mut self, parent: u32, level: &[u8]) -> u32 {
+        let level = Text::new(level);
+        self.level_bytes += level.memory();
+        self.nodes.insert(Node::new(parent, level))
+    }
+
+    fn remove_node(&mut self, node: u32) {
+        let node = self.nodes.remove(node).expect("it was just read");
+        self.level_bytes -= node.level.memory();
     }
 }
 
-/// A node to visit, and the level of the topic that is looked for there: its number and where it begins.
-#[derive(Clone, Copy)]
-struct Visit {
-    node: u32,
-    depth: u32,
-    at: u32,
+/// Where the edge of `node` to a level with this hash is looked for. The hash is keyed, so nobody can aim at a place; the
+/// factor spreads nodes with the same level.
+pub(super) fn place(node: u32, hash: u32) -> u32 {
+    hash ^ node.wrapping_mul(0x9E37_79B1)
 }
 
-/// Nodes still to visit: a few without the heap.
-struct Pending {
-    near: [Visit; 16],
+/// A list that needs no heap while it is short.
+#[derive(Default)]
+struct List<T> {
+    near: [T; 16],
     len: usize,
-    far: Vec<Visit>,
+    far: Vec<T>,
 }
 
-impl Pending {
-    fn new() -> Pending {
-        Pending { near: [Visit { node: 0, depth: 0, at: 0 }; 16], len: 0, far: Vec::new() }
-    }
-
-    fn push(&mut self, visit: Visit) {
+impl<T> List<T> {
+    fn push(&mut self, value: T) {
         match self.near.get_mut(self.len) {
             Some(slot) => {
-                *slot = visit;
+                *slot = value;
                 self.len += 1;
             }
-            None => self.far.push(visit),
+            None => self.far.push(value),
         }
     }
 
-    fn pop(&mut self) -> Option<Visit> {
-        if let Some(visit) = self.far.pop() {
-            return Some(visit);
-        }
-        self.len = self.len.checked_sub(1)?;
-        Some(self.near[self.len])
+    fn iter(&self) -> impl Iterator<Item = &T> {
+        self.near[..self.len].iter().chain(&self.far)
+    }
+
+    fn clear(&mut self) {
+        self.len = 0;
+        self.far.clear();
     }
 }
 

@@ -4,6 +4,8 @@
 //! Several words may share a hash: the owner tells them apart. One probe is one cache line in the common case, and
 //! because places follow the order of the hashes, growing is one pass over both tables instead of a shuffle.
 
+use prefetch_index::prefetch_index;
+
 /// A multiset of non-zero words, found by their upper 32 bits.
 #[derive(Debug, Default)]
 pub(super) struct Words {
@@ -32,14 +34,10 @@ impl Words {
         WithHash { hash, ahead: first.iter(), wrapped }
     }
 
-    /// Any word, `None` when empty.
-    pub(super) fn any(&self) -> Option<u64> {
-        self.iter().next()
-    }
-
-    /// All words, in the order of their places.
-    pub(super) fn iter(&self) -> impl Iterator<Item = u64> + '_ {
-        self.slots.iter().copied().filter(|&word| word != 0)
+    /// Asks memory for the place where a search for `hash` begins, without waiting for it.
+    #[inline]
+    pub(super) fn prefetch(&self, hash: u32) {
+        prefetch_index(&self.slots, home(hash, self.slots.len()));
     }
 
     /// Adds `word`, also when an equal one is there.
@@ -247,6 +245,6 @@ mod tests {
     fn an_empty_table_finds_nothing() {
         let words = Words::default();
         assert_eq!(words.with_hash(0).count() + words.with_hash(u32::MAX).count(), 0);
-        assert_eq!(words.any(), None);
+        words.prefetch(u32::MAX);
     }
 }

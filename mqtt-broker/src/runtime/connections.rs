@@ -281,7 +281,10 @@ impl Connections {
         while let Some(action) = self.shard.poll_action() {
             match action {
                 Action::Transmit { id, buffer } => self.transmit(ring, id, buffer, now),
-                Action::TransmitShared { id, pieces } => self.transmit(ring, id, pieces.into_vec(), now),
+                Action::TransmitShared { id, pieces } => match link_mut(&mut self.links, id) {
+                    Some(Link { peer: Peer::Plain(socket), .. }) => ring.send_pieces(*socket, pieces),
+                    _ => self.transmit(ring, id, pieces.into_vec(), now),
+                },
                 Action::Close { id, last, abort } => self.close(ring, id, last, abort, now),
                 Action::Handoff { id, to, handed } => self.hand_off(ring, id, to, handed, now),
                 Action::Established { id } => {

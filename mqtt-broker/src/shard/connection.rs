@@ -12,9 +12,9 @@ use mqtt_proto::packet::Packet;
 use mqtt_proto::types::{PacketId, ReasonCode, Version};
 
 use super::contract::Approved;
-use super::pieces::{Pieces, Shared};
 use super::table::Key;
 use crate::message::Message;
+use crate::pieces::{Pieces, Shared};
 use crate::ports::{Identity, Permission};
 
 pub(super) struct Connection {
@@ -152,7 +152,8 @@ impl Output {
     /// Appends the payload of `message`, whose head is in the buffer.
     #[cold]
     pub(super) fn share(&mut self, message: Message) {
-        self.shared.get_or_insert_default().push(self.buffer.len(), message);
+        let (bytes, range) = message.into_payload();
+        self.shared.get_or_insert_default().push(self.buffer.len(), bytes, range);
     }
 
     /// Whether one more payload may be shared.

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::connection::Peer;
-use super::pieces::Pieces;
 use crate::config::{CoreId, Limits};
+use crate::pieces::Pieces;
 use crate::ports::Identity;
 
 /// Names a Network Connection on its core. The index is dense and re-used, the generation tells apart its users.

@@ -13,7 +13,6 @@ use super::Shard;
 use super::connection::{Connection, State};
 use super::envelope::GroupRef;
 use super::frame::{Frame, Received};
-use super::pieces::SHARED_BYTES_MIN;
 use super::queue::Delivery;
 use super::session::{Flight, Session};
 use super::stats::DropReason;
@@ -21,6 +20,10 @@ use super::table::Key;
 use crate::config::Overflow;
 use crate::message::{Message, MessageRef, Spares};
 use crate::ports::{Commit, Record, SessionRef};
+
+/// Payloads from here on are shared where the message is kept anyway or goes to several: below, copying costs less than
+/// one more piece to send.
+const SHARED_BYTES_MIN: usize = 4 * 1024;
 
 /// A message that is being routed: borrowed, and owned from the first moment that something keeps it.
 pub(super) struct Outgoing<'a> {

@@ -27,7 +27,6 @@ mod input;
 mod lanes;
 mod lifecycle;
 mod peers;
-mod pieces;
 mod publish;
 mod queue;
 mod retained;
@@ -68,9 +67,9 @@ use shared::{Join, OwnedGroups};
 use table::{Key, Table};
 use wheel::Wheel;
 
+pub use crate::pieces::Pieces;
 pub use contract::{Action, ConnectionId, ConnectionInfo, Handed, Now, ShardConfig};
 pub use envelope::EnvelopeBatch;
-pub use pieces::Pieces;
 pub use stats::{DropReason, Stats};
 
 /// One core's part of the broker.

@@ -75,6 +75,7 @@ pub(super) enum FilterIds {
     #[default]
     None,
     One(FilterId),
+    #[expect(clippy::box_collection, reason = "a session pays for a pointer, not for a list that few have")]
     Many(Box<Vec<FilterId>>),
 }
 
