@@ -13,8 +13,8 @@
 #   --hold N          seconds that all connections stay before they get the messages (60)
 #   --raw DIRECTORY   keeps the reports as JSON
 #
-# mqttd is on CPU 0, everything else on CPU 1: the processes with the idle connections with low priority, so that
-# latency is the broker's and not theirs. Two sockets a connection take about 8 KB of the kernel's memory, so a million
+# mqttd is on CPU 0, everything else on CPU 1. As root, mqttd and the pairs have a higher priority than the processes with
+# the idle connections, so that latency is the broker's and not theirs. Two sockets a connection take about 8 KB of the kernel's memory, so a million
 # needs about 10 GB. Needs bash, taskset and jq, and root to see the kernel's memory. From the root of the repository:
 #     cargo build --release -p mqtt-bin -p mqtt-benches && benches/many.sh > many.md
 set -euo pipefail
@@ -55,8 +55,10 @@ finish() {
 }
 trap finish EXIT
 
+first=()
+if nice -n -15 true 2>/dev/null; then first=(nice -n -15); fi
 port=$((20000 + $$ % 10000))
-taskset -c 0 "$mqttd" --cores 1 --listen "127.0.0.1:$port" --connections-max $((connections + 10000)) --log warn &
+"${first[@]}" taskset -c 0 "$mqttd" --cores 1 --listen "127.0.0.1:$port" --connections-max $((connections + 10000)) --log warn &
 broker=$!
 for _ in {1..100}; do
     if (: </dev/tcp/127.0.0.1/"$port") 2>/dev/null; then break; fi
@@ -72,7 +74,7 @@ rows=()
 look() {
     local begin end report=$work/paced-${#rows[@]}.json
     begin=$(count)
-    taskset -c 1 "$load" paced --pairs "$pairs" --rate "$rate" --warm-up 1 --duration "$slice" \
+    "${first[@]}" taskset -c 1 "$load" paced --pairs "$pairs" --rate "$rate" --warm-up 1 --duration "$slice" \
         --broker "127.0.0.1:$port" --pid "$broker" --json >"$report" || true
     end=$(count)
     local name=$1
@@ -91,7 +93,7 @@ look() {
 }
 
 look before
-nice -n 19 taskset -c 1 "$load" idle --connections "$connections" --keep-alive "$keep_alive" --hold "$hold" \
+taskset -c 1 "$load" idle --connections "$connections" --keep-alive "$keep_alive" --hold "$hold" \
     --probes "$probes" --broker "127.0.0.1:$port" --pid "$broker" --json >"$work/idle.json" &
 idle=$!
 while kill -0 "$idle" 2>/dev/null; do look ""; done

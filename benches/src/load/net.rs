@@ -23,6 +23,9 @@ const PORT_COUNT: u32 = 50_000;
 /// 127.0.0.1 and those that follow it, in use when the broker is on loopback.
 const LOOPBACK_ADDRESSES: u32 = 64;
 
+/// How far it goes on where ports are taken: a prime, so that leaps do not meet.
+const SOURCE_LEAP: u32 = 100_003;
+
 /// The epoll and the source ports.
 pub(crate) struct Net {
     epoll: OwnedFd,
@@ -71,7 +74,11 @@ impl Net {
     /// Opens a connection whose events carry `key`. It may not be established yet, but can be written to.
     pub(crate) fn connect(&mut self, key: u64) -> io::Result<Link> {
         let mut last = None;
-        for _ in 0..1_000 {
+        for attempt in 0..1_000 {
+            // Others may have taken thousands of ports in a row.
+            if attempt % 16 == 15 {
+                self.next_source = self.next_source.wrapping_add(SOURCE_LEAP);
+            }
             match self.connect_from_next_source() {
                 Ok(socket) => {
                     let socket = TcpStream::from(socket);
