@@ -223,10 +223,10 @@ impl Message {
 
     /// The message with this QoS and RETAIN flag: itself if it has them, else a copy.
     pub fn with(&self, qos: Qos, retain: bool) -> Message {
-        let message = self.as_ref();
-        match (message.qos, message.retain) == (qos, retain) {
+        let (head, _) = Head::decode(&self.bytes);
+        match (head.qos, head.retain) == (qos, retain) {
             true => self.clone(),
-            false => MessageRef { qos, retain, ..message }.to_message(),
+            false => MessageRef { qos, retain, ..self.as_ref() }.to_message(),
         }
     }
 

@@ -38,7 +38,7 @@ pub struct Ticket {
     pub core: CoreId,
     /// The connection that waits.
     pub connection: ConnectionId,
-    /// Counts the questions of this connection.
+    /// Counts the questions of this core.
     pub serial: u32,
 }
 

@@ -127,14 +127,13 @@ impl Shard {
         let (keep_alive, told) = self.keep_alive_of(connect);
         let sender = Sender::new(&peer, self.limits.outgoing_topic_aliases_max);
         let method = connect.properties.authentication_method();
-        let mut live = Live::new(session, sender, identity, keep_alive);
+        let mut live = Live::new(session, sender, identity, keep_alive, now);
         let Some(connection) = self.connections.get_mut(key) else { return Step::Gone };
         let peer = connection.peer().cloned().unwrap_or(Peer::Inside);
         let peer_address = peer.address();
         live.enhanced = method.map(|method| Box::new(Enhanced { method: method.into(), peer, step: None }));
         connection.state = State::Live(live);
         connection.receiver.set_maximum_packet_size(self.limits.packet_bytes_max);
-        connection.received(now);
         let patience = connection.patience();
         self.wheel.cancel(key.index);
         self.stats.clients_connected += 1;

@@ -24,11 +24,6 @@ pub(super) struct Connection {
     /// Input that waits, while it waits.
     pub(super) held: Option<Box<Held>>,
     pub(super) pending: PendingAnswers,
-    /// When bytes came last, or when reading began again after a pause of ours: the lower half of the milliseconds. It is
-    /// looked at when the Keep Alive runs out, in 27 hours at most, and so before it comes round, in 49 days.
-    last_received: u32,
-    /// Counts the questions asked for this connection.
-    pub(super) questions: u32,
 }
 
 /// The Client's address, in half the space that a [`SocketAddr`] takes.
@@ -93,8 +88,11 @@ pub(super) struct Live {
     identity: Option<Box<Identity>>,
     /// Present if enhanced authentication is used.
     pub(super) enhanced: Option<Box<Enhanced>>,
+    /// When bytes came last, or when reading began again after a pause of ours: the lower half of the milliseconds. It is
+    /// looked at when the Keep Alive runs out, in 27 hours at most, and so before it comes round, in 49 days.
+    last_received: u32,
     /// In seconds, 0 for none.
-    pub(super) keep_alive: u16,
+    keep_alive: u16,
 }
 
 /// What a Client that may authenticate again is asked with (section 4.12.1).
@@ -107,8 +105,10 @@ pub(super) struct Enhanced {
 }
 
 impl Live {
-    pub(super) fn new(session: Key, sender: Sender, identity: Identity, keep_alive: u16) -> Live {
-        let mut live = Live { session, sender, identity: None, enhanced: None, keep_alive };
+    /// Of a Client whose CONNECT was accepted at `now`.
+    pub(super) fn new(session: Key, sender: Sender, identity: Identity, keep_alive: u16, now: u64) -> Live {
+        let last_received = now as u32;
+        let mut live = Live { session, sender, identity: None, enhanced: None, last_received, keep_alive };
         live.set_identity(identity);
         live
     }
@@ -270,15 +270,13 @@ pub(super) enum PendingAnswer {
 }
 
 impl Connection {
-    pub(super) fn new(peer: Peer, receiver: Receiver, now: u64) -> Connection {
+    pub(super) fn new(peer: Peer, receiver: Receiver) -> Connection {
         Connection {
             receiver,
             state: State::Opening(peer),
             output: Output::default(),
             held: None,
             pending: PendingAnswers::default(),
-            last_received: now as u32,
-            questions: 0,
         }
     }
 
@@ -317,15 +315,11 @@ impl Connection {
         Ok(!core::mem::replace(&mut output.dirty, true))
     }
 
-    /// Names the next question about it.
-    pub(super) fn next_question(&mut self) -> u32 {
-        self.questions = self.questions.wrapping_add(1);
-        self.questions
-    }
-
     /// Bytes came at `now`, or are read again.
     pub(super) fn received(&mut self, now: u64) {
-        self.last_received = now as u32;
+        if let State::Live(live) = &mut self.state {
+            live.last_received = now as u32;
+        }
     }
 
     /// How long it may be silent, in milliseconds.
@@ -336,7 +330,7 @@ impl Connection {
     /// When it has to be closed if nothing comes. The Keep Alive moves with input, unless that is not read.
     pub(super) fn keep_alive_deadline(&self, now: u64) -> Option<u64> {
         let patience = self.patience().filter(|_| self.held.is_none())?;
-        let silent = (now as u32).wrapping_sub(self.last_received);
+        let silent = (now as u32).wrapping_sub(self.live()?.last_received);
         Some(now - u64::from(silent) + patience)
     }
 }
@@ -349,17 +343,17 @@ mod tests {
     fn what_an_idle_connection_does_not_use_takes_a_pointer() {
         assert_eq!(size_of::<Live>(), 48);
         assert_eq!(size_of::<State>(), 48);
-        assert_eq!(size_of::<Connection>(), 136);
+        assert_eq!(size_of::<Connection>(), 128);
     }
 
     #[test]
     fn silence_is_measured_across_the_end_of_the_lower_half_of_time() {
         let start = (1 << 32) - 1000;
         let receiver = Receiver::new(mqtt_proto::connection::Role::Server, 100);
-        let mut connection = Connection::new(Peer::Inside, receiver, start);
+        let mut connection = Connection::new(Peer::Inside, receiver);
         let limits = mqtt_proto::connection::PeerLimits::new(Version::V5);
         let (session, sender) = (Key { index: 0, generation: 0 }, Sender::new(&limits, 0));
-        connection.state = State::Live(Live::new(session, sender, Identity::default(), 10));
+        connection.state = State::Live(Live::new(session, sender, Identity::default(), 10, start));
         assert_eq!(connection.keep_alive_deadline(start + 14_999), Some(start + 15_000));
         connection.received(start + 2000);
         assert_eq!(connection.keep_alive_deadline(start + 17_000), Some(start + 17_000));

@@ -14,7 +14,7 @@ use super::connection::{Connection, State};
 use super::envelope::GroupRef;
 use super::frame::{Frame, Received};
 use super::queue::Delivery;
-use super::session::Session;
+use super::session::{Flight, Session};
 use super::stats::DropReason;
 use super::table::Key;
 use crate::config::Overflow;
@@ -177,7 +177,7 @@ impl Shard {
         let qos = delivery.qos;
         let outbound = &mut session.flight().outbound;
         let packet_id = outbound.start(qos, delivery).expect("the caller has seen that the window has room");
-        let delivery = outbound.get_mut(packet_id).expect("just started").clone();
+        let delivery = outbound.get_mut(packet_id).expect("just started").to_send();
         let message = delivery.message.as_ref();
         let part = Part::of(&delivery, &message, Some(packet_id), false);
         match self.with_output(key, |sender, out| part.encode(sender, now, out)) {
@@ -276,7 +276,7 @@ impl Shard {
             if let Some(resend) = flight.outbound.poll_resend() {
                 match resend {
                     Resend::Publish { packet_id, dup, message, .. } => {
-                        let delivery = message.clone();
+                        let delivery = message.to_send();
                         let message = delivery.message.as_ref();
                         let part = Part::of(&delivery, &message, Some(packet_id), dup);
                         if let Some(Err(TooLarge)) =
@@ -324,7 +324,8 @@ impl Shard {
     /// [`Shard::pump`] after an acknowledgement: mostly there is nothing to be sent.
     fn pump_if_waiting(&mut self, key: Key) {
         let waits = |session: &Session| {
-            !session.queue_is_empty() || session.gathers().is_some() || !session.can_start()
+            let in_flight = |flight: &Flight| !flight.queue.is_empty() || !flight.outbound.can_start();
+            session.gathers().is_some() || session.known_flight().is_some_and(in_flight)
         };
         if self.sessions.get(key).is_some_and(waits) {
             self.pump(key);

@@ -109,6 +109,8 @@ pub struct Shard {
     joins: HashMap<u64, Join, RandomState>,
     new_joins: Vec<u64>,
     next_token: u64,
+    /// Counts the questions asked of ports.
+    questions: u32,
     store_waiters: VecDeque<Waiter>,
     store_committed: u64,
     /// Connections whose output waits for the store, and the position up to which it has to be committed.
@@ -194,6 +196,7 @@ impl Shard {
             joins: HashMap::with_hasher(state(6)),
             new_joins: Vec::new(),
             next_token: 0,
+            questions: 0,
             store_waiters: VecDeque::new(),
             store_committed: 0,
             gates: Vec::new(),
@@ -249,7 +252,7 @@ impl Shard {
         receiver.set_topic_alias_maximum(self.limits.topic_alias_maximum);
         self.stats.connections += 1;
         self.budget.own.connections += 1;
-        self.connections.insert(Connection::new(peer, receiver, self.now.millis))
+        self.connections.insert(Connection::new(peer, receiver))
     }
 
     /// Bytes came. All of them are taken; those of a connection that is gone are ignored.

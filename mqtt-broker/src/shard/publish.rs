@@ -167,9 +167,11 @@ impl Shard {
             return Ok(*permission);
         }
         let refused = Permission::Deny(ReasonCode::UNSPECIFIED_ERROR);
-        let Some(connection) = self.connections.get_mut(key) else { return Ok(refused) };
-        let serial = connection.next_question();
-        let Some(live) = connection.live() else { return Ok(refused) };
+        let Some(live) = self.connections.get(key).and_then(|connection| connection.live()) else {
+            return Ok(refused);
+        };
+        self.questions = self.questions.wrapping_add(1);
+        let serial = self.questions;
         let Some(session) = self.sessions.get(live.session) else { return Ok(refused) };
         let request = AuthorizeRequest::Publish {
             client_id: &session.client_id,

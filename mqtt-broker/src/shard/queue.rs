@@ -12,7 +12,7 @@ use super::envelope::GroupRef;
 use crate::message::Message;
 
 /// A message for one session.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Delivery {
     pub(super) message: Message,
     rare: Option<Box<Rare>>,
@@ -25,7 +25,7 @@ pub(super) struct Delivery {
 }
 
 /// What few deliveries have.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Rare {
     /// Subscription Identifiers, if there are several.
     identifiers: Box<[u32]>,
@@ -49,6 +49,15 @@ impl Delivery {
         let rare = (group.is_some() || !several.is_empty())
             .then(|| Box::new(Rare { identifiers: several.into(), group }));
         Delivery { message, rare, identifier, qos, retain }
+    }
+
+    /// The same to be encoded, while the session holds this one. It does not know its group, which takes no part in that.
+    pub(super) fn to_send(&self) -> Delivery {
+        let Delivery { ref message, identifier, qos, retain, .. } = *self;
+        match self.identifiers() {
+            several @ [_, _, ..] => Delivery::new(message.clone(), qos, retain, several, None),
+            _ => Delivery { message: message.clone(), rare: None, identifier, qos, retain },
+        }
     }
 
     pub(super) fn identifiers(&self) -> &[u32] {
@@ -185,16 +194,17 @@ mod tests {
     /// What queues are bounded by is what they take: the message's bytes, its allocation and the place in the queue.
     #[test]
     fn a_queued_message_costs_its_bytes_and_its_place() {
-        let delivery = delivery(&[0; 100]);
+        let delivery = || delivery(&[0; 100]);
         assert_eq!(size_of::<Delivery>(), 32);
         // Counts, head, topic and payload are 123 bytes, in an allocation of 128.
-        assert_eq!(delivery.cost(), 128 + size_of::<Delivery>());
+        let cost = delivery().cost();
+        assert_eq!(cost, 128 + size_of::<Delivery>());
         let mut queue = Queue::default();
-        queue.push(delivery.clone());
-        queue.push(delivery.clone());
-        assert_eq!((queue.len(), queue.bytes()), (2, 2 * delivery.cost()));
+        queue.push(delivery());
+        queue.push(delivery());
+        assert_eq!((queue.len(), queue.bytes()), (2, 2 * cost));
         queue.pop();
-        assert_eq!((queue.len(), queue.bytes()), (1, delivery.cost()));
+        assert_eq!((queue.len(), queue.bytes()), (1, cost));
     }
 
     #[test]
@@ -205,6 +215,8 @@ mod tests {
                 let delivery = Delivery::new(message(b""), Qos::AtLeastOnce, true, identifiers, group);
                 assert_eq!((delivery.identifiers(), delivery.group()), (identifiers, group));
                 assert_eq!((delivery.qos, delivery.retain), (Qos::AtLeastOnce, true));
+                let copy = delivery.to_send();
+                assert_eq!((copy.identifiers(), copy.qos, copy.retain), (identifiers, delivery.qos, true));
             }
         }
     }

@@ -35,15 +35,14 @@ impl Expiries {
         self.0.len()
     }
 
-    fn insert(&mut self, message: &Message) {
-        if message.expires_at().is_some() {
-            self.0.insert(Expiring(message.clone()));
-        }
+    /// Takes a message that expires.
+    fn insert(&mut self, message: Message) {
+        self.0.insert(Expiring(message));
     }
 
-    fn remove(&mut self, message: Message) {
+    fn remove(&mut self, message: &Message) {
         if message.expires_at().is_some() {
-            self.0.remove(&Expiring(message));
+            self.0.remove(&Expiring(message.clone()));
         }
     }
 
@@ -96,11 +95,14 @@ impl Shard {
         }
         let message = outgoing.keep(&mut self.spares).with(outgoing.message.qos, true);
         // What it replaces may have been due at the same moment, so the old one leaves first.
-        let due = message.clone();
+        let due = message.expires_at().map(|_| message.clone());
         if let Some(replaced) = self.retained.set(message) {
-            self.expiries.remove(replaced);
+            self.expiries.remove(&replaced);
+            self.spares.take_back(replaced);
         }
-        self.expiries.insert(&due);
+        if let Some(due) = due {
+            self.expiries.insert(due);
+        }
         self.count_retained();
     }
 
@@ -119,7 +121,7 @@ impl Shard {
     /// Removes the retained message of `topic`, if there is one.
     fn remove_retained(&mut self, topic: &str) -> Commit {
         let Some(removed) = self.retained.remove(topic) else { return Commit::Now };
-        self.expiries.remove(removed);
+        self.expiries.remove(&removed);
         self.count_retained();
         self.ports.store.append(&Record::RetainedRemoved { topic })
     }

@@ -204,11 +204,6 @@ impl Session {
         self.flight.as_deref_mut()
     }
 
-    /// Whether its send window takes another message.
-    pub(super) fn can_start(&self) -> bool {
-        self.flight.as_ref().map_or(self.window > 0, |flight| flight.outbound.can_start())
-    }
-
     /// Whether no message waits.
     pub(super) fn queue_is_empty(&self) -> bool {
         self.flight.as_ref().is_none_or(|flight| flight.queue.is_empty())

@@ -25,7 +25,7 @@ const NONE: u32 = u32::MAX;
 /// Entries by [`Key`], in chunks: growing moves no entry and doubles nothing.
 #[derive(Debug)]
 pub(super) struct Table<T> {
-    chunks: Vec<Vec<Slot<T>>>,
+    chunks: Vec<Box<[Slot<T>; CHUNK]>>,
     /// The slot that was freed last.
     free: u32,
     len: usize,
@@ -40,7 +40,7 @@ impl<T> Slot<T> {
     }
 }
 
-/// Slots a chunk: so many that what an allocator adds to round it up are pages that nobody touches.
+/// Slots a chunk: those of connections and of sessions end near the end of a page, so that hardly a byte is lost.
 const CHUNK: usize = 512;
 
 impl<T> Table<T> {
@@ -48,32 +48,39 @@ impl<T> Table<T> {
         Table { chunks: Vec::new(), free: NONE, len: 0 }
     }
 
+    #[inline]
     fn slot(&self, index: u32) -> Option<&Slot<T>> {
-        self.chunks.get(index as usize / CHUNK)?.get(index as usize % CHUNK)
+        Some(&self.chunks.get(index as usize / CHUNK)?[index as usize % CHUNK])
     }
 
+    #[inline]
     fn slot_mut(&mut self, index: u32) -> Option<&mut Slot<T>> {
-        self.chunks.get_mut(index as usize / CHUNK)?.get_mut(index as usize % CHUNK)
+        Some(&mut self.chunks.get_mut(index as usize / CHUNK)?[index as usize % CHUNK])
     }
 
     pub(super) fn insert(&mut self, value: T) -> Key {
         self.len += 1;
+        if self.free == NONE {
+            self.grow();
+        }
         let index = self.free;
-        if let Some(slot) = self.slot_mut(index)
-            && let State::Free(next) = slot.state
-        {
-            slot.state = State::Taken(value);
-            let generation = slot.generation;
-            self.free = next;
-            return Key { index, generation };
-        }
-        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-            self.chunks.push(Vec::with_capacity(CHUNK));
-        }
-        let number = self.chunks.len() - 1;
-        let chunk = &mut self.chunks[number];
-        chunk.push(Slot { generation: 0, state: State::Taken(value) });
-        Key { index: (number * CHUNK + chunk.len() - 1) as u32, generation: 0 }
+        let slot = self.slot_mut(index).expect("a free slot is in a chunk");
+        let State::Free(next) = slot.state else { unreachable!("only free slots are linked") };
+        slot.state = State::Taken(value);
+        let generation = slot.generation;
+        self.free = next;
+        Key { index, generation }
+    }
+
+    /// Adds a chunk of free slots, of which the first is used next.
+    fn grow(&mut self) {
+        let first = (self.chunks.len() * CHUNK) as u32;
+        let last = first + CHUNK as u32 - 1;
+        let next = |index: u32| if index == last { NONE } else { index + 1 };
+        let slots = (first..=last).map(|index| Slot { generation: 0, state: State::Free(next(index)) });
+        let slots: Box<[Slot<T>]> = slots.collect();
+        self.chunks.push(slots.try_into().unwrap_or_else(|_| unreachable!("as many as a chunk has")));
+        self.free = first;
     }
 
     pub(super) fn remove(&mut self, key: Key) -> Option<T> {
@@ -115,7 +122,7 @@ impl<T> Table<T> {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
-        self.chunks.iter().flatten().enumerate().filter_map(|(index, slot)| {
+        self.chunks.iter().flat_map(|chunk| chunk.iter()).enumerate().filter_map(|(index, slot)| {
             let key = Key { index: index as u32, generation: slot.generation };
             slot.value().map(|value| (key, value))
         })
