@@ -127,6 +127,12 @@ impl Shard {
         Step::Next
     }
 
+    /// How many QoS 1 and 2 messages a Client may send without an acknowledgement.
+    pub(super) fn receive_maximum(&self, version: Version) -> u16 {
+        // Clients before 5.0 were not told ours.
+        if version == Version::V5 { self.limits.receive_maximum } else { u16::MAX }
+    }
+
     /// Notes the arrival of a QoS 1 or 2 message; what becomes of the connection if the message is not to be routed.
     #[inline]
     pub(super) fn refuse_arrival(
@@ -136,9 +142,8 @@ impl Shard {
         qos: Qos,
         packet_id: PacketId,
     ) -> Option<Step> {
+        let maximum = self.receive_maximum(version);
         let Some(session) = self.sessions.get_mut(session) else { return Some(Step::Gone) };
-        // Clients before 5.0 were not told our Receive Maximum.
-        let maximum = if version == Version::V5 { self.limits.receive_maximum } else { u16::MAX };
         match session.flight().inbound.publish_received(qos, packet_id, maximum) {
             Ok(Arrival::New) => None,
             // [MQTT-4.3.3-10]: acknowledged, not routed again; as late as the first time.
@@ -275,7 +280,7 @@ impl Shard {
     }
 
     /// What shared groups that go by Client know a publisher by, the same on every core.
-    fn publisher_hash(&self, publisher: Option<Key>) -> u32 {
+    pub(super) fn publisher_hash(&self, publisher: Option<Key>) -> u32 {
         if self.limits.shared_strategy != Strategy::HashClient {
             return 0;
         }

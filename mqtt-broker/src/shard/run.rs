@@ -13,13 +13,16 @@ use tracing::trace;
 use super::Shard;
 use super::connection::{Connection, State, Why};
 use super::deliver::{Outgoing, SHARED_BYTES_MIN};
+use super::envelope::Envelope;
 use super::frame::Received;
 use super::input::Step;
 use super::publish::{Routed, bounded_expiry};
+use super::routes::Route;
 use super::table::Key;
+use crate::config::CoreId;
 use crate::message::MessageRef;
 use crate::ports::{AuthorizeRequest, Decision, Permission, Ticket};
-use crate::router::{Matches, Subscriber};
+use crate::router::{CoreSet, Matches, Subscriber};
 
 /// Where a run ends.
 pub(super) enum RunEnd {
@@ -32,23 +35,29 @@ pub(super) enum RunEnd {
 }
 
 /// Packets in a row that may be published and have not been delivered.
-#[derive(Clone, Copy)]
-struct Batch<'a> {
-    bytes: &'a [u8],
-    count: u64,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Batch<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) count: u32,
     /// Length of the longest.
-    longest: usize,
+    pub(super) longest: u32,
 }
 
-/// Who publishes a run, and what its packets have in common.
+/// What the packets of a run have in common.
 #[derive(Clone, Copy)]
 struct Run<'a> {
-    connection: Key,
-    session: Key,
-    version: Version,
-    receiver: &'a Receiver,
     alike: &'a Alike<'a>,
+    version: Version,
+    /// The publisher's session, if that is at home here.
+    session: Option<Key>,
+    /// What shared groups know the publisher by.
+    publisher: u32,
+    /// The core that it entered the broker on.
+    from: CoreId,
 }
+
+/// Bytes of a run that are taken at once: what one core adds to the lane of another without looking.
+const RUN_BYTES_MAX: usize = 64 * 1024;
 
 impl Shard {
     /// Handles the packets in front of `input` that are like `packet`, the one before them, which was let through.
@@ -71,15 +80,17 @@ impl Shard {
         if receiver.poll_alike(alike, &mut &**input).is_none() || self.is_reserved(alike.topic()) {
             return RunEnd::Next;
         }
-        let run = Run { connection: key, session, version, receiver, alike };
         let route = self.find_route(alike.topic());
         let mut end = RunEnd::Next;
-        if route.cores.is_empty() && self.groups.is_empty() {
+        if route.cores.is_empty() || self.can_cross(alike.qos(), route.cores) {
+            let publisher = self.publisher_hash(Some(session));
+            let run = Run { alike, version, session: Some(session), publisher, from: self.core };
             let batch;
-            (batch, end) = self.permitted(run, input);
-            if alike.qos() == Qos::AtMostOnce && self.limits.message_expiry_max_seconds == 0 {
-                self.pass_on(run, batch, &route.matches);
-            } else if !self.go_through(run, batch, &route.matches) {
+            (batch, end) = self.permitted(key, session, receiver, run, input);
+            for core in route.cores.iter().filter(|_| batch.count > 0) {
+                self.lanes.send(core, &Envelope::Run { batch, version, publisher }, &mut None);
+            }
+            if !self.take_run(key, run, batch, &route) {
                 self.answers.clear();
                 end = RunEnd::Gone;
             }
@@ -88,6 +99,60 @@ impl Shard {
             self.matches = matches;
         }
         end
+    }
+
+    /// Whether a run may go to these cores whole.
+    fn can_cross(&self, qos: Qos, cores: CoreSet) -> bool {
+        // Which QoS 2 packets are messages is found out one by one, and those that expire are not sent as they came.
+        qos != Qos::ExactlyOnce
+            && self.limits.message_expiry_max_seconds == 0
+            && self.lanes.congested().iter().all(|core| !cores.contains(core))
+    }
+
+    /// Delivers the packets of a run that this core's Client `key` sent; whether its connection is still there.
+    fn take_run(&mut self, key: Key, run: Run<'_>, batch: Batch<'_>, route: &Route) -> bool {
+        if run.alike.qos() != Qos::AtMostOnce
+            || self.limits.message_expiry_max_seconds != 0
+            || !self.groups.is_empty()
+        {
+            return self.go_through(key, run, batch, route);
+        }
+        self.stats.packets_received += u64::from(batch.count);
+        self.stats.messages_received += u64::from(batch.count);
+        if route.matches.subscribers.is_empty() && route.cores.is_empty() {
+            self.stats.messages_unmatched += u64::from(batch.count);
+        }
+        self.pass_on(run, batch, &route.matches);
+        true
+    }
+
+    /// Delivers a run that entered the broker on core `from`; the store's position that it is committed at.
+    pub(super) fn run_arrived(
+        &mut self,
+        from: CoreId,
+        batch: Batch<'_>,
+        version: Version,
+        publisher: u32,
+    ) -> Option<u64> {
+        let alike = &Alike::to(batch.bytes, version).expect("a run has a packet at least");
+        let run = Run { alike, version, session: None, publisher, from };
+        let route = self.find_route(alike.topic());
+        let mut commit = None;
+        if alike.qos() == Qos::AtMostOnce && self.groups.is_empty() {
+            self.pass_on(run, batch, &route.matches);
+        } else {
+            let mut rest = batch.bytes;
+            while let Some((publish, bytes)) = alike.split_first(version, &mut rest) {
+                let mut outgoing = run.outgoing(&publish, bytes, None);
+                self.deliver_to_all(&route.matches, &mut outgoing, None, from);
+                self.route_to_groups(&mut outgoing);
+                commit = commit.max(outgoing.commit);
+            }
+        }
+        if let Some(matches) = self.routes.give_back(route) {
+            self.matches = matches;
+        }
+        commit
     }
 
     /// Handles the acknowledgements in front of `input`.
@@ -106,11 +171,17 @@ impl Shard {
     }
 
     /// Cuts the packets that may be published off `input`.
-    fn permitted<'i>(&mut self, run: Run<'_>, input: &mut &'i [u8]) -> (Batch<'i>, RunEnd) {
+    fn permitted<'i>(
+        &mut self,
+        key: Key,
+        session: Key,
+        receiver: &Receiver,
+        run: Run<'_>,
+        input: &mut &'i [u8],
+    ) -> (Batch<'i>, RunEnd) {
         let start = *input;
         let mut batch = Batch { bytes: &[], count: 0, longest: 0 };
-        let (Some(connection), Some(session)) =
-            (self.connections.get(run.connection), self.sessions.get(run.session))
+        let (Some(connection), Some(session)) = (self.connections.get(key), self.sessions.get(session))
         else {
             return (batch, RunEnd::Gone);
         };
@@ -118,21 +189,26 @@ impl Shard {
         let (client_id, identity) = (&*session.client_id, live.identity());
         let (topic, qos, retain) = (run.alike.topic(), run.alike.qos(), false);
         let request = AuthorizeRequest::Publish { client_id, identity, topic, qos, retain };
-        // Each may be owed an answer that has to wait.
         let most = match qos {
             Qos::AtMostOnce => usize::MAX,
-            _ => (self.limits.pending_answers_max as usize).saturating_sub(connection.pending.len()),
+            // Each may be owed an answer that has to wait, and has to be within Receive Maximum.
+            _ => {
+                let owed = connection.pending.len();
+                let unacknowledged =
+                    session.known_flight().map_or(0, |flight| flight.inbound.unacknowledged());
+                let room = self.receive_maximum(run.version).saturating_sub(unacknowledged);
+                (self.limits.pending_answers_max as usize).saturating_sub(owed).min(room.into())
+            }
         };
         let mut end = RunEnd::Next;
-        while batch.count < most as u64 {
+        while (batch.count as usize) < most && start.len() - input.len() < RUN_BYTES_MAX {
             let mut rest = *input;
-            let Some((publish, bytes)) = run.receiver.poll_alike(run.alike, &mut rest) else { break };
+            let Some((publish, bytes)) = receiver.poll_alike(run.alike, &mut rest) else { break };
             if publish.payload.len() >= SHARED_BYTES_MIN {
                 break;
             }
             self.questions = self.questions.wrapping_add(1);
-            let ticket =
-                Ticket { core: self.core, connection: run.connection.into(), serial: self.questions };
+            let ticket = Ticket { core: self.core, connection: key.into(), serial: self.questions };
             match self.ports.authorize.authorize(&request, ticket) {
                 Decision::Now(Permission::Allow) => {}
                 Decision::Now(denied) => {
@@ -145,10 +221,10 @@ impl Shard {
                     break;
                 }
             }
-            trace!(connection = run.connection.index, bytes = bytes.len(), "received one more PUBLISH");
+            trace!(connection = key.index, bytes = bytes.len(), "received one more PUBLISH");
             *input = rest;
             batch.count += 1;
-            batch.longest = batch.longest.max(bytes.len());
+            batch.longest = batch.longest.max(bytes.len() as u32);
         }
         batch.bytes = &start[..start.len() - input.len()];
         (batch, end)
@@ -156,11 +232,6 @@ impl Shard {
 
     /// QoS 0: each subscriber gets all of them at once, as they came.
     fn pass_on(&mut self, run: Run<'_>, batch: Batch<'_>, matches: &Matches) {
-        self.stats.packets_received += batch.count;
-        self.stats.messages_received += batch.count;
-        if matches.subscribers.is_empty() {
-            self.stats.messages_unmatched += batch.count;
-        }
         for same in matches.sessions() {
             if let [one] = same
                 && self.append_whole(one, batch, run)
@@ -170,7 +241,7 @@ impl Shard {
             let mut rest = batch.bytes;
             while let Some((publish, bytes)) = run.alike.split_first(run.version, &mut rest) {
                 let mut outgoing = run.outgoing(&publish, bytes, None);
-                self.deliver_to(same, &mut outgoing, Some(run.session), self.core);
+                self.deliver_to(same, &mut outgoing, run.session, run.from);
             }
         }
     }
@@ -181,7 +252,7 @@ impl Shard {
         let Some(session) = self.sessions.get(key).filter(|session| session.queue_is_empty()) else {
             return false;
         };
-        let is_own = subscriber.options.no_local && key == run.session;
+        let is_own = subscriber.options.no_local && run.session == Some(key);
         let Some(online) = session.connection().filter(|_| subscriber.identifier == 0 && !is_own) else {
             return false;
         };
@@ -192,7 +263,7 @@ impl Shard {
         let sender = &live.sender;
         if sender.uses_topic_aliases()
             || sender.version().has_properties() != run.version.has_properties()
-            || batch.longest > sender.maximum_packet_size() as usize
+            || batch.longest > sender.maximum_packet_size()
             || output.waiting() + batch.bytes.len() > self.limits.output_bytes_max as usize
         {
             return false;
@@ -204,36 +275,38 @@ impl Shard {
         if !core::mem::replace(&mut output.dirty, true) {
             self.dirty.push_back(online);
         }
-        self.stats.messages_matched += batch.count;
-        self.stats.messages_sent += batch.count;
-        self.stats.messages_delivered += batch.count;
+        self.stats.messages_matched += u64::from(batch.count);
+        self.stats.messages_sent += u64::from(batch.count);
+        self.stats.messages_delivered += u64::from(batch.count);
         true
     }
 
-    /// Any QoS: one after the other; whether the connection is still there.
-    fn go_through(&mut self, run: Run<'_>, batch: Batch<'_>, matches: &Matches) -> bool {
-        let matched = !matches.subscribers.is_empty();
-        let reason = if matched { ReasonCode::SUCCESS } else { ReasonCode::NO_MATCHING_SUBSCRIBERS };
+    /// Any QoS, from this core's Client `key`: one after the other; whether the connection is still there.
+    fn go_through(&mut self, key: Key, run: Run<'_>, batch: Batch<'_>, route: &Route) -> bool {
+        let Some(session) = run.session else { return false };
         let expiry = bounded_expiry(None, self.limits.message_expiry_max_seconds);
         let expires_at = expiry.map(|seconds| self.now.millis + u64::from(seconds) * 1000);
+        let cores = route.cores;
         let mut rest = batch.bytes;
         while let Some((publish, bytes)) = run.alike.split_first(run.version, &mut rest) {
             self.stats.packets_received += 1;
             self.stats.messages_received += 1;
             if let Some(packet_id) = publish.packet_id {
-                let from = (run.session, run.version);
-                match self.refuse_arrival(run.connection, from, publish.qos, packet_id) {
+                match self.refuse_arrival(key, (session, run.version), publish.qos, packet_id) {
                     None => {}
                     Some(Step::Next) => continue,
                     Some(_) => return false,
                 }
             }
             let mut outgoing = run.outgoing(&publish, bytes, expires_at);
-            self.deliver_to_all(matches, &mut outgoing, Some(run.session), self.core);
+            self.deliver_to_all(&route.matches, &mut outgoing, run.session, run.from);
+            let grouped = self.route_to_groups(&mut outgoing);
+            let matched = grouped || !route.matches.subscribers.is_empty() || !cores.is_empty();
             self.stats.messages_unmatched += u64::from(!matched);
             if let Some(packet_id) = publish.packet_id {
-                let routed = Routed { matched, commit: outgoing.commit, ..Routed::default() };
-                self.acknowledge(run.connection, publish.qos, packet_id, reason, routed);
+                let reason = if matched { ReasonCode::SUCCESS } else { ReasonCode::NO_MATCHING_SUBSCRIBERS };
+                let routed = Routed { matched, cores, commit: outgoing.commit };
+                self.acknowledge(key, publish.qos, packet_id, reason, routed);
             }
         }
         true
@@ -245,9 +318,8 @@ impl<'a> Run<'a> {
     #[inline(always)]
     fn outgoing(&self, publish: &Publish<'a>, bytes: &'a [u8], expires_at: Option<u64>) -> Outgoing<'a> {
         let (topic, qos, payload) = (self.alike.topic(), publish.qos, publish.payload);
-        let mut outgoing =
-            Outgoing::new(MessageRef { topic, properties: &[], payload, qos, retain: false, expires_at });
-        outgoing.received = Some(Received::plain(publish, bytes, self.version));
-        outgoing
+        let message = MessageRef { topic, properties: &[], payload, qos, retain: false, expires_at };
+        let received = Some(Received::plain(publish, bytes, self.version));
+        Outgoing { received, publisher: self.publisher, ..Outgoing::new(message) }
     }
 }

@@ -7,6 +7,7 @@ use mqtt_broker::config::Limits;
 use mqtt_broker::ports::{
     Answer, Authorize, AuthorizeRequest, Commit, Decision, Permission, Ports, Record, Store, Ticket,
 };
+use mqtt_broker::router::Strategy;
 use mqtt_proto::packet::{
     Ack, Connect, Packet, Properties, Property, Publish, Subscribe, Subscription, SubscriptionOptions,
     Subscriptions,
@@ -66,7 +67,7 @@ impl Store for Keeps {
     }
 }
 
-/// A broker of one core with a publisher, the first of `clients`, and subscribers.
+/// A broker with a publisher, the first of `clients`, and subscribers.
 struct World {
     cluster: Cluster,
     asked: Rc<RefCell<Asked>>,
@@ -74,6 +75,8 @@ struct World {
     versions: Vec<Version>,
     /// What each Client got, in bytes.
     got: Vec<Vec<Vec<u8>>>,
+    /// How many packets each had got by then whenever the store was about to commit.
+    early: Vec<usize>,
     next_id: PacketId,
 }
 
@@ -89,15 +92,18 @@ impl World {
             limits.pending_answers_max = [4, 1000][random.below(2)];
             limits.output_bytes_max = [1024, 100_000][random.below(2)];
             limits.queue_messages_max = [5, 1000][random.below(2)];
+            limits.shared_strategy = [Strategy::RoundRobin, Strategy::HashClient][random.below(2)];
         });
         let judged = asked.clone();
-        let cluster = Cluster::with(1, bounds, move |_| Ports {
+        let cores = [1, 1, 2, 3][random.below(4)];
+        let cluster = Cluster::with(cores, bounds, move |_| Ports {
             authorize: Box::new(Judge { asked: judged.clone(), refuses, delays }),
             store: Box::new(Keeps { asked: judged.clone(), is_late }),
             ..Ports::allow_all()
         });
         let (clients, versions, got) = (Vec::new(), Vec::new(), Vec::new());
-        let mut world = World { cluster, asked, clients, versions, got, next_id: PacketId::FIRST };
+        let mut world =
+            World { cluster, asked, clients, versions, got, early: Vec::new(), next_id: PacketId::FIRST };
         for number in 0..2 + random.below(4) {
             world.add_client(number, random);
         }
@@ -128,18 +134,20 @@ impl World {
         self.clients.push(client);
         self.versions.push(version);
         self.got.push(Vec::new());
-        let filters = ["run/topic", "run/+", "#", "run/other", "$SYS/#"];
+        let filters = ["run/topic", "run/+", "#", "run/other", "$SYS/#", "$share/g/run/topic"];
         for _ in 0..random.below(3) {
+            let filter = filters[random.below(6)];
             let mut options = SubscriptionOptions::new(QOS[random.below(3)]);
             let mut identifier = Vec::new();
             if version == Version::V5 {
-                options.no_local = random.once_in(3);
+                let is_shared = filter.starts_with("$share");
+                options.no_local = !is_shared && random.once_in(3);
                 options.retain_as_published = random.once_in(3);
                 if random.once_in(3) {
                     identifier.push(Property::SubscriptionIdentifier(7));
                 }
             }
-            let list = [Subscription { filter: filters[random.below(5)], options }];
+            let list = [Subscription { filter, options }];
             let (properties, subscriptions) = (Properties::new(&identifier), Subscriptions::new(&list));
             let packet_id = PacketId::new(999).expect("not 0");
             let subscribe = Packet::Subscribe(Subscribe { packet_id, properties, subscriptions });
@@ -169,7 +177,10 @@ impl World {
                 let properties =
                     if v5 && random.once_in(10) { Properties::new(&list) } else { Properties::EMPTY };
                 let packet_id = (qos != Qos::AtMostOnce).then(|| {
-                    self.next_id = self.next_id.next();
+                    // Some come again without DUP.
+                    if !random.once_in(10) {
+                        self.next_id = self.next_id.next();
+                    }
                     self.next_id
                 });
                 let publish = Publish {
@@ -230,16 +241,22 @@ impl World {
 
     /// The store commits, and what was put off is decided.
     fn settle(&mut self) {
+        let so_far = |(client, got): (&ClientId, &Vec<_>)| got.len() + self.cluster.pending(*client);
+        self.early.extend(self.clients.iter().zip(&self.got).map(so_far));
         loop {
             let recorded = self.asked.borrow().recorded;
             let later = core::mem::take(&mut self.asked.borrow_mut().later);
             let now = self.cluster.now;
-            self.cluster.shards[0].store_committed(recorded, now);
-            if later.is_empty() {
-                return self.cluster.run();
+            for shard in &mut self.cluster.shards {
+                shard.store_committed(recorded, now);
+            }
+            self.cluster.run();
+            if later.is_empty() && recorded == self.asked.borrow().recorded {
+                return;
             }
             for (ticket, permission) in later {
-                self.cluster.shards[0].answer(ticket, Answer::Permission(permission), now);
+                let core = ticket.core.index();
+                self.cluster.shards[core].answer(ticket, Answer::Permission(permission), now);
             }
             self.cluster.run();
         }
@@ -275,10 +292,24 @@ fn packets_in_one_piece_do_what_they_do_one_by_one() {
     for seed in 0..3000 {
         let (whole, single) = (play(seed, true), play(seed, false));
         for (nth, client) in whole.clients.iter().enumerate() {
-            assert_eq!(whole.got[nth], single.got[nth], "seed {seed}, what client {nth} got");
+            // Answers of other cores and their messages may pass each other.
+            for messages in [true, false] {
+                let of = |world: &World| {
+                    let got = world.got[nth].iter().filter(|packet| (packet[0] >> 4 == 3) == messages);
+                    got.cloned().collect::<Vec<_>>()
+                };
+                let (whole, single) = (of(&whole), of(&single));
+                for (packet, (whole, single)) in whole.iter().zip(&single).enumerate() {
+                    assert_eq!(whole, single, "seed {seed}, packet {packet} of what client {nth} got");
+                }
+                assert_eq!(whole.len(), single.len(), "seed {seed}, packets that client {nth} got");
+            }
             let closed = whole.cluster.is_closed(*client);
             assert_eq!(closed, single.cluster.is_closed(*client), "seed {seed}, client {nth}");
         }
+        // Nothing is sent too soon. What crosses in one piece is committed as one piece.
+        let soon = whole.early.iter().zip(&single.early).any(|(whole, single)| whole > single);
+        assert!(!soon, "seed {seed}, who got something when: {:?} {:?}", whole.early, single.early);
         // Packets behind one that breaks the protocol may have been judged already.
         if !whole.cluster.is_closed(whole.clients[0]) {
             assert_eq!(whole.asked.borrow().publishes, single.asked.borrow().publishes, "seed {seed}");
@@ -286,7 +317,7 @@ fn packets_in_one_piece_do_what_they_do_one_by_one() {
         assert_eq!(whole.asked.borrow().recorded, single.asked.borrow().recorded, "seed {seed}");
         // Who is closed in the middle of a piece has sent all of it.
         let counters = |world: &World| {
-            let all = world.cluster.shards[0].stats().iter();
+            let all = world.cluster.shards.iter().flat_map(|shard| shard.stats().iter());
             all.filter(|(name, _)| *name != "bytes/received").collect::<Vec<_>>()
         };
         assert_eq!(counters(&whole), counters(&single), "seed {seed}");
@@ -308,4 +339,36 @@ fn a_run_does_not_reach_the_topics_of_the_broker() {
         cluster.encoded(publisher, &Packet::Publish(publish("$SYS/broker/uptime", b"x", Qos::AtMostOnce, 0)));
     cluster.send_bytes(publisher, &publish.repeat(5));
     cluster.expect_nothing(subscriber);
+}
+
+#[test]
+fn a_run_stops_at_a_lane_that_is_full() {
+    let bounds = || limits(|limits| limits.lane_bytes_max = 65_536);
+    // Sends `alone` packets and then five in one piece; how many the publisher's core took, none being handled elsewhere.
+    let taken = |alone: usize| {
+        let mut cluster = Cluster::with_limits(2, bounds());
+        let mut clients = (0..).map(|n| cluster.connect(0, Version::V5, &format!("client {n}")));
+        let publisher = clients.next().expect("endless");
+        let others: Vec<ClientId> = clients.by_ref().take(8).collect();
+        drop(clients);
+        let core = cluster.core_of(publisher);
+        let elsewhere = |client: &&ClientId| cluster.core_of(**client) != core;
+        let subscriber = *others.iter().find(elsewhere).expect("one of them is at home elsewhere");
+        cluster.subscribe(subscriber, "a/topic", Qos::AtMostOnce);
+        let packet = Packet::Publish(publish("a/topic", &[7; 1000], Qos::AtMostOnce, 0));
+        let packet = cluster.encoded(publisher, &packet);
+        cluster.lanes_stalled = true;
+        for _ in 0..alone {
+            cluster.send_bytes(publisher, &packet);
+        }
+        let is_full = cluster.is_paused(publisher);
+        cluster.send_bytes(publisher, &packet.repeat(5));
+        let stats = cluster.shards[core].stats();
+        let taken = stats.iter().find(|(name, _)| *name == "messages/received").map_or(0, |(_, value)| value);
+        (is_full, taken as usize)
+    };
+    let full = (1..).find(|&alone| taken(alone).0).expect("a lane has a bound");
+    // The packet before the one that found it full had filled it.
+    assert_eq!(taken(full - 2).1, full - 1, "none behind the one that fills the lane");
+    assert_eq!(taken(full - 10).1, full - 5, "all of them while it has room");
 }
