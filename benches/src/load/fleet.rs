@@ -7,12 +7,13 @@ use std::ops::Range;
 use std::time::Duration;
 
 use mqtt_proto::{
-    Ack, Connect, Packet, PacketId, PacketType, Properties, Qos, ReasonCode, Subscribe, Subscription,
-    SubscriptionOptions, Subscriptions, Version, decode, encode,
+    Ack, Connect, Packet, PacketId, PacketType, Properties, Publish, Qos, ReasonCode, Subscribe,
+    Subscription, SubscriptionOptions, Subscriptions, TopicName, Version, decode, encode,
 };
 
 use crate::load::clock::Clock;
 use crate::load::net::{Link, Net, READ_LEN, Ready};
+use crate::load::payload::{self, Header};
 use crate::load::progress::Progress;
 
 /// Requests without an answer while connections are opened or subscribed.
@@ -176,6 +177,28 @@ pub(crate) fn subscribe(link: &mut Link, filter: &str, qos: Qos, version: Versio
         subscriptions: Subscriptions::new(&subscription),
     };
     link.push(&Packet::Subscribe(subscribe), version)
+}
+
+/// Queues a PUBLISH at QoS 0 whose payload of `len` bytes says `header`.
+pub(crate) fn publish(
+    link: &mut Link,
+    topic: &str,
+    header: Header,
+    len: usize,
+    version: Version,
+) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    payload::write(header, len, &mut bytes);
+    let publish = Publish {
+        dup: false,
+        qos: Qos::AtMostOnce,
+        retain: false,
+        topic: TopicName::new(topic).ok(),
+        packet_id: None,
+        properties: Properties::EMPTY,
+        payload: &bytes,
+    };
+    link.push(&Packet::Publish(publish), version)
 }
 
 /// Queues the first answer to a PUBLISH; QoS 0 has none.

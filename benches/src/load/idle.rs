@@ -4,14 +4,14 @@ use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
-use mqtt_proto::{Packet, Properties, Publish, Qos, TopicName};
+use mqtt_proto::Qos;
 use serde_json::{Value, json};
 
 use crate::load::clock::Random;
 use crate::load::crowd::{Crowd, Tally};
-use crate::load::fleet::{Fleet, KEEP_ALIVE, PATIENCE};
+use crate::load::fleet::{Fleet, KEEP_ALIVE, PATIENCE, publish};
 use crate::load::observe::{self, Kernel};
-use crate::load::payload::{self, Header};
+use crate::load::payload::Header;
 use crate::load::report::{Report, Usage};
 
 /// What is to be opened.
@@ -197,7 +197,9 @@ fn probe(
     let mut arrived = Tally::default();
     for batch in probes.chunks(UNDELIVERED_MAX) {
         for &at in batch {
-            publish(at, fleet)?;
+            let header = Header { stream: at as u32, sequence: 0, sent_ns: fleet.clock.ns() };
+            publish(&mut fleet.links[0], &topic(at), header, PAYLOAD_LEN, fleet.version)?;
+            fleet.links[0].flush(&fleet.net)?;
             expected.note(at);
         }
         let mut heard = fleet.clock.elapsed();
@@ -247,24 +249,6 @@ fn choose(probes: usize, count: usize) -> Vec<usize> {
         }
     }
     order
-}
-
-fn publish(at: usize, fleet: &mut Fleet) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    let header = Header { stream: at as u32, sequence: 0, sent_ns: fleet.clock.ns() };
-    payload::write(header, PAYLOAD_LEN, &mut bytes);
-    let topic = topic(at);
-    let publish = Publish {
-        dup: false,
-        qos: Qos::AtMostOnce,
-        retain: false,
-        topic: TopicName::new(&topic).ok(),
-        packet_id: None,
-        properties: Properties::EMPTY,
-        payload: &bytes,
-    };
-    fleet.links[0].push(&Packet::Publish(publish), fleet.version)?;
-    fleet.links[0].flush(&fleet.net)
 }
 
 #[cfg(test)]
