@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mqtt_proto::{Disconnect, Packet, PacketType, Qos, ReasonCode, decode};
 
-use crate::load::fleet::{Fleet, PACKET_MAX, PATIENCE, accept, connect, publish, subscribe};
+use crate::load::fleet::{Fleet, PACKET_MAX, PATIENCE, accept, connect, publish, silent, subscribe};
 use crate::load::net::Link;
 use crate::load::payload::{self, Header};
 use crate::load::report::{Report, Usage};
@@ -93,7 +93,7 @@ impl Churn {
             let now = self.fleet.clock.elapsed();
             self.fleet.progress.note(now, self.completed);
             if now - heard > PATIENCE {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "the broker stopped answering"));
+                return Err(silent());
             }
         }
         Ok(())

@@ -86,13 +86,25 @@ impl Fleet {
         &mut self,
         range: Range<usize>,
         answer: PacketType,
+        request: impl FnMut(&mut Fleet, usize) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        let (count, mut answered) = (range.len(), 0);
+        self.request_each(range, answer, request, &mut answered)
+            .map_err(|error| but_only(error, answered, count, answer))
+    }
+
+    /// The same, and says in `answered` how far it came.
+    fn request_each(
+        &mut self,
+        range: Range<usize>,
+        answer: PacketType,
         mut request: impl FnMut(&mut Fleet, usize) -> io::Result<usize>,
+        answered: &mut usize,
     ) -> io::Result<()> {
         let mut waiting: VecDeque<usize> = range.clone().collect();
         let mut unanswered = 0;
-        let mut answered = 0;
         let mut heard = self.clock.elapsed();
-        while answered < range.len() {
+        while *answered < range.len() {
             while unanswered < UNANSWERED_MAX
                 && let Some(at) = waiting.pop_front()
             {
@@ -100,22 +112,20 @@ impl Fleet {
                 self.links[link].flush(&self.net)?;
                 unanswered += 1;
             }
-            let before = answered;
+            let before = *answered;
             self.turn(Duration::from_secs(1), |_, packet, _| {
-                answered += 1;
-                accept(packet, answer)
+                accept(packet, answer)?;
+                *answered += 1;
+                Ok(())
             })?;
-            unanswered -= answered - before;
+            unanswered -= *answered - before;
             let now = self.clock.elapsed();
-            self.progress.note(now, answered as u64);
-            if answered > before {
+            self.progress.note(now, *answered as u64);
+            if *answered > before {
                 heard = now;
             }
             if now - heard > PATIENCE {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("{} of {} {answer:?} did not come", range.len() - answered, range.len()),
-                ));
+                return Err(silent());
             }
         }
         Ok(())
@@ -149,6 +159,21 @@ impl Fleet {
         }
         Ok(())
     }
+}
+
+/// The broker has said nothing for [`PATIENCE`].
+pub(crate) fn silent() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("no answer for {} s", PATIENCE.as_secs()))
+}
+
+/// `error`, with how many of `count` clients had their `answer` by then.
+pub(crate) fn but_only(error: io::Error, answered: usize, count: usize, answer: PacketType) -> io::Error {
+    let done = match answer {
+        PacketType::ConnAck => "connected",
+        PacketType::SubAck => "subscribed",
+        _ => "done",
+    };
+    io::Error::new(error.kind(), format!("{error}; {answered} of {count} were {done}"))
 }
 
 /// Seconds, for clients that never fall silent so long: 0 would be no keep alive, with which some brokers let nobody in.
