@@ -56,7 +56,9 @@ pub(crate) fn check_broker(pid: u32, port: u16, growth_matters: bool) -> io::Res
                 "{process} does not listen on port {port}: --pid has to be the broker's own process"
             )));
         }
-        None => doubts.push(format!("it cannot be seen from here whether {process} is the broker at port {port}")),
+        None => {
+            doubts.push(format!("it cannot be seen from here whether {process} is the broker at port {port}"))
+        }
     }
     if growth_matters && broker.cpu_ns > FRESH_NS {
         doubts.push(format!(
@@ -75,19 +77,20 @@ fn listens(pid: u32, port: u16) -> Option<bool> {
     if network(&pid.to_string())? != network("self")? {
         return None;
     }
-    let mut sockets = Vec::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         let Ok(table) = fs::File::open(table) else { continue };
         // Those that listen come first, and a million others may follow.
         let lines = BufReader::new(table).lines().skip(1).map_while(Result::ok);
-        sockets.extend(
-            lines
-                .map_while(|line| listener(&line))
-                .filter_map(|(at, inode)| (at == port).then(|| PathBuf::from(format!("socket:[{inode}]")))),
-        );
+        let there = lines.map_while(|line| listener(&line)).filter(|(at, _)| *at == port);
+        let sockets: Vec<_> = there.map(|(_, inode)| PathBuf::from(format!("socket:[{inode}]"))).collect();
+        let mut files = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+        if !sockets.is_empty()
+            && files.any(|file| fs::read_link(file.path()).is_ok_and(|file| sockets.contains(&file)))
+        {
+            return Some(true);
+        }
     }
-    let mut files = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
-    Some(files.any(|file| fs::read_link(file.path()).is_ok_and(|file| sockets.contains(&file))))
+    Some(false)
 }
 
 /// The port and the inode of a line of `/proc/net/tcp`; `None` if the socket of the line does not listen.
