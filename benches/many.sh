@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Holds very many idle connections on one core of mqttd, each with a subscription and a keep alive, beside a load of
 # pairs at a fixed rate whose latency is looked at, slice by slice: before, while they connect, while they subscribe, while all
-# are there, while some or all of them get a message, while they leave, and after. Prints markdown.
+# are there, while some or all of them get a message, while they leave, and after (a phase shorter than a slice may have none).
+# Prints markdown.
 #
 # Usage: benches/many.sh [OPTION]... > many.md
 #   --connections N   idle connections (1000000)
@@ -63,8 +64,8 @@ look() {
     local report=$work/paced-$((looks += 1)).json
     "${first[@]}" taskset -c 1 "$load" paced --pairs "$pairs" --rate "$rate" --warm-up 1 --duration "$slice" \
         --broker "127.0.0.1:$port" --pid "$broker" --json >"$report" || true
-    jq -c --arg end "$EPOCHREALTIME" --arg slice "$slice" \
-        '{ at: (($end | tonumber) - ($slice | tonumber) / 2), p50: .latency_p50_us, p99: .latency_p99_us }' \
+    jq -c --arg ended "$EPOCHREALTIME" --arg slice "$slice" \
+        '{ at: (($ended | tonumber) - ($slice | tonumber) / 2), p50: .latency_p50_us, p99: .latency_p99_us }' \
         "$report" >>"$work/slices"
 }
 
