@@ -43,7 +43,7 @@ one_of load "$loads" "${chosen[@]}"
 one_of broker "${names[*]}" "${left_out[@]}"
 ((seconds > 0 && connections > 0)) || refuse "--seconds and --connections are at least 1"
 for program in "$mqttd" "$load" "$floor"; do
-    [[ -x $program ]] || refuse "there is no $program: cargo build --release -p mqtt-bin -p mqtt-benches"
+    command -v "$program" >/dev/null || refuse "there is no $program: cargo build --release -p mqtt-bin -p mqtt-benches"
 done
 
 # Who takes part.
@@ -59,12 +59,6 @@ done
 work=$(mktemp -d)
 reports=${raw:-$work/reports}
 mkdir -p "$reports"
-# Reports of other settings would be counted as if they were the same.
-settings="--seconds $seconds --connections $connections"
-if [[ -e $reports/settings && $(<"$reports/settings") != "$settings" ]]; then
-    refuse "$reports was measured with $(<"$reports/settings")"
-fi
-echo "$settings" >"$reports/settings"
 broker=
 stop() {
     if [[ -n $broker ]]; then
@@ -75,6 +69,12 @@ stop() {
 }
 trap 'stop; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
+# Reports of other settings would be counted as if they were the same.
+settings="--seconds $seconds --connections $connections"
+if [[ -e $reports/settings && $(<"$reports/settings") != "$settings" ]]; then
+    refuse "$reports was measured with $(<"$reports/settings")"
+fi
+echo "$settings" >"$reports/settings"
 ulimit -n "$(ulimit -H -n)"
 
 # A port that nothing listens on, tried by the brokers themselves: each start takes the next. The ports from 10,000 on are

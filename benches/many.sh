@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Holds very many idle connections on one core of mqttd, each with a subscription and a keep alive, beside a load of
-# pairs at a fixed rate whose latency is looked at, slice by slice: before, while they connect, while they subscribe, while all
-# are there, while some or all of them get a message, while they leave, and after (a phase shorter than a slice may have none).
-# Prints markdown.
+# pairs at a fixed rate whose latency is looked at, slice by slice: before, while they connect, while they subscribe, while
+# all are there, while some or all of them get a message, while they leave, and after. A phase shorter than a slice may
+# have none. Prints markdown.
 #
 # Usage: benches/many.sh [OPTION]... > many.md
 #   --connections N   idle connections (1000000)
@@ -30,9 +30,10 @@ connections=1000000 keep_alive=600 probes= pairs=50 rate=2000 slice=6 hold=60 ra
 source "$(dirname "$0")/options.sh"
 take_options "$@"
 ((${#arguments[@]} == 0)) || refuse "there is no '${arguments[0]}': see many.sh --help"
-((connections > 0 && pairs > 0 && rate > 0 && slice > 0)) || refuse "--connections, --pairs, --rate and --slice are at least 1"
+((connections > 0 && pairs > 0 && rate > 0 && slice > 0)) ||
+    refuse "--connections, --pairs, --rate and --slice are at least 1"
 for program in "$mqttd" "$load"; do
-    [[ -x $program ]] || refuse "there is no $program: cargo build --release -p mqtt-bin -p mqtt-benches"
+    command -v "$program" >/dev/null || refuse "there is no $program: cargo build --release -p mqtt-bin -p mqtt-benches"
 done
 probes=${probes:-$connections}
 
@@ -97,7 +98,8 @@ jq -rn --arg gone "$gone" --slurpfile slices "$work/slices" --slurpfile idle "$w
     | [$slices[] | .at as $at | . + { phase: ([$phases[] | select(.begin_unix_s <= $at).phase] | last // "before") }]
     | . as $all
     | [["before", "before"], ["connecting", "they connect"], ["subscribing", "they subscribe"],
-       ["holding", "all are there"], ["probing", "they get a message"], ["leaving", "all leave at once"], ["after", "after"]][]
+       ["holding", "all are there"], ["probing", "they get a message"], ["leaving", "all leave at once"],
+       ["after", "after"]][]
     | . as [$phase, $title]
     | [$all[] | select(.phase == $phase)]
     | select(length > 0)
