@@ -62,7 +62,7 @@ proptest! {
             prop_assert!(image.sessions().all(|s| home(Home::Session(s.client_id()), cores) == core));
             prop_assert!(image.groups().all(|(name, _)| home(Home::Group(name), cores) == core));
             prop_assert!(
-                image.retained().iter().all(|m| home(Home::Retained(m.as_ref().topic), cores) == core)
+                image.retained().all(|m| home(Home::Retained(m.as_ref().topic), cores) == core)
             );
         }
         prop_assert_eq!(all(&deal(dealt, 1)), before);
@@ -197,8 +197,7 @@ fn a_pending_retained_message_is_set_where_it_was_not() {
         let dealt = deal(vec![fold(&[sender.clone()]), fold(&[keeper])], 1);
         let payload = |topic: &str| {
             dealt[0]
-                .retained()
-                .get(topic)
+                .find_retained(topic)
                 .map(|message| String::from_utf8_lossy(message.as_ref().payload).into_owned())
         };
         (payload("t1"), payload("t3"), payload("t2"))

@@ -231,7 +231,7 @@ pub(crate) fn lines(image: &Image) -> Vec<String> {
         assert!(model.sessions.insert(session.client_id().to_owned(), known).is_none());
         assert!(image.find_session(session.client_id()).is_some());
     }
-    for message in image.retained().iter() {
+    for message in image.retained() {
         let message = message.as_ref();
         model.retained.insert(message.topic.to_string(), text(message));
     }

@@ -43,7 +43,7 @@ impl Snapshot {
             }
             Piece::Group(_) | Piece::Session(_) => {}
             Piece::Retained => self.tell(as_of, |messages, tell| {
-                for message in image.retained().iter() {
+                for message in image.retained() {
                     tell(&messages.record(message));
                     tell(&Record::Retained);
                 }

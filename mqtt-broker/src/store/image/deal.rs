@@ -52,8 +52,8 @@ impl Image {
 }
 
 fn deal_one(image: Image, dealt: &mut [Image], home: impl Fn(Home<'_>) -> usize) {
-    for message in image.retained.iter() {
-        dealt[home(Home::Retained(message.as_ref().topic))].retained.set(message.clone());
+    for message in image.retained.into_messages() {
+        dealt[home(Home::Retained(message.as_ref().topic))].retained.set(&message);
     }
     for (name, group) in image.groups.0 {
         let target = &mut dealt[home(Home::Group(&name))];
@@ -132,8 +132,8 @@ fn resolve(images: &mut [Image], home: &impl Fn(Home<'_>, u16) -> u16) {
 
 fn retain(image: &mut Image, message: &Message) {
     match message.as_ref().payload.is_empty() {
-        true => drop(image.retained.remove(message.as_ref().topic.as_str())),
-        false => drop(image.retained.set(message.with(message.qos(), true))),
+        true => image.retained.remove(message.as_ref().topic.as_str()),
+        false => image.retained.set(message),
     }
 }
 

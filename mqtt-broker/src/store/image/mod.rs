@@ -13,6 +13,7 @@
 mod deal;
 mod expire;
 mod group;
+mod retained;
 mod session;
 mod sessions;
 mod snapshot;
@@ -24,11 +25,11 @@ use ahash::RandomState;
 use mqtt_proto::types::PacketId;
 
 use self::group::Groups;
+use self::retained::Retained;
 use self::session::Presence;
 use self::sessions::Sessions;
 use super::record::Record;
 use crate::message::Message;
-use crate::router::Retained;
 
 pub use deal::Home;
 pub use group::{Bound, Group, GroupMessage};
@@ -40,7 +41,7 @@ pub use subscriptions::{Subscription, Subscriptions};
 pub struct Image {
     seed: [u64; 4],
     sessions: Sessions,
-    retained: Retained<Message>,
+    retained: Retained,
     groups: Groups,
     /// In the order of their numbers.
     pending: VecDeque<Pending>,
@@ -81,10 +82,11 @@ const SNAPSHOT: u64 = u64::MAX;
 impl Image {
     /// Nothing; `seed` keys the hashes.
     pub fn new(seed: [u64; 4]) -> Image {
+        let hasher = RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]);
         Image {
             seed,
-            sessions: Sessions::new(RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3])),
-            retained: Retained::new(seed),
+            sessions: Sessions::new(hasher.clone()),
+            retained: Retained::new(hasher),
             groups: Groups::default(),
             pending: VecDeque::new(),
             handled: BTreeMap::new(),
@@ -213,11 +215,10 @@ impl Image {
             }
             Record::WillRemoved { client_id } => self.with(seq, client_id, |session| session.will = None),
             Record::Retained => {
-                let message = self.message(seq)?;
-                let message = message.with(message.qos(), true);
+                let (message, _) = self.last.as_ref().ok_or(MissingMessage { seq })?;
                 self.retained.set(message);
             }
-            Record::RetainedRemoved { topic } => drop(self.retained.remove(topic)),
+            Record::RetainedRemoved { topic } => self.retained.remove(topic),
             Record::HandOn { number } => self.hand_on(seq, number)?,
             Record::HandedOn { number } => {
                 self.last_number = self.last_number.max(number);
@@ -311,9 +312,14 @@ impl Image {
         }
     }
 
-    /// The retained messages.
-    pub fn retained(&self) -> &Retained<Message> {
-        &self.retained
+    /// The retained messages, in no order that means anything.
+    pub fn retained(&self) -> impl ExactSizeIterator<Item = &Message> {
+        self.retained.iter()
+    }
+
+    /// The retained message of `topic`.
+    pub fn find_retained(&self, topic: &str) -> Option<&Message> {
+        self.retained.get(topic)
     }
 
     /// The shared groups that have messages, by their whole filters.

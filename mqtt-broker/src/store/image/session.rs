@@ -17,6 +17,7 @@ pub struct Session {
     /// Records up to this one are in it already.
     pub(super) as_of: u64,
     pub(super) subscriptions: Subscriptions,
+    waiting: VecDeque<Delivery>,
     flight: Option<Box<Flight>>,
     pub(super) will: Option<Box<Will>>,
     pub(super) expiry_seconds: u32,
@@ -32,11 +33,10 @@ pub(super) enum Presence {
     Away(u64),
 }
 
-/// Messages of a session: most have none.
+/// Messages under way: a session whose Client is away has mostly none.
 #[derive(Debug, Default)]
 struct Flight {
     window: Outbound<Delivery>,
-    waiting: VecDeque<Delivery>,
     /// Packet Identifiers of QoS 2 messages whose PUBREL has not come, in ascending order.
     received: Vec<PacketId>,
 }
@@ -79,6 +79,7 @@ impl Session {
             presence,
             as_of: 0,
             subscriptions: Subscriptions::default(),
+            waiting: VecDeque::new(),
             flight: None,
             will: None,
             expiry_seconds,
@@ -118,8 +119,7 @@ impl Session {
 
     /// What waits to be sent, oldest first.
     pub fn waiting(&self) -> impl ExactSizeIterator<Item = &Delivery> {
-        static NONE: VecDeque<Delivery> = VecDeque::new();
-        self.flight.as_ref().map_or(&NONE, |flight| &flight.waiting).iter()
+        self.waiting.iter()
     }
 
     /// The Packet Identifiers of QoS 2 messages from the Client whose PUBREL has not come, in ascending order.
@@ -133,12 +133,11 @@ impl Session {
 
     /// A message waits, behind all others.
     pub(super) fn enqueue(&mut self, delivery: Delivery) {
-        let waiting = &mut self.flight().waiting;
-        if waiting.capacity() == 0 {
+        if self.waiting.capacity() == 0 {
             // Most sessions that have messages have one.
-            waiting.reserve_exact(1);
+            self.waiting.reserve_exact(1);
         }
-        waiting.push_back(delivery);
+        self.waiting.push_back(delivery);
     }
 
     /// A message was sent.
@@ -152,25 +151,23 @@ impl Session {
 
     /// The first message that waits was sent.
     pub(super) fn start_first(&mut self, packet_id: PacketId) {
-        if let Some(first) = self.flight.as_mut().and_then(|flight| flight.waiting.pop_front()) {
+        if let Some(first) = self.waiting.pop_front() {
+            self.tidy();
             self.start(first, packet_id);
         }
     }
 
     /// A message is taken out of those that wait.
     pub(super) fn drop_waiting(&mut self, place: u32) {
-        if let Some(flight) = &mut self.flight {
-            flight.waiting.remove(place as usize);
-        }
+        self.waiting.remove(place as usize);
         self.tidy();
     }
 
     /// Drops the messages that wait and are due; `dropped` is told the place of each among those that are left then.
     pub(super) fn drop_expired(&mut self, now: u64, mut dropped: impl FnMut(&str, u32)) {
-        let Session { flight, client_id, .. } = self;
-        let Some(flight) = flight else { return };
+        let Session { waiting, client_id, .. } = self;
         let mut place = 0;
-        flight.waiting.retain(|delivery| {
+        waiting.retain(|delivery| {
             let expired = delivery.message.is_expired(now);
             match expired {
                 true => dropped(client_id, place),
@@ -219,9 +216,10 @@ impl Session {
 
     /// Gives back the memory of messages if there is none.
     fn tidy(&mut self) {
-        self.flight.take_if(|flight| {
-            flight.window.in_flight() == 0 && flight.waiting.is_empty() && flight.received.is_empty()
-        });
+        self.flight.take_if(|flight| flight.window.in_flight() == 0 && flight.received.is_empty());
+        if self.waiting.is_empty() {
+            self.waiting = VecDeque::new();
+        }
     }
 }
 
@@ -253,6 +251,6 @@ mod tests {
     /// A million sessions with a message each: every byte here is a megabyte.
     #[test]
     fn sessions_and_messages_are_small() {
-        assert_eq!((size_of::<Session>(), size_of::<Delivery>()), (88, 40));
+        assert_eq!((size_of::<Session>(), size_of::<Delivery>()), (112, 40));
     }
 }
