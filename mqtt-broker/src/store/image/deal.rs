@@ -7,7 +7,6 @@
 
 use mqtt_proto::types::{Qos, SharedFilter, TopicFilter, TopicName};
 
-use super::session::Presence;
 use super::{Delivery, GroupMessage, Image, Pending, Session};
 use crate::message::Message;
 use crate::router::{Matches, Subscriber, Subscriptions};
@@ -51,9 +50,11 @@ impl Image {
     }
 }
 
-fn deal_one(image: Image, dealt: &mut [Image], home: impl Fn(Home<'_>) -> usize) {
-    for message in image.retained.into_messages() {
-        dealt[home(Home::Retained(message.as_ref().topic))].retained.set(&message);
+fn deal_one(mut image: Image, dealt: &mut [Image], home: impl Fn(Home<'_>) -> usize) {
+    image.forget_starts();
+    for message in image.retained.into_list() {
+        let home = home(Home::Retained(message.as_ref().topic));
+        dealt[home].retained.insert(message);
     }
     for (name, group) in image.groups.0 {
         let target = &mut dealt[home(Home::Group(&name))];
@@ -69,13 +70,8 @@ fn deal_one(image: Image, dealt: &mut [Image], home: impl Fn(Home<'_>) -> usize)
             }
         }
     }
-    let starts = image.starts;
     for mut session in image.sessions.into_list() {
         session.as_of = 0;
-        if let Presence::Connected(start) = session.presence {
-            session.presence =
-                starts.get(start as usize).map_or(Presence::Connected(0), |&at| Presence::Away(at));
-        }
         let target = &mut dealt[home(Home::Session(session.client_id()))];
         // A ClientID is at home on one core; should two have it, the first one's session goes on.
         if target.sessions.get(session.client_id()).is_none() {
@@ -133,7 +129,7 @@ fn resolve(images: &mut [Image], home: &impl Fn(Home<'_>, u16) -> u16) {
 fn retain(image: &mut Image, message: &Message) {
     match message.as_ref().payload.is_empty() {
         true => image.retained.remove(message.as_ref().topic.as_str()),
-        false => image.retained.set(message),
+        false => drop(image.retained.insert(message.with(message.qos(), true))),
     }
 }
 

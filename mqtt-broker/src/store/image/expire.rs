@@ -3,8 +3,7 @@
 //! Both tell what they do as records: a log that goes on behind those it was read from needs them, or its later records
 //! would be about another state.
 
-use super::session::{Presence, Session};
-use super::{Bound, Image};
+use super::{Bound, Image, Session};
 use crate::store::record::Record;
 
 impl Image {
@@ -19,22 +18,17 @@ impl Image {
         self.last_time = now;
         self.starts.push(now);
         tell(&Record::Started { at: now });
-        let mut over = Vec::new();
-        for session in self.sessions.iter_mut() {
-            let since = match session.presence {
-                Presence::Away(since) => since,
-                Presence::Connected(start) => self.starts[start as usize],
-            };
-            if session.will.is_none() && is_over(session, since, now) {
-                over.push(Box::<str>::from(session.client_id()));
-                continue;
+        self.forget_starts();
+        self.sessions.retain(|session| {
+            let over = session.will.is_none() && is_over(session, now);
+            match over {
+                true => tell(&Record::Ended { client_id: session.client_id() }),
+                false => {
+                    session.drop_expired(now, |client_id, place| tell(&Record::Dropped { client_id, place }))
+                }
             }
-            session.drop_expired(now, |client_id, place| tell(&Record::Dropped { client_id, place }));
-        }
-        for client_id in over {
-            tell(&Record::Ended { client_id: &client_id });
-            self.sessions.remove(&client_id);
-        }
+            !over
+        });
         self.retained.retain(|message| {
             let expired = message.is_expired(now);
             if expired {
@@ -77,7 +71,8 @@ impl Image {
     }
 }
 
-fn is_over(session: &Session, since: u64, now: u64) -> bool {
-    let expiry = session.expiry_seconds();
-    expiry != u32::MAX && since.saturating_add(u64::from(expiry) * 1000) <= now
+fn is_over(session: &Session, now: u64) -> bool {
+    let expiry_millis = u64::from(session.expiry_seconds()) * 1000;
+    let since = session.away_since().unwrap_or(now);
+    session.expiry_seconds() != u32::MAX && since.saturating_add(expiry_millis) <= now
 }

@@ -13,9 +13,8 @@
 mod deal;
 mod expire;
 mod group;
-mod retained;
+mod named;
 mod session;
-mod sessions;
 mod snapshot;
 mod subscriptions;
 
@@ -25,11 +24,11 @@ use ahash::RandomState;
 use mqtt_proto::types::PacketId;
 
 use self::group::Groups;
-use self::retained::Retained;
+use self::named::{HasName, Named};
 use self::session::Presence;
-use self::sessions::Sessions;
 use super::record::Record;
 use crate::message::Message;
+use crate::router::Retainable;
 
 pub use deal::Home;
 pub use group::{Bound, Group, GroupMessage};
@@ -40,8 +39,8 @@ pub use subscriptions::{Subscription, Subscriptions};
 /// The stored state of one core. All its times are wall time: milliseconds since the beginning of 1970.
 pub struct Image {
     seed: [u64; 4],
-    sessions: Sessions,
-    retained: Retained,
+    sessions: Named<Session>,
+    retained: Named<Message>,
     groups: Groups,
     /// In the order of their numbers.
     pending: VecDeque<Pending>,
@@ -68,12 +67,41 @@ pub struct Pending {
     pub publisher: u32,
 }
 
+/// An image taken apart, for who goes on with it.
+#[derive(Debug)]
+pub struct Parts {
+    /// All sessions.
+    pub sessions: Vec<Session>,
+    /// The retained messages, as a rule in the order in which a snapshot told them.
+    pub retained: Vec<Message>,
+    /// The shared groups that have messages, by their whole filters.
+    pub groups: BTreeMap<Box<str>, Group>,
+    /// The messages that other cores are yet to take, in the order in which they are handed on.
+    pub pending: VecDeque<Pending>,
+    /// By the core that hands on: the last number that was taken.
+    pub handled: BTreeMap<u16, u64>,
+    /// The highest number that this core has given to a message that it hands on or keeps for a group.
+    pub last_number: u64,
+}
+
 /// A record that leans on another that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("record {seq} keeps a message, and there is none before it")]
 pub struct MissingMessage {
     /// The record's number in the log; in a snapshot, as of which it holds.
     pub seq: u64,
+}
+
+impl HasName for Session {
+    fn name(&self) -> &[u8] {
+        self.client_id().as_bytes()
+    }
+}
+
+impl HasName for Message {
+    fn name(&self) -> &[u8] {
+        self.topic_bytes()
+    }
 }
 
 /// Stands for the number of a snapshot's record: everything in it is to be taken.
@@ -85,8 +113,8 @@ impl Image {
         let hasher = RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]);
         Image {
             seed,
-            sessions: Sessions::new(hasher.clone()),
-            retained: Retained::new(hasher),
+            sessions: Named::new(hasher.clone()),
+            retained: Named::new(hasher),
             groups: Groups::default(),
             pending: VecDeque::new(),
             handled: BTreeMap::new(),
@@ -216,7 +244,7 @@ impl Image {
             Record::WillRemoved { client_id } => self.with(seq, client_id, |session| session.will = None),
             Record::Retained => {
                 let (message, _) = self.last.as_ref().ok_or(MissingMessage { seq })?;
-                self.retained.set(message);
+                self.retained.insert(message.with(message.qos(), true));
             }
             Record::RetainedRemoved { topic } => self.retained.remove(topic),
             Record::HandOn { number } => self.hand_on(seq, number)?,
@@ -289,6 +317,27 @@ impl Image {
         Ok(())
     }
 
+    /// Takes it apart. Each session knows by itself then since when its Client has been away.
+    pub fn into_parts(mut self) -> Parts {
+        self.forget_starts();
+        Parts {
+            sessions: self.sessions.into_list(),
+            retained: self.retained.into_list(),
+            groups: self.groups.0,
+            pending: self.pending,
+            handled: self.handled,
+            last_number: self.last_number,
+        }
+    }
+
+    /// Tells each session what the starts meant for it.
+    fn forget_starts(&mut self) {
+        let starts = std::mem::take(&mut self.starts);
+        for session in self.sessions.iter_mut() {
+            session.presence = session.presence.since(&starts).map_or(Presence::Connected(0), Presence::Away);
+        }
+    }
+
     /// How many sessions there are.
     pub fn session_count(&self) -> usize {
         self.sessions.len()
@@ -306,13 +355,10 @@ impl Image {
 
     /// Since when the session's Client has been away; `None` if it was connected at the end of the log.
     pub fn away_since(&self, session: &Session) -> Option<u64> {
-        match session.presence {
-            Presence::Away(since) => Some(since),
-            Presence::Connected(start) => self.starts.get(start as usize).copied(),
-        }
+        session.presence.since(&self.starts)
     }
 
-    /// The retained messages, in no order that means anything.
+    /// The retained messages, as a rule in the order in which a snapshot told them.
     pub fn retained(&self) -> impl ExactSizeIterator<Item = &Message> {
         self.retained.iter()
     }

@@ -33,6 +33,16 @@ pub(super) enum Presence {
     Away(u64),
 }
 
+impl Presence {
+    /// Since when the Client has been away, if the broker was started at these times.
+    pub(super) fn since(self, starts: &[u64]) -> Option<u64> {
+        match self {
+            Presence::Away(since) => Some(since),
+            Presence::Connected(start) => starts.get(start as usize).copied(),
+        }
+    }
+}
+
 /// Messages under way: a session whose Client is away has mostly none.
 #[derive(Debug, Default)]
 struct Flight {
@@ -90,6 +100,14 @@ impl Session {
     /// Its ClientID.
     pub fn client_id(&self) -> &str {
         &self.client_id
+    }
+
+    /// Since when its Client has been away, as far as the session knows by itself: [`Image::away_since`] knows more,
+    /// unless the image was taken apart.
+    ///
+    /// [`Image::away_since`]: super::Image::away_since
+    pub fn away_since(&self) -> Option<u64> {
+        self.presence.since(&[])
     }
 
     /// Session Expiry Interval in seconds; `u32::MAX`: never.
@@ -251,6 +269,6 @@ mod tests {
     /// A million sessions with a message each: every byte here is a megabyte.
     #[test]
     fn sessions_and_messages_are_small() {
-        assert_eq!((size_of::<Session>(), size_of::<Delivery>()), (112, 40));
+        assert_eq!((size_of::<Session>(), size_of::<Delivery>()), (120, 40));
     }
 }
