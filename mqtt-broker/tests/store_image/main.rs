@@ -4,6 +4,7 @@
 
 mod deal;
 mod expire;
+mod handover;
 mod history;
 mod model;
 mod records;

@@ -236,7 +236,7 @@ pub(crate) fn lines(image: &Image) -> Vec<String> {
         model.retained.insert(message.topic.to_string(), text(message));
     }
     for (name, group) in image.groups() {
-        assert!(group.messages().map(|message| message.number).is_sorted());
+        assert!(group.messages().map(|message| message.number).is_sorted() && group.messages().len() > 0);
         for message in group.messages() {
             let bound = message.bound.map(|bound| (bound.core, bound.handed_as));
             model.groups.insert((name.to_owned(), message.number), (text(message.message.as_ref()), bound));

@@ -6,6 +6,7 @@ use mqtt_proto::codec::encode_property;
 use mqtt_proto::packet::{Property, SubscriptionOptions};
 use mqtt_proto::types::{PacketId, Qos, TopicName};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 
 use crate::history::raw;
 
@@ -170,16 +171,21 @@ fn the_bytes_of_a_record_stay_what_they_are() {
     };
     let cases: &[(Record<'_>, u8, &[u8])] = &[
         (Record::Started { at: 300 }, 1, b"\xAC\x02"),
+        (Record::Time { at: 0 }, 2, b"\x00"),
         (
             Record::Message { message, publisher: 5, shared: true },
             3,
             b"\x7E\xE8\x07\x05\x03a/b\x02\x01\x01hi",
         ),
+        (Record::Again { number: 2 }, 4, b"\x02"),
         (
             Record::Opened { client_id, expiry_seconds: u32::MAX, next_packet_id: packet_id },
             5,
             b"\x02c1\xFF\xFF\xFF\xFF\x0F\xAC\x02",
         ),
+        (Record::Expiry { client_id, expiry_seconds: 60 }, 6, b"\x02c1\x3C"),
+        (Record::Closed { client_id, at: 1 }, 7, b"\x02c1\x01"),
+        (Record::Ended { client_id }, 8, b"\x02c1"),
         (
             Record::Subscribed {
                 client_id,
@@ -190,6 +196,7 @@ fn the_bytes_of_a_record_stay_what_they_are() {
             9,
             b"\x02c1\x0A$share/g/+\x01\x09",
         ),
+        (Record::Unsubscribed { client_id, filter: "#" }, 10, b"\x02c1\x01#"),
         (
             Record::Enqueued {
                 client_id,
@@ -201,19 +208,47 @@ fn the_bytes_of_a_record_stay_what_they_are() {
             11,
             b"\x02c1\x0D\xAC\x02\x01\x80\x01",
         ),
+        (Record::Sent { client_id, packet_id }, 12, b"\x02c1\xAC\x02"),
+        (Record::Dropped { client_id, place: 3 }, 13, b"\x02c1\x03"),
+        (Record::Acknowledged { client_id, packet_id }, 14, b"\x02c1\xAC\x02"),
+        (Record::Released { client_id, packet_id }, 15, b"\x02c1\xAC\x02"),
+        (Record::Received { client_id, packet_id }, 16, b"\x02c1\xAC\x02"),
+        (Record::Completed { client_id, packet_id }, 17, b"\x02c1\xAC\x02"),
         (Record::Will { client_id, delay_seconds: 1, expiry_seconds: None }, 18, b"\x02c1\x01"),
         (Record::Will { client_id, delay_seconds: 1, expiry_seconds: Some(0) }, 18, b"\x02c1\x01\x00"),
+        (Record::WillRemoved { client_id }, 19, b"\x02c1"),
         (Record::Retained, 20, b""),
+        (Record::RetainedRemoved { topic: "a/b" }, 21, b"\x03a/b"),
+        (Record::HandOn { number: 1 }, 22, b"\x01"),
+        (Record::HandedOn { number: u64::MAX }, 23, b"\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01"),
         (Record::Handled { core: 3, number: 128 }, 24, b"\x03\x80\x01"),
+        (Record::GroupQueued { group: "$share/g/a", number: 4 }, 25, b"\x0A$share/g/a\x04"),
         (
             Record::GroupBound { group: "$share/g/a", number: 4, core: 1, handed_as: 5 },
             26,
             b"\x0A$share/g/a\x04\x01\x05",
         ),
+        (Record::GroupReturned { group: "$share/g/a", number: 4 }, 27, b"\x0A$share/g/a\x04"),
+        (Record::GroupTaken { group: "$share/g/a", number: 4 }, 28, b"\x0A$share/g/a\x04"),
     ];
+    let kinds: std::collections::BTreeSet<u8> = cases.iter().map(|case| case.1).collect();
+    assert!(kinds.into_iter().eq(1..=KINDS), "each kind");
     for (record, kind, bytes) in cases {
         assert_eq!(raw(record), (*kind, bytes.to_vec()), "{record:?}");
     }
+}
+
+/// The table of kinds in the document.
+#[test]
+fn the_document_has_every_kind_under_its_name() {
+    let document = include_str!("../../../docs/store-records.md");
+    let fields = fields().new_tree(&mut Default::default()).expect("any fields").current();
+    for kind in 1..=KINDS {
+        let text = format!("{:?}", record(kind, &fields));
+        let name = text.split(' ').next().expect("a name");
+        assert!(document.contains(&format!("| {kind} | {name} | ")), "{kind} {name}");
+    }
+    assert!(!document.contains(&format!("| {} | ", KINDS + 1)));
 }
 
 #[test]
