@@ -2,6 +2,7 @@
 //! error, and images are what a small model says, whether they are read from a log, from a snapshot and the rest of the
 //! log, or dealt to other cores.
 
+mod any;
 mod deal;
 mod expire;
 mod handover;

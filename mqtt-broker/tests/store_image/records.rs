@@ -11,12 +11,12 @@ use proptest::strategy::ValueTree;
 use crate::history::raw;
 
 /// How many kinds the first version has.
-const KINDS: u8 = 28;
+pub(crate) const KINDS: u8 = 28;
 
 /// Values for the fields of any record.
 #[derive(Clone, Debug)]
-struct Fields {
-    text: String,
+pub(crate) struct Fields {
+    pub(crate) text: String,
     filter: String,
     group: String,
     topic: String,
@@ -33,26 +33,30 @@ struct Fields {
 }
 
 fn number() -> impl Strategy<Value = u64> {
-    (any::<u64>(), 0..64u32).prop_map(|(number, shift)| number >> shift)
+    (any::<u64>(), 0..64u32).prop_map(|(number, shift)| (number >> 1 >> shift).max(1))
 }
 
+/// At most one of each kind, but for User Properties.
 fn properties() -> impl Strategy<Value = Vec<u8>> {
-    let property = (0..5, "[ -~é]{0,9}", "[a-z]{1,9}").prop_map(|(which, one, other)| {
-        let property = match which {
-            0 => Property::PayloadFormatIndicator(1),
-            1 => Property::ContentType(&one),
-            2 => Property::ResponseTopic(&other),
-            3 => Property::CorrelationData(one.as_bytes()),
-            _ => Property::UserProperty(&one, &other),
-        };
+    let texts = prop::collection::vec(("[ -~é]{0,9}", "[a-z]{1,9}"), 6);
+    (texts, prop::sample::subsequence(vec![0, 1, 2, 3, 4, 5], 0..6)).prop_map(|(texts, kinds)| {
         let mut wire = Vec::new();
-        encode_property(&property, &mut wire).expect("short");
+        for kind in kinds {
+            let (one, other) = &texts[kind];
+            let property = match kind {
+                0 => Property::PayloadFormatIndicator(1),
+                1 => Property::ContentType(one),
+                2 => Property::ResponseTopic(other),
+                3 => Property::CorrelationData(one.as_bytes()),
+                _ => Property::UserProperty(one, other),
+            };
+            encode_property(&property, &mut wire).expect("short");
+        }
         wire
-    });
-    prop::collection::vec(property, 0..4).prop_map(|wires| wires.concat())
+    })
 }
 
-fn fields() -> impl Strategy<Value = Fields> {
+pub(crate) fn fields() -> impl Strategy<Value = Fields> {
     let topic = "[a-z$é][a-z/é ]{0,20}";
     let filter = prop_oneof![topic, Just("$share/g/+/b/#".to_owned()), Just("#".to_owned())];
     let texts = (".{0,20}", filter, topic.prop_map(|text| format!("$share/name/{text}")), topic);
@@ -85,7 +89,7 @@ fn fields() -> impl Strategy<Value = Fields> {
     )
 }
 
-fn record(kind: u8, fields: &Fields) -> Record<'_> {
+pub(crate) fn record(kind: u8, fields: &Fields) -> Record<'_> {
     let Fields { number, other: at, small, packet_id, qos, flag, .. } = *fields;
     let (client_id, group, filter) = (&*fields.text, &*fields.group, &*fields.filter);
     let core = small as u16;
@@ -111,7 +115,7 @@ fn record(kind: u8, fields: &Fields) -> Record<'_> {
         8 => Record::Ended { client_id },
         9 => {
             let options = SubscriptionOptions { no_local: flag, ..SubscriptionOptions::new(qos) };
-            Record::Subscribed { client_id, filter, options, identifier: small }
+            Record::Subscribed { client_id, filter, options, identifier: small % 268_435_456 }
         }
         10 => Record::Unsubscribed { client_id, filter },
         11 => Record::Enqueued {
@@ -220,7 +224,7 @@ fn the_bytes_of_a_record_stay_what_they_are() {
         (Record::Retained, 20, b""),
         (Record::RetainedRemoved { topic: "a/b" }, 21, b"\x03a/b"),
         (Record::HandOn { number: 1 }, 22, b"\x01"),
-        (Record::HandedOn { number: u64::MAX }, 23, b"\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01"),
+        (Record::HandedOn { number: u64::MAX / 2 }, 23, b"\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x7F"),
         (Record::Handled { core: 3, number: 128 }, 24, b"\x03\x80\x01"),
         (Record::GroupQueued { group: "$share/g/a", number: 4 }, 25, b"\x0A$share/g/a\x04"),
         (
@@ -264,6 +268,8 @@ fn fields_that_cannot_be_are_errors() {
         (3, b"\x08\x01a\x05\x02\x00\x00\x00\x01", field(3, "list of properties")),
         (3, b"\x08\x01a\x03\x01\x01\x01", field(3, "list of properties")),
         (3, b"\x08\x01a\x00", field(3, "list of properties")),
+        // The same one twice.
+        (3, b"\x08\x01a\x04\x01\x01\x01\x01", field(3, "list of properties")),
         (5, b"\x01c\x80\x80\x80\x80\x10\x01", field(5, "Session Expiry Interval")),
         (5, b"\x01c\x00\x00", field(5, "Packet Identifier")),
         (8, b"\x01\xFF", field(8, "ClientID")),
@@ -273,6 +279,11 @@ fn fields_that_cannot_be_are_errors() {
         (11, b"\x01c\x11", field(11, "byte of flags")),
         (11, b"\x01c\x01\x00", field(11, "Subscription Identifier")),
         (12, b"\x01c\x80\x80\x04", field(12, "Packet Identifier")),
+        (9, b"\x01c\x01#\x00\x80\x80\x80\x80\x01", field(9, "Subscription Identifier")),
+        (23, b"\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", field(23, "number of a message")),
+        (22, b"\x00", field(22, "number of a message")),
+        (25, b"\x0A$share/g/a\x00", field(25, "number of a message")),
+        (26, b"\x0A$share/g/a\x01\x01\x00", field(26, "number of a message")),
         (24, b"\x80\x80\x04\x00", field(24, "core")),
         (25, b"\x01a\x00", field(25, "shared group")),
         (25, b"\x08$share/g\x00", field(25, "shared group")),

@@ -7,6 +7,8 @@ use super::wire::{Fault, Reader};
 use super::{Identifiers, KINDS_PER_VERSION, Record, RecordError, VERSION, flag, kind};
 use crate::message::MessageRef;
 
+const NUMBER: &str = "number of a message";
+
 impl<'a> Record<'a> {
     /// The record of this kind that `bytes` are, by reference.
     ///
@@ -50,7 +52,7 @@ fn read_general<'a>(kind: u8, reader: &mut Reader<'a>) -> Result<Record<'a>, Fau
         kind::STARTED => Record::Started { at: reader.number()? },
         kind::TIME => Record::Time { at: reader.number()? },
         kind::MESSAGE => return message(reader),
-        _ => Record::Again { number: reader.number_u32("number of a message")? },
+        _ => Record::Again { number: reader.number_u32(NUMBER)? },
     })
 }
 
@@ -68,7 +70,7 @@ fn read_session<'a>(kind: u8, reader: &mut Reader<'a>) -> Result<Record<'a>, Fau
             filter: filter(reader)?,
             options: SubscriptionOptions::from_byte(reader.byte()?)
                 .ok_or(Fault::Field("Subscription Options byte"))?,
-            identifier: reader.number_u32("Subscription Identifier")?,
+            identifier: Identifiers::decode_one(reader)?,
         },
         kind::UNSUBSCRIBED => Record::Unsubscribed { client_id, filter: filter(reader)? },
         kind::WILL => Record::Will {
@@ -113,9 +115,9 @@ fn read_delivery<'a>(kind: u8, reader: &mut Reader<'a>) -> Result<Record<'a>, Fa
 
 fn read_handing_on<'a>(kind: u8, reader: &mut Reader<'a>) -> Result<Record<'a>, Fault> {
     Ok(match kind {
-        kind::HAND_ON => Record::HandOn { number: reader.number()? },
-        kind::HANDED_ON => Record::HandedOn { number: reader.number()? },
-        _ => Record::Handled { core: core(reader)?, number: reader.number()? },
+        kind::HAND_ON => Record::HandOn { number: counted(reader)? },
+        kind::HANDED_ON => Record::HandedOn { number: number(reader)? },
+        _ => Record::Handled { core: core(reader)?, number: number(reader)? },
     })
 }
 
@@ -125,11 +127,11 @@ fn read_group<'a>(kind: u8, reader: &mut Reader<'a>) -> Result<Record<'a>, Fault
     if !SharedFilter::new(group).is_ok_and(|shared| shared.share_name.is_some()) {
         return Err(Fault::Field(FIELD));
     }
-    let number = reader.number()?;
+    let number = counted(reader)?;
     Ok(match kind {
         kind::GROUP_QUEUED => Record::GroupQueued { group, number },
         kind::GROUP_BOUND => {
-            Record::GroupBound { group, number, core: core(reader)?, handed_as: reader.number()? }
+            Record::GroupBound { group, number, core: core(reader)?, handed_as: counted(reader)? }
         }
         kind::GROUP_RETURNED => Record::GroupReturned { group, number },
         _ => Record::GroupTaken { group, number },
@@ -146,6 +148,16 @@ fn expiry(reader: &mut Reader<'_>) -> Result<u32, Fault> {
 
 fn core(reader: &mut Reader<'_>) -> Result<u16, Fault> {
     reader.number_u16("core")
+}
+
+/// A number of those that a core counts from 1 on, or 0 for none. None gets so high that the next could not be told.
+fn number(reader: &mut Reader<'_>) -> Result<u64, Fault> {
+    Some(reader.number()?).filter(|&number| number <= u64::MAX / 2).ok_or(Fault::Field(NUMBER))
+}
+
+/// The same where there is one.
+fn counted(reader: &mut Reader<'_>) -> Result<u64, Fault> {
+    Some(number(reader)?).filter(|&number| number > 0).ok_or(Fault::Field(NUMBER))
 }
 
 fn filter<'a>(reader: &mut Reader<'a>) -> Result<&'a str, Fault> {
@@ -181,13 +193,18 @@ fn message<'a>(reader: &mut Reader<'a>) -> Result<Record<'a>, Fault> {
 
 /// Properties of the kinds that are forwarded, and nothing else: they go to Clients as they are.
 fn properties(wire: &[u8]) -> Result<&[u8], Fault> {
-    let lens = Properties::from_wire(wire).iter().map(|property| match property {
-        Property::PayloadFormatIndicator(_) => Some(2),
-        Property::ContentType(text) => Some(3 + text.len()),
-        Property::ResponseTopic(topic) => Some(3 + topic.len()),
-        Property::CorrelationData(data) => Some(3 + data.len()),
-        Property::UserProperty(name, value) => Some(5 + name.len() + value.len()),
-        _ => None,
+    let mut seen = 0u64;
+    let lens = Properties::from_wire(wire).iter().map(|property| {
+        let bit = 1 << property.id() as u8;
+        let is_first = seen & bit == 0;
+        seen |= bit;
+        match property {
+            Property::UserProperty(name, value) => Some(5 + name.len() + value.len()),
+            Property::PayloadFormatIndicator(_) if is_first => Some(2),
+            Property::ContentType(text) | Property::ResponseTopic(text) if is_first => Some(3 + text.len()),
+            Property::CorrelationData(data) if is_first => Some(3 + data.len()),
+            _ => None,
+        }
     });
     // Reading them ends at the first byte that is no property: then they are shorter together.
     let len: Option<usize> = lens.sum();

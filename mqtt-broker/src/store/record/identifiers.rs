@@ -7,6 +7,8 @@ use super::wire::{Fault, Reader, put_number};
 /// The largest Subscription Identifier (section 3.8.2.1.2).
 const IDENTIFIER_MAX: u32 = 268_435_455;
 
+const FIELD: &str = "Subscription Identifier";
+
 /// Subscription Identifiers: a list, or the bytes of a record that were found to be one.
 #[derive(Clone, Copy)]
 pub struct Identifiers<'a>(Form<'a>);
@@ -29,14 +31,19 @@ impl<'a> Identifiers<'a> {
 
     /// Those that `bytes` are made of.
     pub(super) fn decode(bytes: &'a [u8]) -> Result<Identifiers<'a>, Fault> {
-        const FIELD: &str = "Subscription Identifier";
         let mut reader = Reader::new(bytes);
         while !reader.is_empty() {
-            if !(1..=IDENTIFIER_MAX).contains(&reader.number_u32(FIELD)?) {
+            if Identifiers::decode_one(&mut reader)? == 0 {
                 return Err(Fault::Field(FIELD));
             }
         }
         Ok(Identifiers(Form::Wire(bytes)))
+    }
+
+    /// A single one, or 0 for none.
+    pub(super) fn decode_one(reader: &mut Reader<'_>) -> Result<u32, Fault> {
+        let identifier = reader.number_u32(FIELD)?;
+        if identifier <= IDENTIFIER_MAX { Ok(identifier) } else { Err(Fault::Field(FIELD)) }
     }
 
     /// Appends them as they are written.
@@ -54,7 +61,7 @@ impl<'a> Identifiers<'a> {
             Form::Wire(bytes) => (&[][..], bytes),
         };
         let mut reader = Reader::new(bytes);
-        let written = core::iter::from_fn(move || reader.number_u32("").ok());
+        let written = core::iter::from_fn(move || reader.number_u32(FIELD).ok());
         list.iter().copied().chain(written)
     }
 }
