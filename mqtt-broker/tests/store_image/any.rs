@@ -11,7 +11,7 @@ use crate::records::{Fields, KINDS, fields, record};
 /// Any fields, but that all is about two sessions.
 fn about_two_sessions() -> impl Strategy<Value = Fields> {
     let name = |mut fields: Fields| {
-        fields.text = if fields.text.len() % 2 == 0 { "a" } else { "b" }.to_owned();
+        fields.text = if fields.text.len().is_multiple_of(2) { "a" } else { "b" }.to_owned();
         fields
     };
     fields().prop_map(name)
