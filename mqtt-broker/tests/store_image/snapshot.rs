@@ -188,3 +188,27 @@ fn packet_identifiers_go_on_after_a_snapshot() {
         session.under_way().map(|(id, _, message)| (id.get(), message.is_some())).collect();
     assert_eq!(under_way, [(1, true), (2, false)]);
 }
+
+/// Whoever goes on with an image gets all of it, retained messages in the order in which they were told.
+#[test]
+fn an_image_taken_apart_is_whole() {
+    let opened = |client_id| raw(&Record::Opened { client_id, expiry_seconds: 60, next_packet_id: id(1) });
+    let mut turn = vec![opened("gone"), raw(&Record::Started { at: 5 }), opened("here")];
+    for topic in ["z", "a", "m"] {
+        turn.push(told(message(topic, b"x", Qos::ExactlyOnce, None)));
+        turn.push(raw(&Record::Retained));
+    }
+    turn.push(raw(&Record::HandOn { number: 7 }));
+    turn.push(raw(&Record::GroupQueued { group: "$share/g/m", number: 9 }));
+    turn.push(raw(&Record::Handled { core: 2, number: 3 }));
+    let parts = fold(&[turn]).into_parts();
+    let sessions = parts.sessions.iter().map(|session| (session.client_id(), session.away_since()));
+    assert!(sessions.eq([("gone", Some(5)), ("here", None)]));
+    let topics = parts.retained.iter().map(|message| message.as_ref().topic.as_str());
+    assert!(topics.eq(["z", "a", "m"]) && parts.retained.iter().all(|message| message.as_ref().retain));
+    let group = parts.groups.get("$share/g/m").expect("a message waits");
+    assert!(group.messages().map(|message| message.number).eq([9]));
+    assert!(parts.pending.iter().map(|pending| (pending.number, pending.publisher)).eq([(7, 7)]));
+    assert!(parts.handled.into_iter().eq([(2, 3)]));
+    assert_eq!(parts.last_number, 9);
+}
