@@ -249,6 +249,16 @@ impl Message {
     pub fn cost(&self) -> usize {
         self.bytes.len() + Message::OVERHEAD
     }
+
+    /// Whether somebody else keeps the same bytes.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.bytes) > 1
+    }
+
+    /// Where its bytes are: no other message that is kept has the same address, but for clones.
+    pub(crate) fn address(&self) -> usize {
+        self.bytes.as_ptr().addr()
+    }
 }
 
 impl Spares {

@@ -1,0 +1,274 @@
+//! One session as it is stored: what its records add up to.
+
+use std::collections::VecDeque;
+
+use mqtt_proto::session::{Outbound, Phase, PubRec};
+use mqtt_proto::types::{PacketId, Qos, ReasonCode};
+
+use super::subscriptions::Subscriptions;
+use crate::message::Message;
+use crate::store::record::Identifiers;
+
+/// A session, with all it holds.
+#[derive(Debug)]
+pub struct Session {
+    client_id: Box<str>,
+    pub(super) presence: Presence,
+    /// Records up to this one are in it already.
+    pub(super) as_of: u64,
+    pub(super) subscriptions: Subscriptions,
+    waiting: VecDeque<Delivery>,
+    flight: Option<Box<Flight>>,
+    pub(super) will: Option<Box<Will>>,
+    pub(super) expiry_seconds: u32,
+    pub(super) next_packet_id: PacketId,
+}
+
+/// Whether the session's Client is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// Since the broker had been started so many times: its next start ends the connection.
+    Connected(u32),
+    /// Not since then.
+    Away(u64),
+}
+
+impl Presence {
+    /// Since when the Client has been away, if the broker was started at these times.
+    pub(super) fn since(self, starts: &[u64]) -> Option<u64> {
+        match self {
+            Presence::Away(since) => Some(since),
+            Presence::Connected(start) => starts.get(start as usize).copied(),
+        }
+    }
+}
+
+/// Messages under way: a session whose Client is away has mostly none.
+#[derive(Debug, Default)]
+struct Flight {
+    window: Outbound<Delivery>,
+    /// Packet Identifiers of QoS 2 messages whose PUBREL has not come, in ascending order.
+    received: Vec<PacketId>,
+}
+
+/// A message for one session.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The message; it expires by wall time.
+    pub message: Message,
+    identifiers: IdentifierList,
+    /// The QoS that it is delivered with: 1 or 2.
+    pub qos: Qos,
+    /// The RETAIN flag that it is delivered with.
+    pub retain: bool,
+}
+
+/// Subscription Identifiers: one takes no memory of its own.
+#[derive(Clone, Debug)]
+enum IdentifierList {
+    /// 0 for none.
+    One(u32),
+    Several(Box<[u32]>),
+}
+
+/// A Will as it is stored.
+#[derive(Clone, Debug)]
+pub struct Will {
+    /// The message. Its expiry is told by `expiry_seconds`.
+    pub message: Message,
+    /// Will Delay Interval in seconds.
+    pub delay_seconds: u32,
+    /// Message Expiry Interval in seconds: runs from the publication on.
+    pub expiry_seconds: Option<u32>,
+}
+
+impl Session {
+    pub(super) fn new(client_id: &str, expiry_seconds: u32, presence: Presence) -> Session {
+        Session {
+            client_id: client_id.into(),
+            presence,
+            as_of: 0,
+            subscriptions: Subscriptions::default(),
+            waiting: VecDeque::new(),
+            flight: None,
+            will: None,
+            expiry_seconds,
+            next_packet_id: PacketId::FIRST,
+        }
+    }
+
+    /// Its ClientID.
+    pub fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
+    /// Since when its Client has been away, as far as the session knows by itself: [`Image::away_since`] knows more,
+    /// unless the image was taken apart.
+    ///
+    /// [`Image::away_since`]: super::Image::away_since
+    pub fn away_since(&self) -> Option<u64> {
+        self.presence.since(&[])
+    }
+
+    /// Session Expiry Interval in seconds; `u32::MAX`: never.
+    pub fn expiry_seconds(&self) -> u32 {
+        self.expiry_seconds
+    }
+
+    /// The Packet Identifier that its next message gets.
+    pub fn next_packet_id(&self) -> PacketId {
+        self.next_packet_id
+    }
+
+    /// Its subscriptions, those in shared groups too.
+    pub fn subscriptions(&self) -> &Subscriptions {
+        &self.subscriptions
+    }
+
+    /// Its Will.
+    pub fn will(&self) -> Option<&Will> {
+        self.will.as_deref()
+    }
+
+    /// What is on its way to the Client, in the order of sending; without the message once PUBREC has come.
+    pub fn under_way(&self) -> impl Iterator<Item = (PacketId, Phase, Option<&Delivery>)> {
+        self.flight.iter().flat_map(|flight| flight.window.iter())
+    }
+
+    /// What waits to be sent, oldest first.
+    pub fn waiting(&self) -> impl ExactSizeIterator<Item = &Delivery> {
+        self.waiting.iter()
+    }
+
+    /// The Packet Identifiers of QoS 2 messages from the Client whose PUBREL has not come, in ascending order.
+    pub fn received(&self) -> &[PacketId] {
+        self.flight.as_ref().map_or(&[], |flight| &flight.received)
+    }
+
+    fn flight(&mut self) -> &mut Flight {
+        self.flight.get_or_insert_default()
+    }
+
+    /// A message waits, behind all others.
+    pub(super) fn enqueue(&mut self, delivery: Delivery) {
+        if self.waiting.capacity() == 0 {
+            // Most sessions that have messages have one.
+            self.waiting.reserve_exact(1);
+        }
+        self.waiting.push_back(delivery);
+    }
+
+    /// A message was sent.
+    pub(super) fn start(&mut self, delivery: Delivery, packet_id: PacketId) {
+        let phase = match delivery.qos {
+            Qos::ExactlyOnce => Phase::AwaitPubRec,
+            _ => Phase::AwaitPubAck,
+        };
+        self.flight().window.restore(packet_id, phase, Some(delivery), true);
+    }
+
+    /// The first message that waits was sent.
+    pub(super) fn start_first(&mut self, packet_id: PacketId) {
+        if let Some(first) = self.waiting.pop_front() {
+            self.tidy();
+            self.start(first, packet_id);
+        }
+    }
+
+    /// A message is taken out of those that wait.
+    pub(super) fn drop_waiting(&mut self, place: u32) {
+        self.waiting.remove(place as usize);
+        self.tidy();
+    }
+
+    /// Drops the messages that wait and are due; `dropped` is told the place of each among those that are left then.
+    pub(super) fn drop_expired(&mut self, now: u64, mut dropped: impl FnMut(&str, u32)) {
+        let Session { waiting, client_id, .. } = self;
+        let mut place = 0;
+        waiting.retain(|delivery| {
+            let expired = delivery.message.is_expired(now);
+            match expired {
+                true => dropped(client_id, place),
+                false => place += 1,
+            }
+            !expired
+        });
+        self.tidy();
+    }
+
+    /// A delivery is over, in whatever phase it is.
+    pub(super) fn finish(&mut self, packet_id: PacketId) {
+        let Some(flight) = &mut self.flight else { return };
+        let window = &mut flight.window;
+        let _known = window.handle_puback(packet_id, ReasonCode::SUCCESS).is_ok()
+            || window.handle_pubcomp(packet_id).is_ok()
+            || window.handle_pubrec(packet_id, ReasonCode::UNSPECIFIED_ERROR).is_ok();
+        self.tidy();
+    }
+
+    /// PUBREC has come. One of a delivery that is not known stands for it: a snapshot says no more of it.
+    pub(super) fn release(&mut self, packet_id: PacketId) {
+        let window = &mut self.flight().window;
+        match window.handle_pubrec(packet_id, ReasonCode::SUCCESS) {
+            Ok(PubRec::Release(_) | PubRec::Refused(_)) => {}
+            Err(_) => drop(window.restore(packet_id, Phase::AwaitPubComp, None, true)),
+        }
+    }
+
+    /// A QoS 2 message has come.
+    pub(super) fn receive(&mut self, packet_id: PacketId) {
+        let received = &mut self.flight().received;
+        if let Err(place) = received.binary_search(&packet_id) {
+            received.insert(place, packet_id);
+        }
+    }
+
+    /// PUBREL has come.
+    pub(super) fn complete(&mut self, packet_id: PacketId) {
+        let Some(flight) = &mut self.flight else { return };
+        if let Ok(place) = flight.received.binary_search(&packet_id) {
+            flight.received.remove(place);
+        }
+        self.tidy();
+    }
+
+    /// Gives back the memory of messages if there is none.
+    fn tidy(&mut self) {
+        self.flight.take_if(|flight| flight.window.in_flight() == 0 && flight.received.is_empty());
+        if self.waiting.is_empty() {
+            self.waiting = VecDeque::new();
+        }
+    }
+}
+
+impl Delivery {
+    /// A delivery of `message` with this QoS, RETAIN flag and these Subscription Identifiers.
+    pub fn new(message: Message, qos: Qos, retain: bool, identifiers: Identifiers<'_>) -> Delivery {
+        let mut found = identifiers.iter();
+        let identifiers = match (found.next(), found.next()) {
+            (one, None) => IdentifierList::One(one.unwrap_or(0)),
+            _ => IdentifierList::Several(identifiers.iter().collect()),
+        };
+        Delivery { message, identifiers, qos, retain }
+    }
+
+    /// Its Subscription Identifiers.
+    pub fn identifiers(&self) -> &[u32] {
+        match &self.identifiers {
+            IdentifierList::One(0) => &[],
+            IdentifierList::One(one) => core::slice::from_ref(one),
+            IdentifierList::Several(several) => several,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A million sessions with a message each: every byte here is a megabyte.
+    #[test]
+    fn sessions_and_messages_are_small() {
+        assert_eq!((size_of::<Session>(), size_of::<Delivery>()), (120, 40));
+    }
+}
