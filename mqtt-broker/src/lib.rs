@@ -32,6 +32,7 @@ pub mod router;
 #[cfg(feature = "runtime")]
 pub mod runtime;
 pub mod shard;
+pub mod store;
 #[cfg(feature = "runtime")]
 pub mod transport;
 
