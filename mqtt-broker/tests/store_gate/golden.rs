@@ -134,7 +134,8 @@ fn golden_file(name: &str, written: &[u8]) -> Vec<u8> {
 
 fn rows_of(bytes: &[u8]) -> String {
     let mut rows = String::new();
-    for (row, bytes) in bytes.chunks(16).enumerate().filter(|(_, bytes)| bytes.iter().any(|&byte| byte != 0)) {
+    for (row, bytes) in bytes.chunks(16).enumerate().filter(|(_, bytes)| bytes.iter().any(|&byte| byte != 0))
+    {
         let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let _ = writeln!(rows, "{:06x}  {digits}", row * 16);
     }

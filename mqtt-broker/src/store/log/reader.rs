@@ -48,7 +48,7 @@ pub struct Torn {
 }
 
 /// A log that was read to its end, to be gone on with by [`Log::open`](super::Log::open).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Recovered {
     /// The number of the next record.
     pub next: u64,
