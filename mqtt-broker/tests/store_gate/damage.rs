@@ -126,6 +126,19 @@ fn a_flipped_bit_is_found_wherever_it_matters() {
 }
 
 #[test]
+fn a_damaged_commit_before_a_torn_one_is_not_taken_for_torn() {
+    let mut store = written(false);
+    // What shows of the last one is its header alone.
+    let [(last, torn), (before, damaged)] = store.places;
+    store.disk.file(last).bytes_mut()[torn as usize + 48] ^= 1;
+    let found = store.model.check_up_to(&store.disk, store.model.before).expect("a torn commit is no damage");
+    assert_eq!(found.torn.map(|torn| (torn.segment, torn.offset)), Some((last, torn)));
+    store.disk.file(before).bytes_mut()[damaged as usize + 48] ^= 1;
+    let damage = judge(&store.disk, &store.model, false, &mut Row::default()).expect("it was acknowledged");
+    assert_eq!((damage.segment, damage.offset, damage.fault), (Some(before), damaged, Fault::Commit));
+}
+
+#[test]
 fn zeroed_pages_and_sectors_are_found_wherever_they_matter() {
     for is_ended in [false, true] {
         let (store, mut row) = (written(is_ended), Row::default());

@@ -1,6 +1,6 @@
 //! Disks that refuse: writes that fail, and no room for another segment.
 
-use mqtt_broker::store::log::{LogAction, Purpose, Room, SEGMENT_STEP};
+use mqtt_broker::store::log::{Purpose, Room, SEGMENT_STEP};
 
 use crate::Row;
 use crate::disk::SECTOR;
@@ -36,7 +36,7 @@ fn a_failed_or_short_write_ends_the_log() {
             assert_eq!(store.log.append(1, |out| out.push(1)), next);
             store.log.boundary();
             store.log.end();
-            assert!(store.log.poll_write().is_none() && store.log.poll_action().is_none());
+            assert!(store.log.poll_write().is_none() && store.log.poll_make().is_none());
             assert_eq!((store.log.committed(), store.log.is_ended()), (committed, false));
             assert_eq!(store.log.failed(), Some(failed));
             store.model.check(&store.disk).expect("a failed write is no damage");
@@ -57,7 +57,7 @@ fn without_room_for_a_segment_nothing_is_lost_and_clean_up_goes_on() {
         // Segments are made until the disk is full, and records kept until there is no room.
         let (mut small, mut last_room) = (0, Room::Now);
         while small < 20 {
-            while let Some(LogAction::Make(segment)) = store.log.poll_action() {
+            while let Some(segment) = store.log.poll_make() {
                 if made < refused {
                     store.disk.make(segment);
                 }
@@ -97,7 +97,7 @@ fn without_room_for_a_segment_nothing_is_lost_and_clean_up_goes_on() {
         let mut store = Store::start(store.disk.clone(), store.model.clone(), 10, 1);
         store.release(store.model.acked);
         store.make();
-        assert_eq!(store.append(1, Purpose::Keep), Room::Now);
+        assert_eq!(store.append_these(vec![(1, vec![2; 100])], Purpose::Keep), Room::Now);
         store.flush();
         store.model.check(&store.disk).expect("nothing is damaged");
     }
@@ -115,10 +115,24 @@ fn a_message_longer_than_the_free_segments_waits_for_more_or_is_refused() {
     assert_eq!(store.log.room_for(2 * long, Purpose::Keep), Room::Full);
     // A disk that refuses says so until it is asked again.
     assert_eq!(store.log.room_for(16 * SEGMENT_STEP as usize, Purpose::Keep), Room::Soon);
-    assert!(store.log.poll_action().is_some());
+    assert!(store.log.poll_make().is_some());
     store.log.made(false);
     assert_eq!(store.log.room_for(16 * SEGMENT_STEP as usize, Purpose::Keep), Room::Full);
-    assert_eq!(store.log.poll_action(), None);
+    assert_eq!(store.log.poll_make(), None);
     store.log.try_again();
-    assert!(store.log.poll_action().is_some());
+    assert!(store.log.poll_make().is_some());
+}
+
+#[test]
+fn what_is_appended_without_room_waits_as_a_whole() {
+    let mut store = Store::new(20);
+    store.make();
+    let long = vec![(1, vec![1; 4 * SEGMENT_STEP as usize]), (2, vec![2; 100])];
+    store.append_unasked(long);
+    assert!(store.log.poll_write().is_none(), "what is begun is finished");
+    assert_eq!(store.log.room_for(0, Purpose::Keep), Room::Soon);
+    store.make();
+    store.flush();
+    assert_eq!(store.log.committed(), 2);
+    store.model.check(&store.disk).expect("nothing is damaged");
 }

@@ -7,8 +7,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use mqtt_broker::store::log::{
-    Identity, Log, LogAction, LogConfig, ReadConfig, Reader, Recovered, SEGMENT_STEP, SnapshotReader,
-    SnapshotWriter,
+    Identity, Log, LogConfig, ReadConfig, Reader, Recovered, SEGMENT_STEP, SnapshotReader, SnapshotWriter,
 };
 
 use crate::disk::{Disk, File};
@@ -48,7 +47,7 @@ fn write(disk: &mut Disk, log: &mut Log, records: &[(u64, u8, Vec<u8>)], ends: &
 }
 
 fn flush(disk: &mut Disk, log: &mut Log) {
-    while let Some(LogAction::Make(segment)) = log.poll_action() {
+    while let Some(segment) = log.poll_make() {
         disk.make(segment);
         log.made(true);
     }

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use mqtt_broker::store::log::{
-    Identity, Log, LogAction, LogConfig, Purpose, ReadConfig, ReadError, Reader, Record, Recovered, Room,
-    SEGMENT_STEP, Write,
+    Identity, Log, LogConfig, Purpose, ReadConfig, ReadError, Reader, Record, Recovered, Room, SEGMENT_STEP,
+    Write,
 };
 
 use crate::disk::Disk;
@@ -69,6 +69,8 @@ pub(crate) struct Store {
     pub(crate) disk: Disk,
     pub(crate) log: Log,
     pub(crate) model: Model,
+    /// Segment and offset of the last commit that was written, and of the one before it.
+    pub(crate) places: [(u32, u64); 2],
     salt: u64,
 }
 
@@ -90,7 +92,7 @@ impl Store {
         Rc::make_mut(&mut model.records).truncate(last as usize);
         model.ends.retain(|&end| end <= last);
         (model.acked, model.before) = (last, last);
-        Store { disk, log: Log::open(config(segments_max), found), model, salt }
+        Store { disk, log: Log::open(config(segments_max), found), model, places: [(0, 0); 2], salt }
     }
 
     /// Appends one batch, if there is room for it. Answers what there was.
@@ -105,14 +107,19 @@ impl Store {
         let bytes = records.iter().map(|(_, body)| body.len() + 6).sum();
         let room = self.log.room_for(bytes, purpose);
         if room == Room::Now {
-            for (kind, body) in records {
-                self.log.append(kind, |out| out.extend_from_slice(&body));
-                Rc::make_mut(&mut self.model.records).push((kind, body));
-            }
-            self.log.boundary();
-            self.model.ends.push(self.log.next() - 1);
+            self.append_unasked(records);
         }
         room
+    }
+
+    /// Appends these records as one batch, whether there is room or not.
+    pub(crate) fn append_unasked(&mut self, records: Vec<(u8, Vec<u8>)>) {
+        for (kind, body) in records {
+            self.log.append(kind, |out| out.extend_from_slice(&body));
+            Rc::make_mut(&mut self.model.records).push((kind, body));
+        }
+        self.log.boundary();
+        self.model.ends.push(self.log.next() - 1);
     }
 
     /// A turn: batches are appended, and segments made.
@@ -127,7 +134,7 @@ impl Store {
 
     /// Makes all segments that are asked for.
     pub(crate) fn make(&mut self) {
-        while let Some(LogAction::Make(segment)) = self.log.poll_action() {
+        while let Some(segment) = self.log.poll_make() {
             self.disk.make(segment);
             self.log.made(true);
         }
@@ -137,6 +144,9 @@ impl Store {
     pub(crate) fn land(&mut self, write: Write) {
         self.disk.file(write.segment).write(write.offset, &write.pages, |_| true);
         let bytes = write.pages.len();
+        if write.offset > 0 {
+            self.places = [(write.segment, write.offset), self.places[0]];
+        }
         let before = self.model.acked;
         self.model.acked = self.log.written(write, bytes).expect("the disk has all of it");
         if self.model.acked != before {

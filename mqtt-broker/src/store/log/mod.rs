@@ -27,4 +27,4 @@ pub use media::{Media, Source};
 pub use reader::{ReadConfig, Reader, Record, Recovered, Torn};
 pub use snapshot::{SnapshotFailed, SnapshotHeader, SnapshotReader, SnapshotWrite, SnapshotWriter};
 pub use space::{Live, Purpose, Room, Segment};
-pub use writer::{Log, LogAction, LogConfig, LogFailed, Write};
+pub use writer::{Log, LogConfig, LogFailed, Write};

@@ -35,14 +35,6 @@ pub struct Write {
     pub pages: Buffer,
 }
 
-/// A file to be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogAction {
-    /// A segment full of zeros, which has its name only once all of it is on the disk: a file that is shorter than it
-    /// should be is taken for a damaged one. To be answered by [`Log::made`].
-    Make(Segment),
-}
-
 /// A write failed, now or before: what the disk holds is not known, and nothing is written any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -59,12 +51,12 @@ pub struct LogFailed {
 
 /// The log of one core. It belongs to the core's thread.
 ///
-/// Records are appended as the state changes. Once a turn the caller hands every [`LogAction`] on, and asks for the write
-/// that is to be done, if none is under way; when that is done it says so and learns up to which record all is durable:
+/// Records are appended as the state changes. Once a turn the caller asks for what is to be done; when that is done it
+/// says so, and learns up to which record all is durable:
 ///
 /// 1. [`Log::append`], any number of times, with a [`Log::boundary`] between what may be written apart,
-/// 2. [`Log::poll_action`] until there is none, [`Log::poll_write`] once,
-/// 3. [`Log::written`] when the disk has the pages, [`Log::made`] when there is the segment; then 2 again.
+/// 2. [`Log::poll_make`] and [`Log::poll_write`], each of which gives one thing at a time,
+/// 3. [`Log::made`] when there is the segment, [`Log::written`] when the disk has the pages; then 2 again.
 #[derive(Debug)]
 pub struct Log {
     identity: Identity,
@@ -113,6 +105,9 @@ enum Ending {
 
 impl Log {
     /// Goes on with a log as it was found; in a fresh segment, whatever room the last one has.
+    ///
+    /// What was found has to be durable before anything is written: the last process may have ended before the disk had
+    /// what a cache gives out. So the segments that hold the log are synced first.
     ///
     /// # Panics
     ///
@@ -227,12 +222,14 @@ impl Log {
         Ok(self.committed)
     }
 
-    /// The next file to be made.
-    pub fn poll_action(&mut self) -> Option<LogAction> {
+    /// The next segment to be made: a file full of zeros, which gets its name once all of it is on the disk, as one that
+    /// is shorter than it should be is taken for damaged. To be answered by [`Log::made`], before which there is no
+    /// other.
+    pub fn poll_make(&mut self) -> Option<Segment> {
         if self.failed.is_some() {
             return None;
         }
-        self.space.poll_make().map(LogAction::Make)
+        self.space.poll_make()
     }
 
     /// The segment was made, or could not be: then none is asked for until [`Log::try_again`].
