@@ -1,6 +1,6 @@
 //! Files that are not any more what was written: cut, flipped, zeroed, exchanged, gone, unreadable.
 
-use mqtt_broker::store::log::{Damage, Fault, PAGE, Purpose, ReadError, Reader};
+use mqtt_broker::store::log::{Damage, Fault, PAGE, Place, Purpose, ReadError, Reader};
 
 use crate::Row;
 use crate::disk::{Disk, File, SECTOR};
@@ -86,7 +86,7 @@ fn a_file_that_is_cut_at_any_byte_is_refused() {
         disk.files.insert(number, File::new(bytes));
         let damage = judge(&disk, &store.model, false, &mut row).expect("shorter than a segment");
         assert!(matches!(damage.fault, Fault::Length { .. }), "{damage:?}");
-        assert_eq!(damage.segment, Some(number));
+        assert_eq!(damage.place, Place::Segment(number, 0));
         if place % 997 == 0 {
             salvage(&disk, &store.model, false);
         }
@@ -135,7 +135,7 @@ fn a_damaged_commit_before_a_torn_one_is_not_taken_for_torn() {
     assert_eq!(found.torn.map(|torn| (torn.segment, torn.offset)), Some((last, torn)));
     store.disk.file(before).bytes_mut()[damaged as usize + 48] ^= 1;
     let damage = judge(&store.disk, &store.model, false, &mut Row::default()).expect("it was acknowledged");
-    assert_eq!((damage.segment, damage.offset, damage.fault), (Some(before), damaged, Fault::Commit));
+    assert_eq!((damage.place, damage.fault), (Place::Segment(before, damaged), Fault::Commit));
 }
 
 #[test]
@@ -211,8 +211,11 @@ fn what_the_disk_cannot_read_is_an_error_and_goes_to_salvage() {
     for (number, place) in places(&store).into_iter().step_by(PAGE) {
         let mut disk = store.disk.clone();
         disk.file(number).make_unreadable(place as u64..place as u64 + 1);
-        let error = store.model.check(&disk).err().expect("all of it is needed");
-        assert!(matches!(error, ReadError::Media { segment: Some(found), .. } if found == number), "{error}");
+        let error = store.model.check(&disk).expect_err("all of it is needed");
+        assert!(
+            matches!(error, ReadError::Media { place: Place::Segment(found, _), .. } if found == number),
+            "{error}"
+        );
         salvage(&disk, &store.model, true);
         (row.trials, row.refused) = (row.trials + 1, row.refused + 1);
     }

@@ -40,13 +40,32 @@ pub enum Fault {
     Total,
 }
 
+/// What something is said of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// All segments together.
+    Log,
+    /// A byte of a segment.
+    Segment(u32, u64),
+    /// A byte of a snapshot.
+    Snapshot(u64),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Log => f.write_str("the log"),
+            Place::Segment(segment, offset) => write!(f, "segment {segment}, byte {offset}"),
+            Place::Snapshot(offset) => write!(f, "the snapshot, byte {offset}"),
+        }
+    }
+}
+
 /// Something that cannot be read and was there once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damage {
-    /// In which segment; none for a snapshot, and for what is not in any.
-    pub segment: Option<u32>,
-    /// At which byte of the file.
-    pub offset: u64,
+    /// Where.
+    pub place: Place,
     /// What is wrong there.
     pub fault: Fault,
     /// The records that are gone, the first and the last, as far as that is known.
@@ -55,13 +74,7 @@ pub struct Damage {
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.segment {
-            Some(segment) => write!(f, "segment {segment}, byte {}: ", self.offset)?,
-            None if self.fault == Fault::Total || self.offset > 0 => {
-                write!(f, "snapshot, byte {}: ", self.offset)?;
-            }
-            None => {}
-        }
+        write!(f, "{}: ", self.place)?;
         match self.fault {
             Fault::Foreign => write!(f, "the file belongs to another store or another core")?,
             Fault::Version(found) => write!(f, "the file has version {found} of the format")?,
@@ -106,10 +119,13 @@ impl fmt::Display for Damage {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The system refused to read.
-    #[error("reading {} failed: {error}. Look for faults of the disk, then put back a backup or let salvage keep what can be read", place(*segment))]
+    #[error(
+        "{place}: reading failed: {error}. Look for faults of the disk, then put back a backup or let salvage keep \
+         what can be read"
+    )]
     Media {
-        /// In which segment; none for a snapshot, and for the list of segments.
-        segment: Option<u32>,
+        /// Where.
+        place: Place,
         /// What it said.
         error: io::Error,
     },
@@ -139,8 +155,4 @@ impl Verdict {
         self.damage.push(damage);
         Ok(())
     }
-}
-
-fn place(segment: Option<u32>) -> String {
-    segment.map_or_else(|| "the store".to_owned(), |segment| format!("segment {segment}"))
 }

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use super::damage::ReadError;
+use super::damage::{Place, ReadError};
 use super::format::{COMMIT_BYTES_MAX, PAGE};
 
 /// A file to read from.
@@ -67,7 +67,8 @@ impl<'m, M: Media> Files<'m, M> {
     }
 
     pub(super) fn numbers(&self) -> Result<Vec<u32>, ReadError> {
-        let mut numbers = self.media.segments().map_err(|error| ReadError::Media { segment: None, error })?;
+        let mut numbers =
+            self.media.segments().map_err(|error| ReadError::Media { place: Place::Log, error })?;
         numbers.sort_unstable();
         numbers.dedup();
         Ok(numbers)
@@ -81,18 +82,20 @@ impl<'m, M: Media> Files<'m, M> {
     /// The first page of a segment, if it has one.
     pub(super) fn first_page(&mut self, segment: u32) -> Result<Option<&[u8]>, ReadError> {
         let window = self.window(segment)?;
-        window.first_page().map_err(|error| ReadError::Media { segment: Some(segment), error })
+        window.first_page().map_err(|error| ReadError::Media { place: Place::Segment(segment, 0), error })
     }
 
     /// `len` bytes of a segment from `offset` on, 1 MiB at most; none if it does not have them.
     pub(super) fn read(&mut self, segment: u32, offset: u64, len: usize) -> Result<Option<&[u8]>, ReadError> {
         let window = self.window(segment)?;
-        window.at(offset, len).map_err(|error| ReadError::Media { segment: Some(segment), error })
+        window
+            .at(offset, len)
+            .map_err(|error| ReadError::Media { place: Place::Segment(segment, offset), error })
     }
 
     fn window(&mut self, segment: u32) -> Result<&mut Window<M::File>, ReadError> {
         if self.open.as_ref().is_none_or(|&(open, _)| open != segment) {
-            let failed = |error| ReadError::Media { segment: Some(segment), error };
+            let failed = |error| ReadError::Media { place: Place::Segment(segment, 0), error };
             let memory = self.open.take().map(|(_, window)| window.bytes).unwrap_or_default();
             let file = self.media.open(segment).map_err(failed)?;
             let window = Window::new(file, memory, self.forgiving).map_err(failed)?;

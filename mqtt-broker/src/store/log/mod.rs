@@ -21,7 +21,7 @@ mod survey;
 mod writer;
 
 pub use buffer::Buffer;
-pub use damage::{Damage, Fault, ReadError};
+pub use damage::{Damage, Fault, Place, ReadError};
 pub use format::{COMMIT_BYTES_MAX, Identity, PAGE, SEGMENT_STEP, VERSION};
 pub use media::{Media, Source};
 pub use reader::{ReadConfig, Reader, Record, Recovered, Torn};

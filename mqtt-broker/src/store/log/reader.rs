@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::damage::{Damage, Fault, ReadError, Verdict};
+use super::damage::{Damage, Fault, Place, ReadError, Verdict};
 use super::format::{COMMIT_HEADER, CommitHeader, END, Identity, Kind, MORE, PAGE, Parsed, parse_record};
 use super::media::{Files, Media};
 use super::space::{Live, Segment};
@@ -181,8 +181,7 @@ impl<'m, M: Media> Reader<'m, M> {
         let reach = self.config.reach.max(self.config.from.saturating_sub(1));
         if self.next <= reach {
             let lost = Some((self.next, reach));
-            let segment = self.survey.live.last().map(|found| found.segment.number);
-            self.verdict.note(Damage { segment, offset: self.offset, fault: Fault::End, lost })?;
+            self.verdict.note(Damage { place: Place::Log, fault: Fault::End, lost })?;
             self.next = reach + 1;
         }
         let generation = self.survey.generation();
@@ -372,8 +371,9 @@ impl<'m, M: Media> Reader<'m, M> {
             return Ok(());
         }
         let segment = self.survey.live.get(self.at).map(|found| found.segment.number);
+        let place = segment.map_or(Place::Log, |segment| Place::Segment(segment, self.offset));
         let lost = until.filter(|&until| until > self.next).map(|until| (self.next, until - 1));
-        self.verdict.note(Damage { segment, offset: self.offset, fault, lost })?;
+        self.verdict.note(Damage { place, fault, lost })?;
         self.waiting = Some(self.verdict.damage.len() - 1);
         Ok(())
     }

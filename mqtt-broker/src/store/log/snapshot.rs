@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use super::buffer::Buffer;
-use super::damage::{Damage, Fault, ReadError, Verdict};
+use super::damage::{Damage, Fault, Place, ReadError, Verdict};
 use super::format::{
     BODY_MAX, COMMIT_HEADER, CommitHeader, END, FileHeader, Identity, Kind, MORE, NoHeader, PAGE, Parsed,
     body_crc, commit_bytes, parse_record, put_record,
@@ -247,7 +247,7 @@ impl<F: Source> SnapshotReader<F> {
     pub fn open(file: F, identity: Identity, salvage: bool) -> Result<SnapshotReader<F>, ReadError> {
         let mut window = Window::new(file, Vec::new(), salvage).map_err(failed)?;
         let page = window.at(0, PAGE).map_err(failed)?.unwrap_or_default();
-        let damaged = |fault| ReadError::Damage(Damage { segment: None, offset: 0, fault, lost: None });
+        let damaged = |fault| ReadError::Damage(Damage { place: Place::Snapshot(0), fault, lost: None });
         let header = FileHeader::decode(Kind::Snapshot, page).map_err(|no| match no {
             NoHeader::Version(version) => damaged(Fault::Version(version)),
             NoHeader::Unverified => damaged(Fault::Total),
@@ -355,7 +355,7 @@ impl<F: Source> SnapshotReader<F> {
 
     /// Something is gone: goes on with the next slice that can be read, if it is to be salvaged.
     fn lose(&mut self, fault: Fault) -> Result<(), ReadError> {
-        self.verdict.note(Damage { segment: None, offset: self.offset, fault, lost: None })?;
+        self.verdict.note(Damage { place: Place::Snapshot(self.offset), fault, lost: None })?;
         self.bytes.clear();
         self.at = 0;
         self.last = None;
@@ -375,5 +375,5 @@ impl<F: Source> SnapshotReader<F> {
 }
 
 fn failed(error: std::io::Error) -> ReadError {
-    ReadError::Media { segment: None, error }
+    ReadError::Media { place: Place::Snapshot(0), error }
 }

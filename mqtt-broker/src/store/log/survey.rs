@@ -3,7 +3,7 @@
 //! Invariant: a file without a header that verifies is free only if no commit in it verifies that could belong to the
 //! log. Generations count up by one, so that a segment that is missing shows.
 
-use super::damage::{Damage, Fault, ReadError, Verdict};
+use super::damage::{Damage, Fault, Place, ReadError, Verdict};
 use super::format::{COMMIT_HEADER, CommitHeader, FileHeader, Identity, Kind, NoHeader, PAGE, SEGMENT_STEP};
 use super::media::{Files, Media};
 use super::space::Segment;
@@ -57,7 +57,7 @@ impl Survey {
         identity: Identity,
         verdict: &mut Verdict,
     ) -> Result<(), ReadError> {
-        let damage = |fault| Damage { segment: Some(number), offset: 0, fault, lost: None };
+        let damage = |fault| Damage { place: Place::Segment(number, 0), fault, lost: None };
         let len = files.len(number)?;
         let page = files.first_page(number)?.unwrap_or_default();
         match FileHeader::decode(Kind::Segment, page) {
@@ -101,24 +101,20 @@ impl Survey {
             same
         });
         for (segment, generation) in twice {
-            verdict.note(Damage {
-                segment: Some(segment),
-                offset: 0,
-                fault: Fault::Twice(generation),
-                lost: None,
-            })?;
+            let place = Place::Segment(segment, 0);
+            verdict.note(Damage { place, fault: Fault::Twice(generation), lost: None })?;
         }
         let start = self.live.iter().rposition(|found| found.first <= from);
         // What lies before it is stale: a commit in a file whose header was about to be written anew among it.
         let stale = self.live.drain(..start.unwrap_or(0));
         self.free.extend(stale.map(|found| found.segment).filter(|segment| segment.bytes != u32::MAX));
         for found in self.live.iter().filter(|found| !found.has_header) {
-            let segment = Some(found.segment.number);
-            verdict.note(Damage { segment, offset: 0, fault: Fault::Header, lost: None })?;
+            let place = Place::Segment(found.segment.number, 0);
+            verdict.note(Damage { place, fault: Fault::Header, lost: None })?;
         }
         if start.is_none() && (from > 1 || !self.live.is_empty()) {
             let lost = self.live.first().map(|found| (from, found.first - 1));
-            verdict.note(Damage { segment: None, offset: 0, fault: Fault::Start, lost })?;
+            verdict.note(Damage { place: Place::Log, fault: Fault::Start, lost })?;
         }
         Ok(())
     }
