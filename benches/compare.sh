@@ -11,7 +11,8 @@
 #                     pairs0x2 pairs1x2 idlex2, in which the broker has two CPUs and mqtt-load shares them
 #   --without A,B,... leave brokers out: floor mosquitto rumqttd
 #   --svg FILE        draws the CPU figures
-#   --raw DIRECTORY   keeps every report as JSON; what an earlier run left there counts too (with --rounds 0, nothing else)
+#   --raw DIRECTORY   keeps every report as JSON. What is there already is not measured again: the same command goes on
+#                     where it was interrupted, --rounds 0 measures nothing, and a higher --rounds adds to it
 # A COMMAND starts another broker in the foreground; {port} in it is where it must listen, and {dir} a new directory.
 #
 # mosquitto and rumqttd take part if they are installed. Needs bash, taskset and jq. From the root of the repository:
@@ -23,29 +24,26 @@ mqttd=${MQTTD:-$target/release/mqttd}
 load=${MQTT_LOAD:-$target/release/mqtt-load}
 floor=${MQTT_FLOOR:-$target/release/mqtt-floor}
 rounds=3 seconds=5 connections=10000 svg= raw= without=
-only=pairs0,pairs1,pairs2,paced,fanout,fanin,sparse,idle,churn,retained,offline,stalled,pairs0x2,pairs1x2,idlex2
+loads="pairs0 pairs1 pairs2 paced fanout fanin sparse idle churn retained offline stalled pairs0x2 pairs1x2 idlex2"
+only=${loads// /,}
 names=(mqttd floor mosquitto rumqttd)
 declare -A command_of=()
 export PATH=$PATH:/usr/sbin
 
-usage() {
-    sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" >&2
-    exit "$1"
-}
-while (($#)); do
-    case $1 in
-    --rounds) rounds=$2 && shift ;;
-    --seconds) seconds=$2 && shift ;;
-    --connections) connections=$2 && shift ;;
-    --only) only=$2 && shift ;;
-    --without) without=$2 && shift ;;
-    --svg) svg=$2 && shift ;;
-    --raw) raw=$2 && shift ;;
-    -h | --help) usage 0 ;;
-    [a-z]*=*) names+=("${1%%=*}") && command_of[${1%%=*}]=${1#*=} ;;
-    *) usage 2 ;;
-    esac
-    shift
+source "$(dirname "$0")/options.sh"
+take_options "$@"
+for argument in "${arguments[@]}"; do
+    [[ $argument =~ ^[a-z][^=]*=. ]] || refuse "'$argument' is no NAME=COMMAND"
+    name=${argument%%=*} command_of[${argument%%=*}]=${argument#*=}
+    case " ${names[*]} " in *" $name "*) ;; *) names+=("$name") ;; esac
+done
+IFS=, read -ra chosen <<<"$only"
+IFS=, read -ra left_out <<<"$without"
+one_of load "$loads" "${chosen[@]}"
+one_of broker "${names[*]}" "${left_out[@]}"
+((seconds > 0 && connections > 0)) || refuse "--seconds and --connections are at least 1"
+for program in "$mqttd" "$load" "$floor"; do
+    command -v "$program" >/dev/null || refuse "there is no $program: cargo build --release -p mqtt-bin -p mqtt-benches"
 done
 
 # Who takes part.
@@ -71,6 +69,12 @@ stop() {
 }
 trap 'stop; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
+# Reports of other settings would be counted as if they were the same.
+settings="--seconds $seconds --connections $connections"
+if [[ -e $reports/settings && $(<"$reports/settings") != "$settings" ]]; then
+    refuse "$reports was measured with $(<"$reports/settings")"
+fi
+echo "$settings" >"$reports/settings"
 ulimit -n "$(ulimit -H -n)"
 
 # A port that nothing listens on, tried by the brokers themselves: each start takes the next. The ports from 10,000 on are
@@ -154,21 +158,21 @@ measure() {
     idle) run_load idle --connections "$connections" ;;
     churn | retained | offline) run_load "$1" ;;
     stalled) run_load stalled --payload 256 --duration "$seconds" ;;
-    *) usage 2 ;;
     esac
 }
 
 load_before=$(cut -d' ' -f1-3 /proc/loadavg)
-IFS=, read -ra loads <<<"$only"
 for round in $(seq "$rounds"); do
-    for what in "${loads[@]}"; do
+    for what in "${chosen[@]}"; do
         for name in "${brokers[@]}"; do
+            report=$reports/$name.$what.json
+            if [[ -e $report ]] && (($(wc -l <"$report") >= round)); then continue; fi
             echo "round $round of $rounds: $what, $name" >&2
             cores=1 broker_cpus=0 load_cpus=1
             case $what in *x2) cores=2 broker_cpus=0,1 load_cpus=0,1 ;; esac
             # What a broker cannot do is shown as a gap, and what it does wrong is marked. Its port may be another's.
             if start "$name" || { stop && start "$name"; }; then
-                measure "$what" >>"$reports/$name.$what.json" || echo "$name: $what failed or broke a rule" >&2
+                measure "$what" >>"$report" || echo "$name: $what failed or broke a rule" >&2
             fi
             stop
         done

@@ -1,5 +1,5 @@
-//! What a message costs in the shard alone, without sockets: `hot_path SHAPE MESSAGES` publishes so many messages in
-//! batches as they come from a busy socket and takes everything that the shard wants to send.
+//! What a message costs in the shard alone, without sockets: `hot_path SHAPE MESSAGES` publishes so many messages, in
+//! batches as they come from a busy socket or one by one, and takes everything that the shard wants to send.
 //!
 //! Meant to be run by a tool that counts instructions (`.ci/instructions`): the difference between two numbers of
 //! messages is what these messages cost. Run by itself it prints nanoseconds a message. Every delivery is counted.
@@ -31,9 +31,11 @@ struct Shape {
     one_topic: bool,
     qos: Qos,
     version: Version,
+    /// Each packet comes alone, with what others send between it and the next.
+    apart: bool,
 }
 
-const SHAPES: [Shape; 7] = [
+const SHAPES: [Shape; 9] = [
     pairs("pairs-qos0", Qos::AtMostOnce, Version::V3_1_1),
     pairs("pairs-qos0-v5", Qos::AtMostOnce, Version::V5),
     pairs("pairs-qos1", Qos::AtLeastOnce, Version::V3_1_1),
@@ -46,10 +48,12 @@ const SHAPES: [Shape; 7] = [
         ..pairs("", Qos::AtLeastOnce, Version::V5)
     },
     Shape { name: "fan-in", publishers: 100, one_topic: true, ..pairs("", Qos::AtMostOnce, Version::V3_1_1) },
+    Shape { apart: true, ..pairs("apart-qos0", Qos::AtMostOnce, Version::V3_1_1) },
+    Shape { apart: true, ..pairs("apart-qos1", Qos::AtLeastOnce, Version::V3_1_1) },
 ];
 
 const fn pairs(name: &'static str, qos: Qos, version: Version) -> Shape {
-    Shape { name, publishers: 50, subscribers: 1, one_topic: false, qos, version }
+    Shape { name, publishers: 50, subscribers: 1, one_topic: false, qos, version, apart: false }
 }
 
 /// A shard with its Clients.
@@ -149,10 +153,16 @@ impl Bench {
     fn run(&mut self, messages: usize) {
         let mut left = messages.div_ceil(WINDOW);
         while left > 0 {
-            for publisher in 0..self.publishers.len().min(left) {
-                self.shard.handle_input(self.publishers[publisher], &self.input[publisher], self.now);
+            let publishers = self.publishers.len().min(left);
+            let pieces = if self.shape.apart { WINDOW } else { 1 };
+            for piece in 0..pieces {
+                for (publisher, input) in self.publishers.iter().zip(&self.input).take(publishers) {
+                    // All packets of a batch have the same length.
+                    let len = input.len() / pieces;
+                    self.shard.handle_input(*publisher, &input[piece * len..(piece + 1) * len], self.now);
+                }
             }
-            left -= self.publishers.len().min(left);
+            left -= publishers;
             self.take(true);
         }
     }

@@ -1,8 +1,10 @@
 //! mqtt-load as a program, against mqtt-floor and against a broker that alters what it delivers.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde_json::Value;
@@ -82,8 +84,12 @@ fn idle_connections_are_served_and_cycles_leave_no_open_file() {
     let floor = Floor::start();
     let idle = floor.load("idle --connections 200 --probes 50 --hold 0");
     assert_eq!((&idle["probes_served"], &idle["connections"]), (&50.into(), &200.into()));
-    let churn = floor.load("churn --cycles 500 --warm-up 100 --clients 4");
+    assert_eq!(idle["warnings"].as_array().map(Vec::len), Some(0), "{idle}");
+    let churn = floor.load("churn --cycles 5000 --warm-up 100 --clients 4");
     assert!(churn["fd_growth"].as_i64() <= Some(4), "{churn}");
+    // It has memory from all of that by now.
+    let churn = floor.load("churn --cycles 1 --warm-up 0");
+    assert!(churn["warnings"][0].as_str().is_some_and(|text| text.contains("restart it")), "{churn}");
 }
 
 #[test]
@@ -106,6 +112,13 @@ fn more_idle_connections_than_open_files_are_shared_out_to_processes() {
     let connections: Vec<_> = steps.iter().map(|step| &step["connections"]).collect();
     assert_eq!(connections, [50, 150, 300]);
     assert!(report["rss_bytes_per_connection"].is_number(), "{report}");
+    let phases = report["phases"].as_array().expect("when what began");
+    let (names, begins): (Vec<_>, Vec<_>) =
+        phases.iter().map(|phase| (&phase["phase"], phase["begin_unix_s"].as_f64())).unzip();
+    let step = ["connecting", "subscribing", "holding"];
+    let expected: Vec<_> = [&step[..2], &step, &step, &step, &["probing", "leaving"]].concat();
+    assert_eq!(names, expected, "{report}");
+    assert!(begins.is_sorted() && begins[0] > Some(1e9), "{report}");
     // Everybody is asked every second whether it is still there, and all but the last few have answered.
     let (pings, pongs) = (report["pings"].as_u64(), report["pongs"].as_u64());
     assert!(pings > Some(200) && pongs <= pings && pongs.map(|pongs| pongs + 20) > pings, "{report}");
@@ -189,4 +202,105 @@ fn a_broker_that_alters_a_byte_is_found_out() {
     assert_eq!(code, 1, "{report}");
     let text = report["violation_texts"][0].as_str().expect("a violation");
     assert!(text.starts_with("of 10 messages to idle connections 10 were altered"), "{report}");
+}
+
+/// What mqtt-load says when it cannot make the run.
+fn refusal(broker: SocketAddr, arguments: &str) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_mqtt-load"))
+        .args(arguments.split_whitespace())
+        .args(["--broker", &broker.to_string()])
+        .output()
+        .expect("mqtt-load runs");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{arguments}: {errors}");
+    errors
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused_before_the_run() {
+    let floor = Floor::start();
+    let own = std::process::id();
+    let stranger = format!("pairs --pid {own}");
+    for (arguments, reason) in [
+        ("pairs --pairs 0", "'--pairs <PAIRS>'"),
+        ("pairs --duration 0", "a number of seconds above 0"),
+        ("paced --warm-up nan", "a number of seconds from 0 on"),
+        ("idle --connections 0", "'--connections <CONNECTIONS>'"),
+        ("idle --steps 100", "--connections 100"),
+        ("idle --steps 100,50", "have to grow"),
+        ("idle --plot idle.svg", "--plot is not for idle"),
+        ("pairs --plot /no/such/folder/pairs.svg", "/no/such/folder: there is no such folder"),
+        (&stranger, "does not listen on port"),
+        ("pairs --pid 4294967295", "there is no process 4294967295"),
+    ] {
+        let said = refusal(floor.address, arguments);
+        assert!(said.contains(reason), "{arguments}: {said}");
+    }
+}
+
+#[test]
+fn a_broker_that_is_not_there_or_lets_few_in_is_named_with_how_many_came_in() {
+    let nobody = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+    let said = refusal(nobody, "pairs --pairs 5");
+    assert!(said.contains(&nobody.to_string()) && said.contains("0 of 10 were connected"), "{said}");
+
+    let few = terse(5, |_| false);
+    let said = refusal(few, "idle --connections 20");
+    // The fifth is the publisher.
+    assert!(said.contains(&few.to_string()) && said.contains("; 4 of 20 were connected"), "{said}");
+}
+
+#[test]
+fn idle_connections_that_do_not_last_end_the_run_at_once() {
+    for (ends, what) in
+        [(|_| true) as fn(usize) -> bool, |number| number == 7].into_iter().zip(["all", "one"])
+    {
+        let said = refusal(terse(11, ends), "idle --connections 10 --keep-alive 2 --hold 600");
+        assert!(said.contains("while 10 connections were held"), "{what}: {said}");
+    }
+}
+
+/// A broker that knows what idle clients say and no more. It lets `clients` in and cuts off those that `ends` names once
+/// all of them have been there for a while.
+fn terse(clients: usize, ends: fn(usize) -> bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let (inside, pings) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
+    thread::spawn(move || {
+        for (number, client) in listener.incoming().enumerate() {
+            let mut client = client.expect("accepted");
+            if number >= clients {
+                continue;
+            }
+            // One after the other, so that nobody is cut off before the last of them is in.
+            answer(&mut client);
+            inside.lock().expect("no panic").push(client.try_clone().expect("ours"));
+            let (inside, pings) = (Arc::clone(&inside), Arc::clone(&pings));
+            thread::spawn(move || {
+                while let Some(packet) = answer(&mut client) {
+                    if packet == 0xC0 && pings.fetch_add(1, Ordering::Relaxed) == 20 {
+                        let inside = inside.lock().expect("no panic");
+                        let ending = inside.iter().enumerate().filter(|(number, _)| ends(*number));
+                        ending.for_each(|(_, client)| client.shutdown(Shutdown::Both).expect("open"));
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// Answers one short packet; its first byte.
+fn answer(client: &mut TcpStream) -> Option<u8> {
+    let mut head = [0; 2];
+    client.read_exact(&mut head).ok()?;
+    let mut rest = vec![0; usize::from(head[1])];
+    client.read_exact(&mut rest).ok()?;
+    let answer: &[u8] = match head[0] {
+        0x10 => &[0x20, 2, 0, 0],
+        0x82 => &[0x90, 3, rest[0], rest[1], 0],
+        _ => &[0xD0, 0],
+    };
+    client.write_all(answer).ok()?;
+    Some(head[0])
 }

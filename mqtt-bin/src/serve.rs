@@ -106,6 +106,7 @@ fn say_ready(handle: &Handle) {
         listen = listen.join(","),
         cores = handle.cores(),
         connections_max = limits.connections_max,
+        tables_beyond = handle.connections_before_tables(),
         sessions_max = limits.sessions_max,
         packet_bytes_max = limits.packet_bytes_max,
         receive_maximum = limits.receive_maximum,

@@ -212,4 +212,5 @@ fn limits_that_cannot_work_are_refused_before_anything_starts() {
 
     let broker = Broker::builder().cores(1).start().expect("the broker starts");
     assert!(broker.limits().connections_max > 100, "derived from the limit of open files");
+    assert_eq!(broker.connections_before_tables(), None, "each of them can be one");
 }

@@ -39,7 +39,9 @@ fn with_few_descriptors() {
     let mut limits = Limits::default();
     limits.connections_max = 100_000;
     let error = Broker::builder().cores(1).limits(limits).start().expect_err("not so many").to_string();
-    assert!(error.contains("100000 connections") && error.contains("may have 160"), "{error}");
+    assert!(error.contains("may have 160 open files, too few for 100000 connections"), "{error}");
+    // Without tables, and with them.
+    assert!(error.contains("LimitNOFILE=10") && error.contains("in tables of io_uring"), "{error}");
 
     let broker = Broker::builder().listen("127.0.0.1:0").cores(1).start().expect("the broker starts");
     // Everything is taken but one descriptor, for the client's end.
@@ -70,6 +72,7 @@ fn with_tables() {
         Err(error) if error.to_string().contains("1000 connections") => return,
         broker => broker.expect("the broker starts"),
     };
+    assert!(broker.connections_before_tables().is_some_and(|files| (200..300).contains(&files)));
     let open_files = || std::fs::read_dir("/proc/self/fd").expect("proc").count();
     let before = open_files();
     let mut clients: Vec<TcpStream> = (0..290u16)

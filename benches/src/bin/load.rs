@@ -9,10 +9,11 @@ mod load;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mqtt_proto::{Qos, Version};
 
@@ -85,7 +86,7 @@ enum Scenario {
     /// Publishers with one subscriber each, as fast as the window allows.
     Pairs {
         /// Pairs.
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = at_least_one())]
         pairs: usize,
         #[command(flatten)]
         window: Window,
@@ -97,7 +98,7 @@ enum Scenario {
     /// Pairs at a fixed rate, whatever the broker does; latency counts from when a message was due.
     Paced {
         /// Pairs.
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = at_least_one())]
         pairs: usize,
         /// Messages a second of all pairs together.
         #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
@@ -110,7 +111,7 @@ enum Scenario {
     /// One publisher, many subscribers to one topic.
     FanOut {
         /// Subscribers.
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 100, value_parser = at_least_one())]
         subscribers: usize,
         #[command(flatten)]
         window: Window,
@@ -122,7 +123,7 @@ enum Scenario {
     /// Many publishers, one subscriber to all of them.
     FanIn {
         /// Publishers.
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 100, value_parser = at_least_one())]
         publishers: usize,
         #[command(flatten)]
         window: Window,
@@ -151,10 +152,10 @@ enum Scenario {
     /// Connections with one subscription each that do nothing.
     Idle {
         /// Connections; more than this process may have open files are shared out to more processes.
-        #[arg(long, default_value_t = 10_000)]
+        #[arg(long, default_value_t = 10_000, value_parser = at_least_one())]
         connections: usize,
         /// Growing numbers of connections at which memory is looked at instead: bytes a connection are the slope.
-        #[arg(long, value_name = "N,N,...", value_delimiter = ',', conflicts_with = "connections")]
+        #[arg(long, value_name = "N,N,...", value_delimiter = ',', conflicts_with = "connections", value_parser = at_least_one())]
         steps: Vec<usize>,
         /// Keep alive in seconds.
         #[arg(long, default_value_t = 600)]
@@ -163,8 +164,8 @@ enum Scenario {
         #[arg(long, default_value_t = 100)]
         probes: usize,
         /// Seconds that all of them stay before memory is looked at.
-        #[arg(long, default_value_t = 1.0)]
-        hold: f64,
+        #[arg(long, default_value = "1", value_parser = seconds)]
+        hold: Duration,
     },
     /// A process with a part of the idle connections.
     #[command(hide = true)]
@@ -175,13 +176,13 @@ enum Scenario {
     /// Connect, subscribe, publish, receive, disconnect, over and over.
     Churn {
         /// Cycles that are measured.
-        #[arg(long, default_value_t = 20_000)]
+        #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
         cycles: u64,
         /// Cycles before these.
         #[arg(long, default_value_t = 5_000)]
         warm_up: u64,
         /// Clients at a time.
-        #[arg(long, default_value_t = 16)]
+        #[arg(long, default_value_t = 16, value_parser = at_least_one())]
         clients: usize,
     },
     /// Retained messages: set, set anew, and read by clients that come later.
@@ -193,7 +194,7 @@ enum Scenario {
         #[arg(long, default_value_t = 1)]
         overwrites: u64,
         /// Clients that read all of them, one after the other.
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, default_value_t = 5, value_parser = at_least_one())]
         readers: usize,
         /// Bytes of a payload.
         #[arg(long, default_value_t = 64, value_parser = payload_len)]
@@ -205,7 +206,7 @@ enum Scenario {
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
         sessions: u16,
         /// Messages for each; some brokers keep 1,000 at most unless told otherwise.
-        #[arg(long, default_value_t = 1_000)]
+        #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
         messages: u64,
         /// Bytes of a payload.
         #[arg(long, default_value_t = 64, value_parser = payload_len)]
@@ -228,11 +229,11 @@ enum Scenario {
     /// Clients that come, go and publish at mixed QoS for minutes, with every promise of the standard checked.
     Soak {
         /// Clients.
-        #[arg(long, default_value_t = 2_000)]
+        #[arg(long, default_value_t = 2_000, value_parser = at_least_one())]
         clients: usize,
         /// Minutes.
-        #[arg(long, default_value_t = 10.0)]
-        minutes: f64,
+        #[arg(long, default_value = "10", value_parser = minutes)]
+        minutes: Duration,
         /// Messages a second of all publishers together.
         #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
         rate: u64,
@@ -243,6 +244,20 @@ enum Scenario {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+}
+
+impl Scenario {
+    /// Whether figures are what the broker's memory grows by.
+    const fn looks_at_growth(&self) -> bool {
+        matches!(
+            self,
+            Scenario::Idle { .. }
+                | Scenario::Sparse { .. }
+                | Scenario::Churn { .. }
+                | Scenario::Retained { .. }
+                | Scenario::Offline { .. }
+        )
+    }
 }
 
 #[derive(Args)]
@@ -279,18 +294,18 @@ struct Messages {
 #[derive(Args)]
 struct Count {
     /// Deliveries after which the measurement ends early.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 }
 
 #[derive(Args)]
 struct Time {
     /// Seconds that are not measured.
-    #[arg(long, default_value_t = 1.0)]
-    warm_up: f64,
+    #[arg(long, default_value = "1", value_parser = seconds)]
+    warm_up: Duration,
     /// Seconds that are measured.
-    #[arg(long, default_value_t = 5.0)]
-    duration: f64,
+    #[arg(long, default_value = "5", value_parser = some_seconds)]
+    duration: Duration,
 }
 
 /// A payload length that has room for what is checked.
@@ -299,6 +314,29 @@ fn payload_len(text: &str) -> Result<usize, String> {
         Ok(len) if (payload::HEADER_LEN..=1 << 27).contains(&len) => Ok(len),
         _ => Err(format!("a payload has {} to {} bytes", payload::HEADER_LEN, 1 << 27)),
     }
+}
+
+/// How many there are of something without which there is no load.
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=100_000_000)
+}
+
+/// Seconds, which may be none.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| "a number of seconds from 0 on is meant".to_owned())
+}
+
+/// Seconds in which something can happen.
+fn some_seconds(text: &str) -> Result<Duration, String> {
+    let some = seconds(text).ok().filter(|seconds| !seconds.is_zero());
+    some.ok_or_else(|| "a number of seconds above 0 is meant".to_owned())
+}
+
+/// Minutes in which something can happen.
+fn minutes(text: &str) -> Result<Duration, String> {
+    let minutes = some_seconds(text).ok().and_then(|minutes| minutes.checked_mul(60));
+    minutes.ok_or_else(|| "a number of minutes above 0 is meant".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -310,19 +348,50 @@ fn main() -> ExitCode {
             Err(_) => ExitCode::from(2),
         };
     }
-    match run(&cli).and_then(|report| draw(&cli, &report).map(|()| report)) {
-        Ok(report) => {
-            if cli.common.json {
-                println!("{}", report.to_json());
-            } else {
-                print!("{report}");
-            }
-            if report.violation_count() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let report = match run(&cli) {
+        Ok(report) => report,
+        Err(error) => return failed(&error),
+    };
+    if cli.common.json {
+        println!("{}", report.to_json());
+    } else {
+        print!("{report}");
+    }
+    match draw(&cli, &report) {
+        Err(error) => failed(&error),
+        Ok(()) if report.violation_count() > 0 => ExitCode::FAILURE,
+        Ok(()) => ExitCode::SUCCESS,
+    }
+}
+
+/// Says why the run could not be made, or its picture not be drawn.
+fn failed(error: &io::Error) -> ExitCode {
+    eprintln!("mqtt-load: {error}");
+    ExitCode::from(2)
+}
+
+/// Refuses what can only go wrong, before anything is measured.
+fn check(cli: &Cli) -> io::Result<()> {
+    let refused = |text: String| Err(io::Error::other(text));
+    if let Scenario::Idle { steps, .. } = &cli.scenario {
+        if let [only] = steps[..] {
+            return refused(format!("--steps takes two numbers or more; for one, say --connections {only}"));
         }
-        Err(error) => {
-            eprintln!("mqtt-load: {error}");
-            ExitCode::from(2)
+        if !steps.is_sorted_by(|one, next| one < next) {
+            return refused("the numbers of connections of --steps have to grow".to_owned());
         }
+    }
+    let Some(path) = &cli.common.plot else { return Ok(()) };
+    if matches!(cli.scenario, Scenario::Idle { .. } | Scenario::Soak { .. }) {
+        return refused(
+            "--plot is not for idle and soak: they have no rate and no latency to draw".to_owned(),
+        );
+    }
+    match path.parent() {
+        Some(folder) if folder != Path::new("") && !folder.is_dir() => {
+            refused(format!("{}: there is no such folder", folder.display()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -361,8 +430,21 @@ fn new_fleet(common: &Common) -> io::Result<Fleet> {
     Fleet::new(resolve(&common.broker)?, version, Clock::start())
 }
 
+/// Makes the run, and names the broker in whatever goes wrong with it.
 fn run(cli: &Cli) -> io::Result<Report> {
+    check(cli)?;
     let fleet = new_fleet(&cli.common)?;
+    let doubts = match cli.common.pid {
+        Some(pid) => observe::check_broker(pid, fleet.net.broker().port(), cli.scenario.looks_at_growth())?,
+        None => Vec::new(),
+    };
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", cli.common.broker));
+    let mut report = run_scenario(cli, fleet).map_err(named)?;
+    doubts.into_iter().for_each(|doubt| report.warn(doubt));
+    Ok(report)
+}
+
+fn run_scenario(cli: &Cli, fleet: Fleet) -> io::Result<Report> {
     let pid = &cli.common.pid;
     let flow = |shape, messages: &Messages, window: u64, rate, count: Option<u64>| flow::Plan {
         shape,
@@ -370,8 +452,8 @@ fn run(cli: &Cli) -> io::Result<Report> {
         payload_len: messages.payload,
         window,
         rate,
-        warm_up: seconds(messages.time.warm_up),
-        duration: seconds(messages.time.duration),
+        warm_up: messages.time.warm_up,
+        duration: messages.time.duration,
         count,
         pid: *pid,
     };
@@ -392,11 +474,8 @@ fn run(cli: &Cli) -> io::Result<Report> {
         ),
         Scenario::Idle { connections, steps, keep_alive, probes, hold } => {
             let steps = if steps.is_empty() { vec![*connections] } else { steps.clone() };
-            if !steps.is_sorted_by(|one, next| one < next) || steps[0] == 0 {
-                return Err(io::Error::other("the numbers of connections have to grow"));
-            }
             let (keep_alive, probes) = (*keep_alive, *probes);
-            idle::run(&idle::Plan { steps, keep_alive, probes, hold: seconds(*hold), pid: *pid }, fleet)
+            idle::run(&idle::Plan { steps, keep_alive, probes, hold: *hold, pid: *pid }, fleet)
         }
         Scenario::IdlePart { .. } => Err(io::Error::other("a part reports to its parent alone")),
         Scenario::Sparse { subscriptions, clients, filters_per_packet, window, time } => {
@@ -405,8 +484,8 @@ fn run(cli: &Cli) -> io::Result<Report> {
                 clients: *clients,
                 filters_per_packet: usize::from(*filters_per_packet),
                 window: usize::from(*window),
-                warm_up: seconds(time.warm_up),
-                duration: seconds(time.duration),
+                warm_up: time.warm_up,
+                duration: time.duration,
                 pid: *pid,
             };
             sparse::run(&plan, fleet)
@@ -434,7 +513,7 @@ fn run(cli: &Cli) -> io::Result<Report> {
         Scenario::Soak { clients, minutes, rate, receive_maximum, seed } => {
             let plan = soak::Plan {
                 clients: *clients,
-                duration: seconds(minutes * 60.0),
+                duration: *minutes,
                 rate: *rate,
                 receive_maximum: *receive_maximum,
                 seed: *seed,
@@ -452,9 +531,4 @@ fn resolve(broker: &str) -> io::Result<SocketAddr> {
         .to_socket_addrs()
         .map_err(|error| io::Error::new(error.kind(), format!("{broker}: {error}")))?;
     addresses.next().ok_or_else(|| io::Error::other(format!("{broker} has no address")))
-}
-
-/// Seconds as given on the command line; nonsense is 0.
-fn seconds(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }

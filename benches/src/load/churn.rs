@@ -3,9 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use mqtt_proto::{Disconnect, Packet, PacketType, Properties, Publish, Qos, ReasonCode, TopicName, decode};
+use mqtt_proto::{Disconnect, Packet, PacketType, Qos, ReasonCode, decode};
 
-use crate::load::fleet::{Fleet, PACKET_MAX, PATIENCE, accept, connect, subscribe};
+use crate::load::fleet::{Fleet, PACKET_MAX, PATIENCE, accept, connect, publish, silent, subscribe};
 use crate::load::net::Link;
 use crate::load::payload::{self, Header};
 use crate::load::report::{Report, Usage};
@@ -93,7 +93,7 @@ impl Churn {
             let now = self.fleet.clock.elapsed();
             self.fleet.progress.note(now, self.completed);
             if now - heard > PATIENCE {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "the broker stopped answering"));
+                return Err(silent());
             }
         }
         Ok(())
@@ -141,19 +141,8 @@ impl Churn {
                 *waits_for = PacketType::SubAck;
             }
             Some(PacketType::SubAck) => {
-                let mut bytes = Vec::new();
                 let header = Header { stream: at as u32, sequence: *cycle, sent_ns: fleet.clock.ns() };
-                payload::write(header, PAYLOAD_LEN, &mut bytes);
-                let publish = Publish {
-                    dup: false,
-                    qos: Qos::AtMostOnce,
-                    retain: false,
-                    topic: TopicName::new(&topic).ok(),
-                    packet_id: None,
-                    properties: Properties::EMPTY,
-                    payload: &bytes,
-                };
-                link.push(&Packet::Publish(publish), version)?;
+                publish(link, &topic, header, PAYLOAD_LEN, version)?;
                 *waits_for = PacketType::Publish;
             }
             Some(_) => {

@@ -1,21 +1,31 @@
 //! The tool's clock and its random numbers.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Time since the tool began.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock(Instant);
+pub(crate) struct Clock {
+    start: Instant,
+    /// The same moment for everybody else, since 1970.
+    start_unix: Duration,
+}
 
 impl Clock {
     /// A clock that begins at 0.
     #[expect(clippy::disallowed_methods, reason = "this is the one place where the tool reads the time")]
     pub(crate) fn start() -> Clock {
-        Clock(Instant::now())
+        let start_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Clock { start: Instant::now(), start_unix }
     }
 
     /// Time since the start.
     pub(crate) fn elapsed(&self) -> Duration {
-        self.0.elapsed()
+        self.start.elapsed()
+    }
+
+    /// The moment `elapsed` after the start, in seconds since 1970.
+    pub(crate) fn unix_seconds(&self, elapsed: Duration) -> f64 {
+        (self.start_unix + elapsed).as_secs_f64()
     }
 
     /// Nanoseconds since the start.

@@ -7,18 +7,18 @@
 //! | `subscribe N` | subscribes the next N connections, each to its own topic | `done` |
 //! | `tally` | nothing | `tally MESSAGES SUM WRONG PINGS PONGS` |
 //!
-//! Between lines it sends the PINGREQs. It ends when its input does. Instead of any answer comes `error TEXT` once
-//! something has gone wrong.
+//! Between lines it sends the PINGREQs. It ends when its input does, or once something has gone wrong: then it says, asked or
+//! not, `error N TEXT`, where N of its connections had the answer to what was asked for last.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::str::FromStr;
 
-use mqtt_proto::Version;
+use mqtt_proto::{PacketType, Version};
 
 use crate::load::clock::Random;
-use crate::load::fleet::Fleet;
+use crate::load::fleet::{Fleet, but_only};
 use crate::load::observe;
 
 /// Open files of a process beside its connections.
@@ -80,6 +80,10 @@ impl FromStr for Tally {
     }
 }
 
+/// The key of the events of the processes' outputs: what they say, they say because something went wrong, unless they
+/// were asked.
+pub(crate) const SAID: u64 = u64::MAX;
+
 /// One of the other processes.
 struct Helper {
     process: Child,
@@ -90,24 +94,28 @@ struct Helper {
 }
 
 impl Helper {
-    /// Says `line` and waits for the answer.
-    fn ask(&mut self, line: &str) -> io::Result<String> {
+    /// Says `line` and waits for the answer; an error comes with the number of its connections that were answered.
+    fn ask(&mut self, line: &str) -> Result<String, (io::Error, usize)> {
+        // One that has ended does not listen; what it said before is still there.
+        let told = writeln!(self.input, "{line}");
         let mut answer = String::new();
-        writeln!(self.input, "{line}").and_then(|()| self.output.read_line(&mut answer))?;
-        match answer.trim_end() {
-            "" => Err(io::Error::other("a process with connections has ended")),
-            answer => match answer.strip_prefix("error ") {
-                Some(text) => Err(io::Error::other(text)),
-                None => Ok(answer.to_owned()),
-            },
+        let heard = self.output.read_line(&mut answer).and(told);
+        let answer = answer.trim_end();
+        if let Some((answered, text)) = answer.strip_prefix("error ").and_then(|error| error.split_once(' '))
+        {
+            return Err((io::Error::other(text.to_owned()), answered.parse().unwrap_or(0)));
+        }
+        match heard {
+            Ok(()) if !answer.is_empty() => Ok(answer.to_owned()),
+            _ => Err((io::Error::other("a process with connections has ended"), 0)),
         }
     }
 
     /// Asks for something that is merely done.
-    fn order(&mut self, line: &str) -> io::Result<()> {
+    fn order(&mut self, line: &str) -> Result<(), (io::Error, usize)> {
         match self.ask(line)?.as_str() {
             "done" => Ok(()),
-            other => Err(io::Error::other(format!("`{other}` instead of `done`"))),
+            other => Err((io::Error::other(format!("`{other}` instead of `done`")), 0)),
         }
     }
 }
@@ -158,16 +166,20 @@ impl Crowd {
     /// Opens `count` more connections, with as many processes as it takes.
     pub(crate) fn connect(&mut self, count: usize, fleet: &mut Fleet) -> io::Result<()> {
         fleet.progress.begin(fleet.clock, "connecting", Some(count as u64));
+        let before: usize = self.helpers.iter().map(|helper| helper.connected).sum();
         let mut done = 0;
         while done < count {
             let room = self.helpers.last().map_or(0, |last| self.each - last.connected);
             if room == 0 {
-                self.start_helper()?;
+                self.start_helper(fleet)?;
                 continue;
             }
             let Some(last) = self.helpers.last_mut() else { continue };
             let part = room.min(count - done).min(AT_ONCE);
-            last.order(&format!("connect {part}"))?;
+            last.order(&format!("connect {part}")).map_err(|(error, answered)| {
+                let others = before + done - last.connected;
+                but_only(error, others + answered, before + count, PacketType::ConnAck)
+            })?;
             last.connected += part;
             done += part;
             fleet.progress.note(fleet.clock.elapsed(), done as u64);
@@ -178,11 +190,15 @@ impl Crowd {
     /// Subscribes the `count` connections that were opened last.
     pub(crate) fn subscribe(&mut self, count: usize, fleet: &mut Fleet) -> io::Result<()> {
         fleet.progress.begin(fleet.clock, "subscribing", Some(count as u64));
+        let connected: usize = self.helpers.iter().map(|helper| helper.connected).sum();
         let mut done = 0;
         for helper in &mut self.helpers {
             while helper.subscribed < helper.connected {
                 let part = (helper.connected - helper.subscribed).min(AT_ONCE);
-                helper.order(&format!("subscribe {part}"))?;
+                helper.order(&format!("subscribe {part}")).map_err(|(error, answered)| {
+                    let others = connected - count + done - helper.subscribed;
+                    but_only(error, others + answered, connected, PacketType::SubAck)
+                })?;
                 helper.subscribed += part;
                 done += part;
                 fleet.progress.note(fleet.clock.elapsed(), done as u64);
@@ -195,7 +211,7 @@ impl Crowd {
     pub(crate) fn tally(&mut self) -> io::Result<Tally> {
         let mut all = Tally::default();
         for helper in &mut self.helpers {
-            all.add(&helper.ask("tally")?.parse()?);
+            all.add(&helper.ask("tally").map_err(|(error, _)| error)?.parse()?);
         }
         Ok(all)
     }
@@ -205,7 +221,7 @@ impl Crowd {
         self.helpers.iter().map(|helper| observe::cpu_ns(helper.process.id())).sum()
     }
 
-    fn start_helper(&mut self) -> io::Result<()> {
+    fn start_helper(&mut self, fleet: &Fleet) -> io::Result<()> {
         let before = self.helpers.len() * self.each;
         // Each has its own range of source ports, with some to spare for those that are taken.
         let source = self.first_source.wrapping_add((before + before / 16) as u32);
@@ -218,6 +234,7 @@ impl Crowd {
         let (Some(input), Some(output)) = (process.stdin.take(), process.stdout.take()) else {
             return Err(io::Error::other("the pipes to a process are missing"));
         };
+        fleet.net.watch(&output, SAID)?;
         let output = BufReader::new(output);
         self.helpers.push(Helper { process, input, output, connected: 0, subscribed: 0 });
         Ok(())

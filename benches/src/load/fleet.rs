@@ -7,12 +7,13 @@ use std::ops::Range;
 use std::time::Duration;
 
 use mqtt_proto::{
-    Ack, Connect, Packet, PacketId, PacketType, Properties, Qos, ReasonCode, Subscribe, Subscription,
-    SubscriptionOptions, Subscriptions, Version, decode, encode,
+    Ack, Connect, Packet, PacketId, PacketType, Properties, Publish, Qos, ReasonCode, Subscribe,
+    Subscription, SubscriptionOptions, Subscriptions, TopicName, Version, decode, encode,
 };
 
 use crate::load::clock::Clock;
 use crate::load::net::{Link, Net, READ_LEN, Ready};
+use crate::load::payload::{self, Header};
 use crate::load::progress::Progress;
 
 /// Requests without an answer while connections are opened or subscribed.
@@ -85,13 +86,25 @@ impl Fleet {
         &mut self,
         range: Range<usize>,
         answer: PacketType,
+        request: impl FnMut(&mut Fleet, usize) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        let (count, mut answered) = (range.len(), 0);
+        self.request_each(range, answer, request, &mut answered)
+            .map_err(|error| but_only(error, answered, count, answer))
+    }
+
+    /// The same, and says in `answered` how far it came.
+    fn request_each(
+        &mut self,
+        range: Range<usize>,
+        answer: PacketType,
         mut request: impl FnMut(&mut Fleet, usize) -> io::Result<usize>,
+        answered: &mut usize,
     ) -> io::Result<()> {
         let mut waiting: VecDeque<usize> = range.clone().collect();
         let mut unanswered = 0;
-        let mut answered = 0;
         let mut heard = self.clock.elapsed();
-        while answered < range.len() {
+        while *answered < range.len() {
             while unanswered < UNANSWERED_MAX
                 && let Some(at) = waiting.pop_front()
             {
@@ -99,22 +112,20 @@ impl Fleet {
                 self.links[link].flush(&self.net)?;
                 unanswered += 1;
             }
-            let before = answered;
+            let before = *answered;
             self.turn(Duration::from_secs(1), |_, packet, _| {
-                answered += 1;
-                accept(packet, answer)
+                accept(packet, answer)?;
+                *answered += 1;
+                Ok(())
             })?;
-            unanswered -= answered - before;
+            unanswered -= *answered - before;
             let now = self.clock.elapsed();
-            self.progress.note(now, answered as u64);
-            if answered > before {
+            self.progress.note(now, *answered as u64);
+            if *answered > before {
                 heard = now;
             }
             if now - heard > PATIENCE {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("{} of {} {answer:?} did not come", range.len() - answered, range.len()),
-                ));
+                return Err(silent());
             }
         }
         Ok(())
@@ -150,6 +161,21 @@ impl Fleet {
     }
 }
 
+/// The broker has said nothing for [`PATIENCE`].
+pub(crate) fn silent() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("no answer for {} s", PATIENCE.as_secs()))
+}
+
+/// `error`, with how many of `count` clients had their `answer` by then.
+pub(crate) fn but_only(error: io::Error, answered: usize, count: usize, answer: PacketType) -> io::Error {
+    let done = match answer {
+        PacketType::ConnAck => "connected",
+        PacketType::SubAck => "subscribed",
+        _ => "done",
+    };
+    io::Error::new(error.kind(), format!("{error}; {answered} of {count} were {done}"))
+}
+
 /// Seconds, for clients that never fall silent so long: 0 would be no keep alive, with which some brokers let nobody in.
 pub(crate) const KEEP_ALIVE: u16 = 65_535;
 
@@ -176,6 +202,28 @@ pub(crate) fn subscribe(link: &mut Link, filter: &str, qos: Qos, version: Versio
         subscriptions: Subscriptions::new(&subscription),
     };
     link.push(&Packet::Subscribe(subscribe), version)
+}
+
+/// Queues a PUBLISH at QoS 0 whose payload of `len` bytes says `header`.
+pub(crate) fn publish(
+    link: &mut Link,
+    topic: &str,
+    header: Header,
+    len: usize,
+    version: Version,
+) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    payload::write(header, len, &mut bytes);
+    let publish = Publish {
+        dup: false,
+        qos: Qos::AtMostOnce,
+        retain: false,
+        topic: TopicName::new(topic).ok(),
+        packet_id: None,
+        properties: Properties::EMPTY,
+        payload: &bytes,
+    };
+    link.push(&Packet::Publish(publish), version)
 }
 
 /// Queues the first answer to a PUBLISH; QoS 0 has none.

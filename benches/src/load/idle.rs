@@ -4,14 +4,14 @@ use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
-use mqtt_proto::{Packet, Properties, Publish, Qos, TopicName};
+use mqtt_proto::Qos;
 use serde_json::{Value, json};
 
 use crate::load::clock::Random;
-use crate::load::crowd::{Crowd, Tally};
-use crate::load::fleet::{Fleet, KEEP_ALIVE, PATIENCE};
+use crate::load::crowd::{Crowd, SAID, Tally};
+use crate::load::fleet::{Fleet, KEEP_ALIVE, PATIENCE, publish};
 use crate::load::observe::{self, Kernel};
-use crate::load::payload::{self, Header};
+use crate::load::payload::Header;
 use crate::load::report::{Report, Usage};
 
 /// What is to be opened.
@@ -79,8 +79,7 @@ pub(crate) fn run(plan: &Plan, mut fleet: Fleet) -> io::Result<Report> {
         connecting.add(&before, &connected);
         subscribing.add(&connected, &subscribed);
         count = step;
-        std::thread::sleep(plan.hold);
-        crowd.tally()?;
+        stay(plan.hold, count, &mut crowd, &mut fleet)?;
         points.push(Point::now(count, &crowd, plan.pid)?);
     }
 
@@ -92,14 +91,36 @@ pub(crate) fn run(plan: &Plan, mut fleet: Fleet) -> io::Result<Report> {
     report_memory(&points, &mut report);
     let begin = fleet.clock.elapsed();
     let served = probe(plan, count, &mut crowd, &mut fleet, &mut report)?;
-    report.points = fleet.progress.finish();
     report.add("probes", plan.probes.min(count));
     report.add("probes_served", served);
     report.add_rounded("probe_seconds", (fleet.clock.elapsed() - begin).as_secs_f64());
     let Tally { pings, pongs, .. } = crowd.tally()?;
     report.add("pings", pings);
     report.add("pongs", pongs);
+    fleet.progress.begin(fleet.clock, "leaving", None);
+    drop(crowd);
+    let phase = |&(phase, begin)| json!({ "phase": phase, "begin_unix_s": fleet.clock.unix_seconds(begin) });
+    report.add_detail("phases", fleet.progress.phases().iter().map(phase).collect::<Value>());
+    fleet.progress.finish();
     Ok(report)
+}
+
+/// Lets all connections be there for `hold`; fails as soon as the broker or one of them does not last.
+fn stay(hold: Duration, count: usize, crowd: &mut Crowd, fleet: &mut Fleet) -> io::Result<()> {
+    fleet.progress.begin(fleet.clock, "holding", None);
+    let end = fleet.clock.elapsed() + hold;
+    let mut stay_on = || {
+        while fleet.clock.elapsed() < end {
+            fleet.turn(end.saturating_sub(fleet.clock.elapsed()), |_, _, _| Ok(()))?;
+            if fleet.ready.iter().any(|ready| ready.key == SAID) {
+                crowd.tally()?;
+            }
+        }
+        crowd.tally().map(drop)
+    };
+    stay_on().map_err(|error: io::Error| {
+        io::Error::new(error.kind(), format!("{error} while {count} connections were held"))
+    })
 }
 
 /// CPU over the steps.
@@ -197,7 +218,9 @@ fn probe(
     let mut arrived = Tally::default();
     for batch in probes.chunks(UNDELIVERED_MAX) {
         for &at in batch {
-            publish(at, fleet)?;
+            let header = Header { stream: at as u32, sequence: 0, sent_ns: fleet.clock.ns() };
+            publish(&mut fleet.links[0], &topic(at), header, PAYLOAD_LEN, fleet.version)?;
+            fleet.links[0].flush(&fleet.net)?;
             expected.note(at);
         }
         let mut heard = fleet.clock.elapsed();
@@ -247,24 +270,6 @@ fn choose(probes: usize, count: usize) -> Vec<usize> {
         }
     }
     order
-}
-
-fn publish(at: usize, fleet: &mut Fleet) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    let header = Header { stream: at as u32, sequence: 0, sent_ns: fleet.clock.ns() };
-    payload::write(header, PAYLOAD_LEN, &mut bytes);
-    let topic = topic(at);
-    let publish = Publish {
-        dup: false,
-        qos: Qos::AtMostOnce,
-        retain: false,
-        topic: TopicName::new(&topic).ok(),
-        packet_id: None,
-        properties: Properties::EMPTY,
-        payload: &bytes,
-    };
-    fleet.links[0].push(&Packet::Publish(publish), fleet.version)?;
-    fleet.links[0].flush(&fleet.net)
 }
 
 #[cfg(test)]

@@ -235,7 +235,7 @@ impl Link {
     /// The connection failed; [`ErrorKind::UnexpectedEof`] if the broker closed it.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match self.socket.read(buffer) {
-            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok(0) => Err(io::Error::new(ErrorKind::UnexpectedEof, "the broker closed the connection")),
             Ok(len) => Ok(Some(len)),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
             Err(error) => Err(error),

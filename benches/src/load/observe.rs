@@ -1,7 +1,8 @@
 //! What a process costs, from `/proc`: CPU time, resident memory, open files. And what this one may use.
 
 use std::fs;
-use std::io;
+use std::io::{self, BufRead, BufReader};
+use std::path::PathBuf;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -27,12 +28,78 @@ const TICKS: u64 = 100;
 /// There is no such process.
 pub(crate) fn sample(pid: u32) -> io::Result<Sample> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))
-        .map_err(|error| io::Error::new(error.kind(), format!("process {pid}: {error}")))?;
+        .map_err(|error| io::Error::new(error.kind(), format!("there is no process {pid} ({error})")))?;
     let bytes = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
     };
     Ok(Sample { cpu_ns: cpu_ns(pid)?, rss: bytes("VmRSS"), rss_anon: bytes("RssAnon"), fds: fds(pid) })
+}
+
+/// CPU that a broker may have used before a run and still be as it was when it started.
+const FRESH_NS: u64 = 100_000_000;
+
+/// Checks that the process `pid` is the broker at `port`, and says what makes figures of it doubtful: that this cannot be
+/// seen, or, where it matters what its memory grows by, that it has some from before, which it uses again.
+///
+/// # Errors
+/// There is no such process, or it is another one.
+pub(crate) fn check_broker(pid: u32, port: u16, growth_matters: bool) -> io::Result<Vec<String>> {
+    let broker = sample(pid)?;
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let process = format!("process {pid} ({})", name.trim_end());
+    let mut doubts = Vec::new();
+    match listens(pid, port) {
+        Some(true) => {}
+        Some(false) => {
+            return Err(io::Error::other(format!(
+                "{process} does not listen on port {port}: --pid has to be the broker's own process"
+            )));
+        }
+        None => {
+            doubts.push(format!("it cannot be seen from here whether {process} is the broker at port {port}"))
+        }
+    }
+    if growth_matters && broker.cpu_ns > FRESH_NS {
+        doubts.push(format!(
+            "the broker had worked before ({:.1} s of CPU, {} open files, {} MB): restart it for figures of memory",
+            broker.cpu_ns as f64 / 1e9,
+            broker.fds,
+            broker.rss / 1_000_000
+        ));
+    }
+    Ok(doubts)
+}
+
+/// Whether the process `pid` listens on `port`; `None` if it is somebody else's, or has a network of its own.
+fn listens(pid: u32, port: u16) -> Option<bool> {
+    let network = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    if network(&pid.to_string())? != network("self")? {
+        return None;
+    }
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let Ok(table) = fs::File::open(table) else { continue };
+        // Those that listen come first, and a million others may follow.
+        let lines = BufReader::new(table).lines().skip(1).map_while(Result::ok);
+        let there = lines.map_while(|line| listener(&line)).filter(|(at, _)| *at == port);
+        let sockets: Vec<_> = there.map(|(_, inode)| PathBuf::from(format!("socket:[{inode}]"))).collect();
+        let mut files = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+        if !sockets.is_empty()
+            && files.any(|file| fs::read_link(file.path()).is_ok_and(|file| sockets.contains(&file)))
+        {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
+/// The port and the inode of a line of `/proc/net/tcp`; `None` if the socket of the line does not listen.
+fn listener(line: &str) -> Option<(u16, u64)> {
+    let mut fields = line.split_whitespace().skip(1);
+    let (_, port) = fields.next()?.rsplit_once(':')?;
+    let is_listening = fields.nth(1)? == "0A";
+    let inode = fields.nth(5)?.parse().ok()?;
+    is_listening.then_some((u16::from_str_radix(port, 16).ok()?, inode))
 }
 
 /// The open files of a process. Listing them makes the kernel keep a kilobyte for each, so it is asked for their number
@@ -109,4 +176,29 @@ pub(crate) fn raise_file_limit() -> io::Result<u64> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
     Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_process_listens_on_its_ports_alone() {
+        let own = std::process::id();
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            // A machine may be without IPv6.
+            let Ok(socket) = TcpListener::bind(address) else { continue };
+            let port = socket.local_addr().expect("bound").port();
+            assert_eq!(listens(own, port), Some(true), "{address}");
+            assert_eq!(check_broker(own, port, false).expect("it does"), Vec::<String>::new());
+            drop(socket);
+            assert_eq!(listens(own, port), Some(false), "{address}");
+        }
+        let error = check_broker(own, 1, false).expect_err("another's port").to_string();
+        assert!(error.contains(&own.to_string()) && error.contains("does not listen on port 1:"), "{error}");
+        let error = check_broker(u32::MAX, 1, false).expect_err("no process").to_string();
+        assert!(error.contains("no process 4294967295"), "{error}");
+    }
 }

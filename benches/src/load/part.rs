@@ -6,7 +6,7 @@ use std::time::Duration;
 use mqtt_proto::{Packet, PacketType, Qos};
 
 use crate::load::crowd::Tally;
-use crate::load::fleet::{Fleet, PATIENCE, UNANSWERED_MAX, accept, connect, subscribe};
+use crate::load::fleet::{Fleet, PATIENCE, UNANSWERED_MAX, accept, connect, silent, subscribe};
 use crate::load::idle::{PAYLOAD_LEN, topic};
 use crate::load::payload;
 
@@ -50,8 +50,7 @@ pub(crate) fn run(plan: Plan, fleet: Fleet) -> io::Result<()> {
         input: Vec::new(),
     };
     match part.serve() {
-        // The parent asks once more, for whatever, and is told.
-        Err(error) => say(&format!("error {error}")),
+        Err(error) => say(&format!("error {} {error}", part.answered())),
         served => served,
     }
 }
@@ -83,7 +82,7 @@ impl Part {
             let wait = self.ping()?;
             let Part { plan, fleet, task, tally, .. } = self;
             let mut answered = 0;
-            fleet.turn(wait, |at, packet, _| match packet {
+            let turned = fleet.turn(wait, |at, packet, _| match packet {
                 Packet::PingResp => {
                     tally.pongs += 1;
                     Ok(())
@@ -97,10 +96,11 @@ impl Part {
                     Ok(())
                 }
                 packet => {
+                    accept(packet, task.map_or(PacketType::Publish, |task| task.answer))?;
                     answered += 1;
-                    accept(packet, task.map_or(PacketType::Publish, |task| task.answer))
+                    Ok(())
                 }
-            })?;
+            });
             if answered > 0
                 && let Some(task) = &mut self.task
             {
@@ -108,10 +108,16 @@ impl Part {
                 task.unanswered = unanswered.ok_or_else(|| io::Error::other("more answers than requests"))?;
                 task.heard = self.fleet.clock.elapsed();
             }
+            turned?;
             if self.fleet.ready.iter().any(|ready| ready.key == INPUT) && !self.read()? {
                 return Ok(());
             }
         }
+    }
+
+    /// Connections that have the answer to what was asked for last.
+    fn answered(&self) -> usize {
+        self.task.map_or(self.connected, |task| task.next - task.unanswered)
     }
 
     /// Goes on with the task, if there is one: a bounded number of requests at once.
@@ -135,7 +141,7 @@ impl Part {
         }
         if task.unanswered > 0 {
             if fleet.clock.elapsed() - task.heard > PATIENCE {
-                return Err(io::Error::other(format!("{} {:?} did not come", task.unanswered, task.answer)));
+                return Err(silent());
             }
             return Ok(());
         }

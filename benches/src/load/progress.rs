@@ -29,6 +29,7 @@ pub(crate) struct Progress {
     begin: Duration,
     last: (Duration, u64),
     points: Vec<Point>,
+    phases: Vec<(&'static str, Duration)>,
 }
 
 impl Progress {
@@ -41,6 +42,7 @@ impl Progress {
             begin: Duration::ZERO,
             last: (Duration::ZERO, 0),
             points: Vec::new(),
+            phases: Vec::new(),
         }
     }
 
@@ -51,7 +53,13 @@ impl Progress {
         self.goal = goal;
         self.begin = now;
         self.last = (now, 0);
+        self.phases.push((phase, now));
         self.show(now, 0, 0.0);
+    }
+
+    /// The phases that have begun, and when.
+    pub(crate) fn phases(&self) -> &[(&'static str, Duration)] {
+        &self.phases
     }
 
     /// Says that `done` are done in this phase. Cheap unless a sample is due.

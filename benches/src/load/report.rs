@@ -12,6 +12,9 @@ use crate::load::progress::Point;
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     lines: Vec<(&'static str, Value)>,
+    /// What the JSON has and the summary has not.
+    details: Vec<(&'static str, Value)>,
+    warnings: Vec<String>,
     violations: Vec<String>,
     violation_count: u64,
     /// How much was done over time.
@@ -32,6 +35,16 @@ impl Report {
     /// Adds a figure.
     pub(crate) fn add(&mut self, name: &'static str, value: impl Into<Value>) {
         self.lines.push((name, value.into()));
+    }
+
+    /// Adds what programs want to know, to the JSON alone.
+    pub(crate) fn add_detail(&mut self, name: &'static str, value: impl Into<Value>) {
+        self.details.push((name, value.into()));
+    }
+
+    /// Says that figures may not mean what they seem to.
+    pub(crate) fn warn(&mut self, text: impl Into<String>) {
+        self.warnings.push(text.into());
     }
 
     /// Adds a figure with as many digits as mean something.
@@ -87,8 +100,13 @@ impl Report {
 
     /// The report as one line of JSON.
     pub(crate) fn to_json(&self) -> String {
-        let mut object: Map<String, Value> =
-            self.lines.iter().map(|(name, value)| ((*name).into(), value.clone())).collect();
+        let mut object: Map<String, Value> = self
+            .lines
+            .iter()
+            .chain(&self.details)
+            .map(|(name, value)| ((*name).into(), value.clone()))
+            .collect();
+        object.insert("warnings".into(), self.warnings.clone().into());
         object.insert("violations".into(), self.violation_count.into());
         object.insert("violation_texts".into(), self.violations.clone().into());
         Value::Object(object).to_string()
@@ -99,18 +117,38 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let violations = ("violations", Value::from(self.violation_count));
         let lines = || self.lines.iter().chain(std::iter::once(&violations));
-        let values: Vec<String> = lines().map(|(_, value)| readable(value)).collect();
         let name_width = lines().map(|(name, _)| name.len()).max().unwrap_or(0);
-        let width = values.iter().map(String::len).max().unwrap_or(0);
-        for ((name, _), value) in lines().zip(values) {
+        // A list takes a line for each of its items, and those have a width of their own.
+        let values: Vec<Vec<String>> = lines()
+            .map(|(_, value)| match value {
+                Value::Array(items) => items.iter().map(readable_item).collect(),
+                value => vec![readable(value)],
+            })
+            .collect();
+        let alone = values.iter().filter(|values| values.len() == 1).flatten();
+        let width = alone.map(String::len).max().unwrap_or(0);
+        for ((name, _), values) in lines().zip(values) {
             let name = name.replace('_', " ").replace("cpu", "CPU").replace("rss", "RSS");
-            writeln!(f, "{name:name_width$}  {value:>width$}")?;
+            for value in values {
+                writeln!(f, "{name:name_width$}  {value:>width$}")?;
+            }
+        }
+        for text in &self.warnings {
+            writeln!(f, "WARNING: {text}")?;
         }
         for text in &self.violations {
             writeln!(f, "VIOLATION: {text}")?;
         }
         Ok(())
     }
+}
+
+/// An item of a list as people read it: what was measured, without what was not.
+fn readable_item(item: &Value) -> String {
+    let Value::Object(fields) = item else { return readable(item) };
+    let known = fields.iter().filter(|(_, value)| !value.is_null());
+    let fields: Vec<String> = known.map(|(name, value)| format!("{name} {}", readable(value))).collect();
+    fields.join(", ").replace("rss", "RSS")
 }
 
 /// A value as people read it.
@@ -154,7 +192,24 @@ impl Usage {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_list_takes_a_short_line_for_each_item() {
+        let mut report = Report::new();
+        report.add("slab_bytes_per_connection_both_ends", 8_193);
+        let step = |connections| json!({ "connections": connections, "rss": 410_000_000, "slab": null });
+        report.add("steps", vec![step(1_000), step(100_000), step(1_000_000)]);
+        report.warn("not fresh");
+        let text = report.to_string();
+        assert!(text.lines().all(|line| line.len() <= 100), "{text}");
+        let steps: Vec<_> = text.lines().filter(|line| line.starts_with("steps ")).collect();
+        assert_eq!(steps.len(), 3, "{text}");
+        assert!(steps[2].ends_with("  connections 1,000,000, RSS 410,000,000"), "{text}");
+        assert!(text.ends_with("WARNING: not fresh\n"), "{text}");
+    }
 
     #[test]
     fn numbers_are_readable() {

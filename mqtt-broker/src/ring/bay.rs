@@ -16,7 +16,7 @@ use super::buffers::{BUFFERS, BUFFERS_FEW, Buffers};
 use super::error::RingError;
 use super::queue::{ENTERS_MAX, ENTERS_MAX_FEW, Queue, SUBMISSIONS, SUBMISSIONS_FEW, Wait};
 use super::slot::{Phase, Place, Slot};
-use super::{EventFd, Ring, SocketId, probe};
+use super::{EventFd, Ring, SocketId};
 
 /// Bays of a core: their number fits in a byte.
 const BAYS_MAX: u64 = 255;
@@ -49,17 +49,19 @@ impl Room {
     }
 
     /// What `files` open files are enough for, in a process that may have `limit` of them: half for new sockets and
-    /// those being closed, half for those that stay; a quarter of what is left for bays.
+    /// those being closed, half for those that stay; a quarter of what is left for bays. The kernel has to have tables.
     pub(crate) fn with_tables(files: u64, limit: u64) -> Room {
-        if !probe::has_tables() {
-            return Room::plain();
-        }
         let plain = files / 2;
         Room {
             plain: plain as usize,
             table: limit.min(TABLE_MAX) as u32,
             bays: (1 + plain / 4).min(BAYS_MAX) as usize,
         }
+    }
+
+    /// Sockets that are open files, from which on others go into tables; `None` if none does.
+    pub(crate) fn before_tables(&self) -> Option<u64> {
+        (self.table > 0).then_some(self.plain as u64)
     }
 
     /// Sockets that stay, beyond those that are open files.

@@ -54,6 +54,7 @@ use crate::chunks::Chunks;
 
 pub(crate) use self::bay::Room;
 pub use self::error::RingError;
+pub(crate) use self::probe::has_tables;
 pub(crate) use self::queue::Wait;
 pub(crate) use self::slot::SocketId;
 pub(crate) use self::sys::{

@@ -35,7 +35,7 @@ pub(super) fn check_kernel() -> Result<(), RingError> {
 }
 
 /// Whether sockets can be kept in tables of io_urings.
-pub(super) fn has_tables() -> bool {
+pub(crate) fn has_tables() -> bool {
     release_has_tables(release().trim())
 }
 

@@ -67,7 +67,7 @@ impl Bench {
     fn of(kind: Kind, patience: u64) -> Bench {
         let room = match kind {
             Kind::Plain | Kind::PlainParked => Room::plain(),
-            Kind::Table | Kind::TableParked => Room { plain: 0, table: 2, bays: 200 },
+            Kind::Table | Kind::TableParked => tables_of(2, 200),
         };
         let mut bench = Bench::with_room(patience, room);
         if bench.settles {
@@ -157,6 +157,12 @@ impl Bench {
         }
     }
 
+    /// Waits for `socket`, of which the release is asked for, and gives it to `target`.
+    fn move_to(&mut self, target: &mut Bench, socket: SocketId) -> SocketId {
+        self.until("the release", |bench| bench.saw(&Seen::Released(socket, true)));
+        target.ring.adopt(self.released.pop().expect("released"))
+    }
+
     fn received(&self, socket: SocketId) -> Vec<u8> {
         let bytes = self.seen.iter().filter_map(|seen| match seen {
             Seen::Received(from, bytes) if *from == socket => Some(bytes.clone()),
@@ -175,6 +181,17 @@ impl Bench {
             self.turn(Wait::For(Duration::from_millis(2)));
         }
     }
+}
+
+/// Room for no socket that stays outside tables of so many.
+fn tables_of(table: u32, bays: usize) -> Room {
+    Room { plain: 0, table, bays }
+}
+
+/// Cuts the connection off: what is under way is lost.
+fn reset(client: TcpStream) {
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("linger");
+    drop(client);
 }
 
 #[test]
@@ -335,8 +352,7 @@ fn pieces_leave_whole_and_in_order() {
 fn pieces_for_a_broken_socket_come_back() {
     let mut bench = Bench::of(KINDS[0], 1000);
     let (client, socket) = bench.receiving(KINDS[0]);
-    SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("linger");
-    drop(client);
+    reset(client);
     bench.until("the end", |bench| bench.saw(&Seen::Ended(socket)));
     for _ in 0..2 {
         let mut list = Shared::default();
@@ -352,8 +368,7 @@ fn a_reset_ends_the_socket_once() {
     for kind in KINDS {
         let mut bench = Bench::of(kind, 1000);
         let (client, socket) = bench.receiving(kind);
-        SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("linger");
-        drop(client);
+        reset(client);
         bench.until("the end", |bench| bench.saw(&Seen::Ended(socket)));
         bench.ring.send(socket, vec![1; 100]);
         bench.until("the buffer", |bench| bench.saw(&Seen::Sent(socket, 100)));
@@ -368,8 +383,7 @@ fn a_broken_send_ends_a_socket_that_is_not_reading() {
     for kind in KINDS {
         let mut bench = Bench::of(kind, 1000);
         let (client, socket) = bench.pair();
-        SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("linger");
-        drop(client);
+        reset(client);
         bench.ring.send(socket, vec![1; 100]);
         bench.until("the end", |bench| bench.saw(&Seen::Ended(socket)));
     }
@@ -500,8 +514,7 @@ fn a_released_socket_has_nothing_armed_and_loses_no_byte() {
         }
         source.ring.release(socket, monotonic_millis());
         client.write_all(b"world").expect("write");
-        source.until("the release", |bench| bench.saw(&Seen::Released(socket, true)));
-        let moved = target.ring.adopt(source.released.pop().expect("released"));
+        let moved = source.move_to(&mut target, socket);
         target.ring.receive(moved);
         target.ring.send(moved, b"back".to_vec());
         let before = source.received(socket);

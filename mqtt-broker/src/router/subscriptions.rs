@@ -49,6 +49,12 @@ pub struct Matches {
 }
 
 impl Matches {
+    /// The subscriptions of each session that gets the message, once they are sorted by session where several filters
+    /// matched: those that overlap give one delivery (section 3.3.4).
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = &[Subscriber]> {
+        self.subscribers.chunk_by(|a, b| self.filters > 1 && a.key == b.key)
+    }
+
     /// Empties it for the next publish.
     pub fn clear(&mut self) {
         self.subscribers.clear();

@@ -20,21 +20,19 @@ pub enum StartError {
     /// A limit has a value that cannot work.
     #[error(transparent)]
     Limits(#[from] LimitError),
-    /// More connections than the process may have open files.
-    #[error(
-        "{} open files are needed for {}, but this process may have {limit}: \
-         {}allow more with `ulimit -n {needed}` or LimitNOFILE={needed} in the systemd unit",
-        needed,
-        if *wanted == 0 { "the first connection".to_owned() } else { format!("{wanted} connections") },
-        if *wanted == 0 { "" } else { "lower connections_max, or " }
-    )]
+    /// More connections than the open files of the process are enough for.
+    #[error("{}", too_few_files(*wanted, *limit, *without_tables, *with_tables, *has_tables))]
     Files {
         /// `connections_max`, 0 if it was left to the broker.
         wanted: u32,
         /// The limit of open files after it was raised as far as allowed.
         limit: u64,
-        /// Open files that would do.
-        needed: u64,
+        /// Open files with which each connection can be one.
+        without_tables: u64,
+        /// Open files that do where most connections are kept in tables of io_urings, if that can be less.
+        with_tables: Option<u64>,
+        /// Whether this kernel has tables that serve.
+        has_tables: bool,
     },
     /// Too little memory may be locked.
     #[error(
@@ -78,6 +76,34 @@ pub enum StartError {
         /// What the kernel said.
         error: io::Error,
     },
+}
+
+/// What to do about [`StartError::Files`].
+fn too_few_files(
+    wanted: u32,
+    limit: u64,
+    without_tables: u64,
+    with_tables: Option<u64>,
+    has_tables: bool,
+) -> String {
+    let connections =
+        if wanted == 0 { "the first connection".into() } else { format!("{wanted} connections") };
+    let lower = if wanted == 0 { "" } else { "lower connections_max, or " };
+    let fewer = match with_tables {
+        Some(files) if has_tables => {
+            format!("; from {files} on the broker starts, and keeps most connections in tables of io_uring")
+        }
+        Some(files) => {
+            format!(
+                "; Linux 6.13 or newer can keep most connections in tables of io_uring, and needs {files}"
+            )
+        }
+        None => String::new(),
+    };
+    format!(
+        "this process may have {limit} open files, too few for {connections}: {lower}allow more with \
+         `ulimit -n {without_tables}` or LimitNOFILE={without_tables} in the systemd unit{fewer}"
+    )
 }
 
 /// Which CPUs the cores of a broker run on.

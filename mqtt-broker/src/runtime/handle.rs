@@ -46,6 +46,7 @@ struct Inner {
     running: Running,
     addresses: Vec<SocketAddr>,
     limits: Arc<Limits>,
+    before_tables: Option<u64>,
 }
 
 /// A running broker. Clones are the same broker; it shuts down when the last one is dropped.
@@ -71,8 +72,13 @@ impl fmt::Debug for Handle {
 }
 
 impl Handle {
-    pub(super) fn new(running: Running, addresses: Vec<SocketAddr>, limits: Arc<Limits>) -> Handle {
-        Handle(Arc::new(Inner { running, addresses, limits }))
+    pub(super) fn new(
+        running: Running,
+        addresses: Vec<SocketAddr>,
+        limits: Arc<Limits>,
+        before_tables: Option<u64>,
+    ) -> Handle {
+        Handle(Arc::new(Inner { running, addresses, limits, before_tables }))
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -87,6 +93,12 @@ impl Handle {
     /// The bounds in force: `connections_max` as derived from the limit of open files if it was 0.
     pub fn limits(&self) -> &Limits {
         &self.0.limits
+    }
+
+    /// Connections that are open files of the process; more than these are kept in tables of io_urings. `None` if each
+    /// connection is an open file, because there are enough of them for `connections_max`.
+    pub fn connections_before_tables(&self) -> Option<u64> {
+        self.0.before_tables
     }
 
     /// Number of cores.

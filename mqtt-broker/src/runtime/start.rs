@@ -98,7 +98,8 @@ pub(super) fn start(mut plan: Plan) -> Result<Handle, StartError> {
     match bound {
         Ok(addresses) => {
             debug!(cores, ?addresses, connections_max = limits.connections_max, "broker started");
-            Ok(Handle::new(running, addresses, limits))
+            let before_tables = room.before_tables().map(|sockets| sockets * cores as u64);
+            Ok(Handle::new(running, addresses, limits, before_tables))
         }
         Err(error) => {
             shared.fail(None);
@@ -120,11 +121,30 @@ fn check_files(plan: &mut Plan) -> Result<Room, StartError> {
     if u64::from(wanted) <= files && files > 0 {
         return Ok(Room::plain());
     }
-    let room = Room::with_tables(files / cores, limit);
+    let has_tables = ring::has_tables();
+    let room = if has_tables { Room::with_tables(files / cores, limit) } else { Room::plain() };
     if files == 0 || u64::from(wanted) > cores * room.in_tables() {
-        return Err(StartError::Files { wanted, limit, needed: u64::from(wanted.max(1)) + reserved });
+        let connections = u64::from(wanted.max(1));
+        let with_tables = files_with_tables(connections, cores, reserved);
+        let without_tables = connections + reserved;
+        return Err(StartError::Files { wanted, limit, without_tables, with_tables, has_tables });
     }
     Ok(room)
+}
+
+/// The lowest limit of open files with which tables take so many connections, if it is lower than it has to be without
+/// tables.
+fn files_with_tables(connections: u64, cores: u64, reserved: u64) -> Option<u64> {
+    let is_enough =
+        |limit: u64| connections <= cores * Room::with_tables((limit - reserved) / cores, limit).in_tables();
+    let without_tables = reserved + connections;
+    // The higher the limit the more room there is. No connection without a file that it can begin as.
+    let (mut low, mut high) = (reserved + 1, without_tables);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if is_enough(middle) { high = middle } else { low = middle + 1 }
+    }
+    (low < without_tables).then_some(low)
 }
 
 fn listen(
@@ -255,4 +275,24 @@ fn panicked(core: CoreId, panic: &(dyn Any + Send)) -> BrokerError {
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without a message".to_owned());
     BrokerError::Panicked { core, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fewest_open_files_are_those_with_which_the_check_passes() {
+        for (connections, cores, reserved) in
+            [(50_000, 1, 82), (50_000, 4, 136), (1_000_000, 2, 100), (300, 1, 82)]
+        {
+            let least = files_with_tables(connections, cores, reserved).expect("tables take fewer files");
+            let room = |limit| cores * Room::with_tables((limit - reserved) / cores, limit).in_tables();
+            assert!(room(least) >= connections && room(least - 1) < connections, "{least}");
+            assert!(least < connections);
+        }
+        // There is nothing to save for one, and no table for four billion on one core.
+        assert_eq!(files_with_tables(1, 1, 82), None);
+        assert_eq!(files_with_tables(u64::from(u32::MAX), 1, 82), None);
+    }
 }

@@ -23,7 +23,7 @@ use crate::ports::{Commit, Record, SessionRef};
 
 /// Payloads from here on are shared where the message is kept anyway or goes to several: below, copying costs less than
 /// one more piece to send.
-const SHARED_BYTES_MIN: usize = 4 * 1024;
+pub(super) const SHARED_BYTES_MIN: usize = 4 * 1024;
 
 /// A message that is being routed: borrowed, and owned from the first moment that something keeps it.
 pub(super) struct Outgoing<'a> {
@@ -324,8 +324,7 @@ impl Shard {
     /// [`Shard::pump`] after an acknowledgement: mostly there is nothing to be sent.
     fn pump_if_waiting(&mut self, key: Key) {
         let waits = |session: &Session| {
-            let in_flight = |flight: &Flight| !flight.queue.is_empty() || !flight.outbound.can_start();
-            session.gathers().is_some() || session.known_flight().is_some_and(in_flight)
+            session.gathers().is_some() || session.known_flight().is_some_and(Flight::has_to_send)
         };
         if self.sessions.get(key).is_some_and(waits) {
             self.pump(key);
@@ -357,10 +356,15 @@ impl Shard {
     /// PUBACK from a subscriber. One that acknowledges nothing is ignored: it may answer what another member of a
     /// shared group got meanwhile.
     pub(super) fn handle_puback(&mut self, key: Key, ack: &Ack<'_>) {
-        let Some(flight) = self.sessions.get_mut(key).and_then(Session::known_flight_mut) else { return };
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let waits = session.gathers().is_some();
+        let Some(flight) = session.known_flight_mut() else { return };
         if let Ok(delivery) = flight.outbound.handle_puback(ack.packet_id, ack.reason) {
+            let waits = waits || flight.has_to_send();
             self.delivered(key, delivery, ack);
-            self.pump_if_waiting(key);
+            if waits {
+                self.pump(key);
+            }
         }
     }
 

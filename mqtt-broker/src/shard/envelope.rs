@@ -4,8 +4,9 @@
 //! it carries. Messages above [`LARGE`] bytes travel beside it by reference. Batches of one core pair arrive in order.
 
 use mqtt_proto::packet::SubscriptionOptions;
-use mqtt_proto::types::{Qos, TopicFilter, TopicName};
+use mqtt_proto::types::{Qos, TopicFilter, TopicName, Version};
 
+use super::run::Batch;
 use crate::message::{Message, MessageRef};
 
 /// Messages of more bytes are shared by reference; up to here a copy is cheaper than two touches of a shared count.
@@ -65,6 +66,8 @@ pub(super) enum Envelope<'a> {
     /// Deliver to your subscribers, retain if you are the topic's home and the message says so. `publisher` is what
     /// shared groups choose a member by that go by Client.
     Publish { message: MessageRef<'a>, deliver: bool, retain: bool, publisher: u32 },
+    /// Deliver these, which came in a row from a Client of this version.
+    Run { batch: Batch<'a>, version: Version, publisher: u32 },
     /// The sending core has its first subscription to this filter, or has lost its last one.
     Interest { filter: TopicFilter<'a>, add: bool },
     /// Answer when you have handled this.
@@ -171,6 +174,7 @@ const GROUP_DELIVER: u8 = 12;
 const GROUP_RETURN: u8 = 13;
 const LOAD: u8 = 14;
 const STATS: u8 = 15;
+const RUN: u8 = 16;
 
 /// Flags of an encoded message, beside its QoS and RETAIN.
 const EXPIRES: u8 = 1 << 3;
@@ -191,6 +195,15 @@ impl Writer<'_> {
                 let [a, b, c, d] = publisher.to_le_bytes();
                 self.bytes.extend_from_slice(&[PUBLISH, flags, a, b, c, d]);
                 self.message(&message, owned);
+            }
+            Envelope::Run { batch, version, publisher } => {
+                self.u8(RUN);
+                self.u8(version.has_properties() as u8);
+                self.u32(publisher);
+                self.u32(batch.count);
+                self.u32(batch.longest);
+                self.u32(batch.bytes.len() as u32);
+                self.bytes.extend_from_slice(batch.bytes);
             }
             Envelope::Interest { filter, add } => {
                 self.u8(INTEREST);
@@ -446,6 +459,13 @@ impl<'a> Envelopes<'a> {
                     queued_bytes: self.u64(),
                 },
             },
+            RUN => {
+                // PUBLISH is the same in the versions before.
+                let version = if self.bool() { Version::V5 } else { Version::V3_1_1 };
+                let (publisher, count, longest) = (self.u32(), self.u32(), self.u32());
+                let len = self.u32() as usize;
+                Envelope::Run { batch: Batch { bytes: self.take(len), count, longest }, version, publisher }
+            }
             STATS => Envelope::Stats { counters: self.numbers() },
             other => unreachable!("no envelope has type {other}"),
         };
@@ -558,6 +578,11 @@ mod tests {
         let all = [
             Envelope::Publish { message: message(b"x"), deliver: true, retain: false, publisher: 7 },
             Envelope::Publish { message: message(&big), deliver: false, retain: true, publisher: 0 },
+            Envelope::Run {
+                batch: Batch { bytes: b"0123", count: 2, longest: 3 },
+                version: Version::V5,
+                publisher: 7,
+            },
             Envelope::Interest { filter, add: true },
             Envelope::Barrier { token: 1 },
             Envelope::BarrierDone { token: 1, sent: numbers },

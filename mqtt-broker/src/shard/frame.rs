@@ -25,15 +25,20 @@ impl<'a> Received<'a> {
         if !publish.properties.is_empty() {
             return None;
         }
-        let has_properties = version.has_properties();
-        let topic_len = publish.topic?.as_bytes().len();
-        let packet_id_len = if publish.qos == Qos::AtMostOnce { 0 } else { 2 };
-        let body_len = 2 + topic_len + packet_id_len + usize::from(has_properties) + publish.payload.len();
-        let header_len = bytes.len() - body_len;
+        let received = Received::plain(publish, bytes, version);
+        let header_len = received.packet_id_at - 2 - publish.topic?.as_bytes().len();
         // Whether the last byte of its length says anything.
         let is_minimal = header_len == 2 || bytes[header_len - 1] != 0;
-        let packet_id_at = header_len + 2 + topic_len;
-        is_minimal.then_some(Received { bytes, has_properties, qos: publish.qos, packet_id_at })
+        is_minimal.then_some(received)
+    }
+
+    /// Of a packet without properties, its Remaining Length in as few bytes as it needs.
+    #[inline(always)]
+    pub(super) fn plain(publish: &Publish<'_>, bytes: &'a [u8], version: Version) -> Received<'a> {
+        let has_properties = version.has_properties();
+        let packet_id_len = if publish.qos == Qos::AtMostOnce { 0 } else { 2 };
+        let behind = packet_id_len + usize::from(has_properties) + publish.payload.len();
+        Received { bytes, has_properties, qos: publish.qos, packet_id_at: bytes.len() - behind }
     }
 
     /// Whether the bytes are right for this subscriber, who gets no Topic Aliases and has no Subscription Identifier.

@@ -8,6 +8,7 @@ use tracing::{debug, trace};
 
 use super::connection::{Connection, Held, Peer, PendingAnswer, State, Why};
 use super::contract::{Action, Approved, Handed};
+use super::run::RunEnd;
 use super::session::Session;
 use super::table::Key;
 use super::{ConnectionId, Shard};
@@ -59,6 +60,8 @@ impl Shard {
             }
             // The packet, if it has to wait.
             let mut held = Vec::new();
+            let before = input;
+            let is_whole = receiver.buffered_len() == 0;
             let handled = receiver.poll_with(&mut input, |packet, bytes| {
                 trace!(connection = key.index, packet = ?packet.packet_type(), "received");
                 let step = self.handle_packet(key, packet, bytes);
@@ -85,6 +88,17 @@ impl Shard {
                     if !let_in && self.connections.get(key).is_some_and(is_live) {
                         receiver.set_maximum_packet_size(self.limits.packet_bytes_max);
                         let_in = true;
+                    }
+                    if is_whole && !input.is_empty() {
+                        let packet = &before[..before.len() - input.len()];
+                        match self.handle_run(key, &receiver, packet, &mut input) {
+                            RunEnd::Next => {}
+                            RunEnd::Wait(why, packet_bytes) => {
+                                self.hold(key, input.to_vec(), packet_bytes, why);
+                                break;
+                            }
+                            RunEnd::Gone => return,
+                        }
                     }
                 }
                 Step::Again(why) => {
@@ -366,29 +380,42 @@ impl Shard {
 
     fn send_answer(&mut self, key: Key, answer: &PendingAnswer) {
         use mqtt_proto::packet::{Properties, Reasons, SubAck, UnsubAck};
+        let properties = Properties::EMPTY;
+        match *answer {
+            PendingAnswer::PubAck(packet_id, reason) => {
+                self.send_ack(key, Qos::AtLeastOnce, Ack::new(packet_id, reason));
+            }
+            PendingAnswer::PubRec(packet_id, reason) => {
+                self.send_ack(key, Qos::ExactlyOnce, Ack::new(packet_id, reason));
+            }
+            PendingAnswer::SubAck(packet_id, ref reasons) => {
+                self.send(key, &Packet::SubAck(SubAck { packet_id, properties, reasons: Reasons(reasons) }));
+            }
+            PendingAnswer::UnsubAck(packet_id, ref reasons) => {
+                self.send(
+                    key,
+                    &Packet::UnsubAck(UnsubAck { packet_id, properties, reasons: Reasons(reasons) }),
+                );
+            }
+        }
+    }
+
+    /// Sends PUBACK or PUBREC to an accepted connection.
+    #[inline]
+    pub(super) fn send_ack(&mut self, key: Key, qos: Qos, ack: Ack<'_>) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Some(session) = connection.live().map(|live| live.session) else { return };
         let flight = self.sessions.get_mut(session).and_then(Session::known_flight_mut);
-        let properties = Properties::EMPTY;
-        let packet = match *answer {
-            PendingAnswer::PubAck(packet_id, reason) => {
-                if let Some(flight) = flight {
-                    flight.inbound.puback_sent();
-                }
-                Packet::PubAck(Ack::new(packet_id, reason))
+        let packet = if qos == Qos::AtLeastOnce {
+            if let Some(flight) = flight {
+                flight.inbound.puback_sent();
             }
-            PendingAnswer::PubRec(packet_id, reason) => {
-                if let Some(flight) = flight {
-                    flight.inbound.pubrec_sent(packet_id, reason);
-                }
-                Packet::PubRec(Ack::new(packet_id, reason))
+            Packet::PubAck(ack)
+        } else {
+            if let Some(flight) = flight {
+                flight.inbound.pubrec_sent(ack.packet_id, ack.reason);
             }
-            PendingAnswer::SubAck(packet_id, ref reasons) => {
-                Packet::SubAck(SubAck { packet_id, properties, reasons: Reasons(reasons) })
-            }
-            PendingAnswer::UnsubAck(packet_id, ref reasons) => {
-                Packet::UnsubAck(UnsubAck { packet_id, properties, reasons: Reasons(reasons) })
-            }
+            Packet::PubRec(ack)
         };
         match connection.append(&packet, &mut self.buffers) {
             Ok(true) => self.dirty.push_back(key),

@@ -31,6 +31,7 @@ mod publish;
 mod queue;
 mod retained;
 mod routes;
+mod run;
 mod session;
 mod shared;
 mod stats;

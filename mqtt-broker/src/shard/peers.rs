@@ -63,6 +63,10 @@ impl Shard {
                 }
                 return outgoing.commit.filter(|&position| position > self.store_committed);
             }
+            Envelope::Run { batch, version, publisher } => {
+                let commit = self.run_arrived(from, batch, version, publisher);
+                return commit.filter(|&position| position > self.store_committed);
+            }
             Envelope::Interest { filter, add: true } => self.interest.add(from.0, filter),
             Envelope::Interest { filter, add: false } => self.interest.remove(from.0, filter),
             Envelope::Barrier { token } => {

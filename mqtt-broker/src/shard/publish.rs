@@ -8,7 +8,7 @@ use mqtt_proto::session::Arrival;
 use mqtt_proto::types::{PacketId, Qos, ReasonCode, TopicName, Version};
 
 use super::Shard;
-use super::connection::{PendingAnswer, Why};
+use super::connection::{Connection, PendingAnswer, Why};
 use super::deliver::{How, Outgoing};
 use super::envelope::Envelope;
 use super::frame::Received;
@@ -19,7 +19,7 @@ use super::table::Key;
 use crate::config::CoreId;
 use crate::message::{MessageRef, forwarded_properties};
 use crate::ports::{AuthorizeRequest, Decision, Permission, Ticket};
-use crate::router::{CoreSet, Strategy, Subscriber};
+use crate::router::{CoreSet, Matches, Strategy, Subscriber};
 
 /// What became of a routed message.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,24 +72,10 @@ impl Shard {
         self.stats.messages_received += 1;
 
         let (session_key, version) = from;
-        if let (Qos::AtLeastOnce | Qos::ExactlyOnce, Some(packet_id)) = (publish.qos, publish.packet_id) {
-            let Some(session) = self.sessions.get_mut(session_key) else { return Step::Gone };
-            // Clients before 5.0 were not told our Receive Maximum.
-            let maximum = if version == Version::V5 { self.limits.receive_maximum } else { u16::MAX };
-            match session.flight().inbound.publish_received(publish.qos, packet_id, maximum) {
-                Ok(Arrival::New) => {}
-                // [MQTT-4.3.3-10]: acknowledged, not routed again; as late as the first time.
-                Ok(Arrival::Duplicate) => {
-                    let mut all = CoreSet::default();
-                    self.lanes.peers().for_each(|core| all.insert(core));
-                    // What the first one waits for, it waits for even if its connection is gone.
-                    let commit = self.store_waiters.back().map(|waiter| waiter.seq);
-                    let routed = Routed { matched: true, cores: all, commit };
-                    self.acknowledge(key, publish.qos, packet_id, ReasonCode::SUCCESS, routed);
-                    return Step::Next;
-                }
-                Err(_) => return self.fault(key, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED),
-            }
+        if let Some(packet_id) = publish.packet_id
+            && let Some(step) = self.refuse_arrival(key, from, publish.qos, packet_id)
+        {
+            return step;
         }
 
         // Looking for one property after the other takes longer than all the rest of a small message.
@@ -141,6 +127,39 @@ impl Shard {
         Step::Next
     }
 
+    /// How many QoS 1 and 2 messages a Client may send without an acknowledgement.
+    pub(super) fn receive_maximum(&self, version: Version) -> u16 {
+        // Clients before 5.0 were not told ours.
+        if version == Version::V5 { self.limits.receive_maximum } else { u16::MAX }
+    }
+
+    /// Notes the arrival of a QoS 1 or 2 message; what becomes of the connection if the message is not to be routed.
+    #[inline]
+    pub(super) fn refuse_arrival(
+        &mut self,
+        key: Key,
+        (session, version): (Key, Version),
+        qos: Qos,
+        packet_id: PacketId,
+    ) -> Option<Step> {
+        let maximum = self.receive_maximum(version);
+        let Some(session) = self.sessions.get_mut(session) else { return Some(Step::Gone) };
+        match session.flight().inbound.publish_received(qos, packet_id, maximum) {
+            Ok(Arrival::New) => None,
+            // [MQTT-4.3.3-10]: acknowledged, not routed again; as late as the first time.
+            Ok(Arrival::Duplicate) => {
+                let mut all = CoreSet::default();
+                self.lanes.peers().for_each(|core| all.insert(core));
+                // What the first one waits for, it waits for even if its connection is gone.
+                let commit = self.store_waiters.back().map(|waiter| waiter.seq);
+                let routed = Routed { matched: true, cores: all, commit };
+                self.acknowledge(key, qos, packet_id, ReasonCode::SUCCESS, routed);
+                Some(Step::Next)
+            }
+            Err(_) => Some(self.fault(key, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED)),
+        }
+    }
+
     /// Topics below `$SYS/` are the broker's own to publish.
     pub(super) fn is_reserved(&self, topic: TopicName<'_>) -> bool {
         topic.as_bytes().starts_with(b"$SYS/")
@@ -187,17 +206,24 @@ impl Shard {
         }
     }
 
-    /// Sends PUBACK or PUBREC, once those who got the message have it.
-    fn acknowledge(&mut self, key: Key, qos: Qos, packet_id: PacketId, reason: ReasonCode, routed: Routed) {
-        let answer = match qos {
-            Qos::AtMostOnce => return,
-            Qos::AtLeastOnce => PendingAnswer::PubAck(packet_id, reason),
-            Qos::ExactlyOnce => PendingAnswer::PubRec(packet_id, reason),
-        };
+    /// Sends PUBACK or PUBREC, once those who got the message have it. `qos`: 1 or 2.
+    pub(super) fn acknowledge(
+        &mut self,
+        key: Key,
+        qos: Qos,
+        packet_id: PacketId,
+        reason: ReasonCode,
+        routed: Routed,
+    ) {
         let commit = routed.commit.filter(|&position| position > self.store_committed);
-        if routed.cores.is_empty() && commit.is_none() {
-            return self.answer_when(key, answer, 0);
+        let is_first = |connection: &Connection| connection.pending.is_empty();
+        if routed.cores.is_empty() && commit.is_none() && self.connections.get(key).is_some_and(is_first) {
+            return self.send_ack(key, qos, Ack::new(packet_id, reason));
         }
+        let answer = match qos {
+            Qos::ExactlyOnce => PendingAnswer::PubRec(packet_id, reason),
+            _ => PendingAnswer::PubAck(packet_id, reason),
+        };
         let (connection, serial) = (key.into(), self.next_serial(key));
         let mut remaining = 0;
         for core in routed.cores.iter() {
@@ -254,7 +280,7 @@ impl Shard {
     }
 
     /// What shared groups that go by Client know a publisher by, the same on every core.
-    fn publisher_hash(&self, publisher: Option<Key>) -> u32 {
+    pub(super) fn publisher_hash(&self, publisher: Option<Key>) -> u32 {
         if self.limits.shared_strategy != Strategy::HashClient {
             return 0;
         }
@@ -263,6 +289,7 @@ impl Shard {
     }
 
     /// Where the messages to `topic` go. [`Shard::route_here`] takes it back.
+    #[inline]
     pub(super) fn find_route(&mut self, topic: TopicName<'_>) -> Route {
         // Both only ever grow: the sum is the same while neither has changed.
         let generation = self.subscriptions.generation() + self.interest.generation();
@@ -293,18 +320,8 @@ impl Shard {
         publisher: Option<Key>,
         from: CoreId,
     ) -> bool {
-        let matches = &route.matches;
-        let any = !matches.subscribers.is_empty();
-        if matches.subscribers.len() > 1 {
-            outgoing.frame = Some(core::mem::take(&mut self.frame));
-        }
-        // Filters of one session that overlap give one delivery (section 3.3.4).
-        for same in matches.subscribers.chunk_by(|a, b| matches.filters > 1 && a.key == b.key) {
-            self.deliver_to(same, outgoing, publisher, from);
-        }
-        if let Some(frame) = outgoing.frame.take() {
-            self.frame = frame.cleared();
-        }
+        let any = !route.matches.subscribers.is_empty();
+        self.deliver_to_all(&route.matches, outgoing, publisher, from);
         if let Some(matches) = self.routes.give_back(route) {
             self.matches = matches;
         }
@@ -312,8 +329,29 @@ impl Shard {
         any || groups
     }
 
+    /// Delivers to the subscribers of this core.
+    #[inline(always)]
+    pub(super) fn deliver_to_all(
+        &mut self,
+        matches: &Matches,
+        outgoing: &mut Outgoing<'_>,
+        publisher: Option<Key>,
+        from: CoreId,
+    ) {
+        if matches.subscribers.len() > 1 {
+            outgoing.frame = Some(core::mem::take(&mut self.frame));
+        }
+        for same in matches.sessions() {
+            self.deliver_to(same, outgoing, publisher, from);
+        }
+        if let Some(frame) = outgoing.frame.take() {
+            self.frame = frame.cleared();
+        }
+    }
+
     /// Delivers once to the session that all of `subscriptions` belong to.
-    fn deliver_to(
+    #[inline]
+    pub(super) fn deliver_to(
         &mut self,
         subscriptions: &[Subscriber],
         outgoing: &mut Outgoing<'_>,

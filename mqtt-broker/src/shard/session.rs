@@ -48,6 +48,11 @@ pub(super) struct Flight {
 }
 
 impl Flight {
+    /// Whether messages wait, or what was sent on an earlier connection.
+    pub(super) fn has_to_send(&self) -> bool {
+        !self.queue.is_empty() || !self.outbound.can_start()
+    }
+
     /// Whether there is nothing to be remembered once the connection has ended.
     fn is_over(&self) -> bool {
         self.outbound.in_flight() == 0 && self.inbound.is_over() && self.queue.is_empty()

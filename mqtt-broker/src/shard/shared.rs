@@ -65,6 +65,10 @@ impl OwnedGroups {
         OwnedGroups { groups: Groups::new(seed), queues: Vec::new(), due: Vec::new(), draining: false }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
     /// Whether a group has this filter, so that this core's interest in it stays.
     pub(super) fn has_filter(&self, filter: &str) -> bool {
         TopicFilter::new(filter).is_ok_and(|filter| self.groups.has_filter(filter))
@@ -401,7 +405,7 @@ impl Shard {
 
     /// Gives a message to every group of this core that matches; whether any does.
     pub(super) fn route_to_groups(&mut self, outgoing: &mut Outgoing<'_>) -> bool {
-        if self.groups.groups.is_empty() {
+        if self.groups.is_empty() {
             return false;
         }
         let mut matches = core::mem::take(&mut self.group_matches);

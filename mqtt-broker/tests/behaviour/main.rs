@@ -35,6 +35,7 @@ mod rules_subscribe;
 mod rules_topics;
 mod rules_unsubscribe;
 mod rules_will;
+mod runs;
 mod seen;
 mod shared;
 mod sys;

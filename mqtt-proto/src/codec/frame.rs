@@ -185,6 +185,12 @@ impl Framer {
         Ok((partial.handed_out.then_some(&partial.bytes), used))
     }
 
+    /// Whether the first part of a packet has come.
+    #[inline]
+    pub(crate) fn is_amid_packet(&self) -> bool {
+        self.buffered_len() > 0
+    }
+
     /// Bytes kept of an incomplete packet.
     pub fn buffered_len(&self) -> usize {
         self.0.as_ref().filter(|partial| !partial.handed_out).map_or(0, |partial| partial.bytes.len())

@@ -26,7 +26,7 @@ use write::{Length, REMAINING_LENGTH_MAX, Sink, variable_byte_integer};
 pub use error::{DecodeError, EncodeError};
 pub use frame::{FrameHeader, Framer, peek_frame};
 pub(crate) use property::decode_property;
-pub use publish::encode_publish;
+pub use publish::{Alike, encode_publish};
 
 /// Appends one property, identifier and value: for those who forward some of a packet's properties and not others.
 ///
@@ -65,22 +65,28 @@ pub fn decode(version: Version, frame: &[u8]) -> Result<Packet<'_>, DecodeError>
 /// Kept out of the way of PUBLISH.
 #[inline(never)]
 fn decode_other(version: Version, frame: &[u8]) -> Result<Packet<'_>, DecodeError> {
-    plain_ack(frame).map_or_else(|| decode_any(version, frame), Ok)
+    let ack = frame.first_chunk().filter(|_| frame.len() == 4).and_then(plain_ack);
+    match ack.map(|(packet_type, id)| (packet_type, Ack::new(id, ReasonCode::SUCCESS))) {
+        Some((PacketType::PubAck, ack)) => Ok(Packet::PubAck(ack)),
+        Some((PacketType::PubRec, ack)) => Ok(Packet::PubRec(ack)),
+        Some((PacketType::PubRel, ack)) => Ok(Packet::PubRel(ack)),
+        Some((PacketType::PubComp, ack)) => Ok(Packet::PubComp(ack)),
+        _ => decode_any(version, frame),
+    }
 }
 
 /// An acknowledgement of success that says nothing more: four bytes, the same in every version, and as frequent as PUBLISH.
 /// `None` says nothing about any other frame.
-#[inline]
-fn plain_ack(frame: &[u8]) -> Option<Packet<'static>> {
-    let &[first, 2, high, low] = frame else { return None };
-    let ack = Ack::new(PacketId::new(u16::from_be_bytes([high, low]))?, ReasonCode::SUCCESS);
-    match first {
-        0x40 => Some(Packet::PubAck(ack)),
-        0x50 => Some(Packet::PubRec(ack)),
-        0x62 => Some(Packet::PubRel(ack)),
-        0x70 => Some(Packet::PubComp(ack)),
-        _ => None,
-    }
+#[inline(always)]
+pub(crate) fn plain_ack(frame: &[u8; 4]) -> Option<(PacketType, PacketId)> {
+    let packet_type = match frame {
+        [0x40, 2, ..] => PacketType::PubAck,
+        [0x50, 2, ..] => PacketType::PubRec,
+        [0x62, 2, ..] => PacketType::PubRel,
+        [0x70, 2, ..] => PacketType::PubComp,
+        _ => return None,
+    };
+    Some((packet_type, PacketId::new(u16::from_be_bytes([frame[2], frame[3]]))?))
 }
 
 fn decode_any(version: Version, frame: &[u8]) -> Result<Packet<'_>, DecodeError> {

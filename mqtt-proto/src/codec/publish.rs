@@ -46,6 +46,101 @@ pub(super) fn decode_plain(version: Version, frame: &[u8]) -> Option<Publish<'_>
     Some(Publish { dup, qos, retain, topic, packet_id, properties: Properties::EMPTY, payload: rest })
 }
 
+/// What PUBLISH packets of one topic and QoS have in common that are sent for the first time, not to be retained, and have
+/// no properties: all but Packet Identifier and payload.
+///
+/// Publishers mostly stay with their topic: what a receiver found out about one packet holds for those behind it that
+/// are alike, which [`Receiver::poll_alike`](crate::connection::Receiver::poll_alike) finds by comparing bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Alike<'a> {
+    first: u8,
+    qos: Qos,
+    topic: TopicName<'a>,
+}
+
+impl<'a> Alike<'a> {
+    /// Those like `packet`, whole and of this version, which a receiver has let through: without DUP and RETAIN, of the
+    /// same QoS. `None` if it is no PUBLISH, has properties or has 16 KiB or more.
+    pub fn to(packet: &'a [u8], version: Version) -> Option<Alike<'a>> {
+        let (first, body) = match packet {
+            [first, ..0x80, body @ ..] | [first, _, 1..0x80, body @ ..] => (*first, body),
+            _ => return None,
+        };
+        if first >> 4 != PacketType::Publish as u8 {
+            return None;
+        }
+        let qos = Qos::from_bits(first >> 1 & 3)?;
+        let (topic_len, rest) = body.split_first_chunk()?;
+        let (topic, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*topic_len)))?;
+        let properties_at = if qos == Qos::AtMostOnce { 0 } else { 2 };
+        if topic.is_empty() || version.has_properties() && rest.get(properties_at) != Some(&0) {
+            return None;
+        }
+        let first = (PacketType::Publish as u8) << 4 | qos.bits() << 1;
+        Some(Alike { first, qos, topic: TopicName::from_trusted(topic) })
+    }
+
+    /// The QoS of all of them.
+    pub const fn qos(&self) -> Qos {
+        self.qos
+    }
+
+    /// The topic of all of them.
+    pub const fn topic(&self) -> TopicName<'a> {
+        self.topic
+    }
+
+    /// The first of `packets`, all of which are known to be alike and of this version, with its bytes, which are cut off.
+    /// `None` when none is left.
+    #[inline(always)]
+    pub fn split_first<'i>(
+        &self,
+        version: Version,
+        packets: &mut &'i [u8],
+    ) -> Option<(Publish<'i>, &'i [u8])> {
+        let (publish, bytes) = self.decode::<true>(version, packets)?;
+        *packets = &packets[bytes.len()..];
+        Some((publish, bytes))
+    }
+
+    /// The packet that begins `input` and its bytes, if it is alike, whole and smaller than 16 KiB. `None` says nothing
+    /// about what else it may be. `KNOWN`: that it is alike.
+    #[inline(always)]
+    pub(crate) fn decode<'i, const KNOWN: bool>(
+        &self,
+        version: Version,
+        input: &'i [u8],
+    ) -> Option<(Publish<'i>, &'i [u8])> {
+        let (header_len, remaining_len) = match *input {
+            [first, len @ ..0x80, ..] if KNOWN || first == self.first => (2, usize::from(len)),
+            [first, low, high @ 1..0x80, ..] if KNOWN || first == self.first => {
+                (3, usize::from(high) << 7 | usize::from(low & 0x7F))
+            }
+            _ => return None,
+        };
+        let frame = input.get(..header_len + remaining_len)?;
+        let topic = self.topic.as_bytes();
+        let (topic_field, mut rest) = frame[header_len..].split_at_checked(2 + topic.len())?;
+        if !KNOWN && (topic_field[..2] != (topic.len() as u16).to_be_bytes() || topic_field[2..] != *topic) {
+            return None;
+        }
+        let mut packet_id = None;
+        if self.qos != Qos::AtMostOnce {
+            let (id, behind) = rest.split_first_chunk()?;
+            packet_id = Some(PacketId::new(u16::from_be_bytes(*id))?);
+            rest = behind;
+        }
+        if version.has_properties() {
+            let [0, behind @ ..] = rest else { return None };
+            rest = behind;
+        }
+        let qos = self.qos;
+        let topic = Some(TopicName::from_trusted(&topic_field[2..]));
+        let properties = Properties::EMPTY;
+        Some((Publish { dup: false, qos, retain: false, topic, packet_id, properties, payload: rest }, frame))
+    }
+}
+
 pub(super) fn decode(version: Version, flags: u8, body: &[u8]) -> Result<Publish<'_>, DecodeError> {
     let qos = Qos::from_bits(flags >> 1 & 3).ok_or(DecodeError::Qos)?;
     let mut reader = Reader::new(body);

@@ -8,9 +8,9 @@ use alloc::vec::Vec;
 
 use super::error::ProtocolError;
 use super::limits::carried;
-use crate::codec::{self, Framer};
+use crate::codec::{self, Alike, Framer};
 use crate::packet::{Connect, Packet, PacketType, Property, Publish};
-use crate::types::{TopicName, Version};
+use crate::types::{PacketId, TopicName, Version};
 
 /// Which side of the Network Connection we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -173,6 +173,39 @@ impl Receiver {
             }
             Err(error) => Err((*error).into()),
         }
+    }
+
+    /// The next packet with the bytes it came as, cut off `input`, if it is a PUBLISH that is `alike` to one this receiver
+    /// has let through. `None` says nothing about what else may be there: ask [`Receiver::poll_packet`].
+    #[inline(always)]
+    pub fn poll_alike<'input>(
+        &self,
+        alike: &Alike<'_>,
+        input: &mut &'input [u8],
+    ) -> Option<(Publish<'input>, &'input [u8])> {
+        let (State::FromClient | State::FromServer) = self.state else { return None };
+        if self.framer.is_amid_packet() {
+            return None;
+        }
+        let (publish, bytes) = alike.decode::<false>(self.dialect.version().unwrap_or_default(), input)?;
+        if bytes.len() > self.maximum_packet_size as usize {
+            return None;
+        }
+        *input = &input[bytes.len()..];
+        Some((publish, bytes))
+    }
+
+    /// The next packet, cut off `input`, if it is a PUBACK, PUBREC, PUBREL or PUBCOMP of success without properties, which
+    /// takes four bytes in every version. `None` says nothing about what else may be there: ask
+    /// [`Receiver::poll_packet`].
+    #[inline(always)]
+    pub fn poll_plain_ack(&self, input: &mut &[u8]) -> Option<(PacketType, PacketId)> {
+        let (State::FromClient | State::FromServer) = self.state else { return None };
+        let (frame, rest) = input.split_first_chunk::<4>()?;
+        let ack = codec::plain_ack(frame)
+            .filter(|_| !self.framer.is_amid_packet() && self.maximum_packet_size >= 4)?;
+        *input = rest;
+        Some(ack)
     }
 
     /// Bytes kept of an incomplete packet.
@@ -510,5 +543,100 @@ mod tests {
     #[test]
     fn a_receiver_is_small() {
         assert!(size_of::<Receiver>() <= 64);
+    }
+
+    /// What a Server that has let `first` through finds alike in front of `next`.
+    fn alike_behind(version: Version, first: &Packet<'_>, next: &[u8]) -> bool {
+        let mut receiver = Receiver::new(Role::Server, 30_000);
+        let connect = bytes(version, &[connect(version, Properties::EMPTY)]);
+        assert!(matches!(receiver.poll_packet(&mut &connect[..]), Ok(Some(_))));
+        let first = bytes(version, &[*first]);
+        assert!(matches!(receiver.poll_packet(&mut &first[..]), Ok(Some(_))));
+        let Some(alike) = Alike::to(&first, version) else { return false };
+        let mut rest = next;
+        let Some((publish, frame)) = receiver.poll_alike(&alike, &mut rest) else {
+            assert_eq!(rest.len(), next.len(), "nothing is cut off");
+            return false;
+        };
+        assert_eq!(next.len(), frame.len() + rest.len());
+        let mut known = next;
+        assert_eq!(alike.split_first(version, &mut known), Some((publish, frame)));
+        assert_eq!(known, rest);
+        let mut same = next;
+        assert_eq!(receiver.poll_packet(&mut same), Ok(Some(Packet::Publish(publish))));
+        assert_eq!(same, rest);
+        true
+    }
+
+    #[test]
+    fn what_is_alike_is_read_as_any_packet() {
+        for version in [Version::V3_1_1, Version::V5] {
+            for (qos, id) in [(Qos::AtMostOnce, None), (Qos::AtLeastOnce, PacketId::new(7))] {
+                for len in [0, 1, 100, 115, 120, 125, 130, 16_000, 16_500] {
+                    let payload = [3].repeat(len);
+                    let first = Publish {
+                        dup: id.is_some(),
+                        qos,
+                        retain: true,
+                        topic: TopicName::new("a/topic").ok(),
+                        packet_id: id,
+                        properties: Properties::EMPTY,
+                        payload: b"",
+                    };
+                    let packet_id = id.map(PacketId::next);
+                    let plain = Publish { dup: false, retain: false, packet_id, payload: &payload, ..first };
+                    let next = bytes(version, &[Packet::Publish(plain)]);
+                    let first = &Packet::Publish(first);
+                    assert_eq!(alike_behind(version, first, &next), len < 16_300, "{version:?} {len}");
+                    assert_eq!(alike_behind(version, first, &[&next[..], &[0x30]].concat()), len < 16_300);
+                    assert!(!alike_behind(version, first, &next[..next.len() - 1]));
+                    let other = Publish { topic: TopicName::new("a/tropic").ok(), ..plain };
+                    let list = [Property::ContentType("t")];
+                    let with_properties = Publish { properties: Properties::new(&list), ..plain };
+                    let others = [other, Publish { retain: true, ..plain }, with_properties];
+                    for (nth, other) in others.iter().enumerate() {
+                        let sees = alike_behind(version, first, &bytes(version, &[Packet::Publish(*other)]));
+                        // Before 5.0 there are no properties to tell them apart.
+                        assert_eq!(sees, nth == 2 && version != Version::V5 && len < 16_300);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_alike_to_other_packets_nor_amid_one() {
+        let publish = publish(Some("a/topic"), &[]);
+        let next = bytes(Version::V5, &[publish]);
+        assert!(!alike_behind(Version::V5, &Packet::PingReq, &next));
+        let mut receiver = server();
+        let connect = bytes(Version::V5, &[connect(Version::V5, Properties::EMPTY)]);
+        assert!(matches!(receiver.poll_packet(&mut &connect[..]), Ok(Some(_))));
+        let alike = Alike::to(&next, Version::V5).expect("a plain PUBLISH");
+        assert!(matches!(receiver.poll_packet(&mut &next[..3]), Ok(None)));
+        assert_eq!(receiver.poll_alike(&alike, &mut &next[..]), None);
+        assert_eq!(receiver.poll_plain_ack(&mut &[0x40, 2, 0, 1][..]), None);
+    }
+
+    #[test]
+    fn plain_acknowledgements_are_read_at_a_glance() {
+        let mut receiver = server();
+        assert_eq!(receiver.poll_plain_ack(&mut &[0x40, 2, 0, 1][..]), None, "CONNECT comes first");
+        let connect = bytes(Version::V5, &[connect(Version::V5, Properties::EMPTY)]);
+        assert!(matches!(receiver.poll_packet(&mut &connect[..]), Ok(Some(_))));
+        let all = [(0x40, PacketType::PubAck), (0x50, PacketType::PubRec), (0x62, PacketType::PubRel)];
+        for (first, packet_type) in all.into_iter().chain([(0x70, PacketType::PubComp)]) {
+            let mut input = &[first, 2, 1, 2, 9][..];
+            let id = PacketId::new(0x0102).expect("not 0");
+            assert_eq!(receiver.poll_plain_ack(&mut input), Some((packet_type, id)));
+            assert_eq!(input, [9]);
+        }
+        for other in
+            [&[0x40, 2, 0, 0][..], &[0x40, 3, 0, 1, 0], &[0x60, 2, 0, 1], &[0x40, 2, 0], &[0x32, 2, 0, 1]]
+        {
+            let mut input = other;
+            assert_eq!(receiver.poll_plain_ack(&mut input), None);
+            assert_eq!(input, other);
+        }
     }
 }

@@ -162,8 +162,7 @@ fn a_parked_socket_is_released_with_nothing_armed() {
     let (mut client, socket) = source.receiving(Kind::PlainParked);
     source.turn(Wait::No);
     source.ring.release(socket, monotonic_millis());
-    source.until("the release", |bench| bench.saw(&Seen::Released(socket, true)));
-    let moved = target.ring.adopt(source.released.pop().expect("released"));
+    let moved = source.move_to(&mut target, socket);
     target.ring.close(moved, b"bye".to_vec(), monotonic_millis());
     target.turn(Wait::No);
     let mut got = Vec::new();
@@ -179,8 +178,7 @@ fn the_end_of_a_parked_peer_is_seen() {
         let (cut, second) = bench.receiving(kind);
         bench.turn(Wait::No);
         drop(orderly);
-        SockRef::from(&cut).set_linger(Some(Duration::ZERO)).expect("linger");
-        drop(cut);
+        reset(cut);
         bench.until("both ends", |bench| bench.saw(&Seen::Ended(first)) && bench.saw(&Seen::Ended(second)));
         for socket in [first, second] {
             bench.ring.close(socket, Vec::new(), monotonic_millis());

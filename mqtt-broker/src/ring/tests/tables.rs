@@ -2,11 +2,6 @@
 
 use super::*;
 
-/// Room for no settled socket outside tables of so many.
-fn tables_of(table: u32, bays: usize) -> Room {
-    Room { plain: 0, table, bays }
-}
-
 fn place(bench: &Bench, socket: SocketId) -> Option<(u8, u32)> {
     match bench.ring.slots[socket.index as usize].place {
         Place::Table { bay, file } => Some((bay, file)),
