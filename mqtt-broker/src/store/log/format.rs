@@ -125,7 +125,7 @@ impl FileHeader {
         }
         let identity = Identity { store: array_at(page, 16), core: u16::from_le_bytes(array_at(page, 32)) };
         let (bytes, generation, first) = (u32_at(page, 36), u64_at(page, 40), u64_at(page, 48));
-        if generation > NUMBER_MAX || first > NUMBER_MAX {
+        if generation > NUMBER_MAX || !(1..=NUMBER_MAX).contains(&first) {
             return Err(NoHeader::Unverified);
         }
         Ok(FileHeader { identity, bytes, generation, first })
@@ -358,6 +358,10 @@ mod tests {
         header.encode(Kind::Segment, &mut page);
         assert_eq!(FileHeader::decode(Kind::Segment, &page), Ok(header));
         assert_eq!(FileHeader::decode(Kind::Snapshot, &page), Err(NoHeader::Unverified));
+        let nowhere = FileHeader { first: 0, ..header };
+        let mut other = [0; PAGE];
+        nowhere.encode(Kind::Segment, &mut other);
+        assert_eq!(FileHeader::decode(Kind::Segment, &other), Err(NoHeader::Unverified));
         page[12] = 2;
         assert_eq!(FileHeader::decode(Kind::Segment, &page), Err(NoHeader::Unverified));
         let crc = crc32c(&page[12..FILE_HEADER]);

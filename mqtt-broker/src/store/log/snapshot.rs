@@ -70,7 +70,12 @@ pub struct SnapshotWriter {
 
 impl SnapshotWriter {
     /// A snapshot that needs the log from the record `from` on.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such record: they count from 1.
     pub fn new(identity: Identity, from: u64) -> SnapshotWriter {
+        assert!(from > 0, "records count from 1");
         let seed = identity.seed();
         SnapshotWriter {
             identity,
