@@ -1,0 +1,176 @@
+//! Which segments there are, and how much room they leave.
+//!
+//! Invariant: a segment is either live, in the order of its generation, or free. The newest live one stays live until
+//! there is a newer one: it tells the next start which generations were used.
+
+use std::collections::VecDeque;
+
+use super::format::{PAGE, SEGMENT_STEP};
+use super::pending::pages_for;
+
+/// Segments that only clean-up may take: one in which something is deleted, and one to get there.
+const RESERVE: u64 = 2;
+
+/// Free segments that are kept at hand: the next one, and the reserve.
+const FREE: usize = 1 + RESERVE as usize;
+
+/// The file of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Its number, by which the file has its name.
+    pub number: u32,
+    /// Bytes of the file.
+    pub bytes: u32,
+}
+
+impl Segment {
+    /// Pages for commits.
+    fn pages(self) -> u64 {
+        u64::from(self.bytes) / PAGE as u64 - 1
+    }
+}
+
+/// A segment that holds part of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Live {
+    /// Which.
+    pub segment: Segment,
+    /// The last record of all chains of which something lies there, 0 if there is none.
+    pub last: u64,
+}
+
+/// Whether there is room for something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is.
+    Now,
+    /// There will be, once the segments are made that are asked for now.
+    Soon,
+    /// There is none until something is released.
+    Full,
+}
+
+/// What room is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Records that keep something: the reserve is not for them.
+    Keep,
+    /// Records that say that something is gone.
+    CleanUp,
+}
+
+/// The segments of a log.
+#[derive(Debug)]
+pub(super) struct Space {
+    live: VecDeque<Live>,
+    free: VecDeque<Segment>,
+    /// Bytes of a segment that is made now.
+    segment_bytes: u32,
+    /// Segments that there may be.
+    segments_max: u32,
+    next_number: u32,
+    /// A segment is being made.
+    making: bool,
+    /// Making the last one failed.
+    refused: bool,
+    /// Free segments that somebody waits for.
+    wanted: usize,
+}
+
+impl Space {
+    pub(super) fn new(
+        segment_bytes: u32,
+        segments_max: u32,
+        live: VecDeque<Live>,
+        free: VecDeque<Segment>,
+        next_number: u32,
+    ) -> Space {
+        assert!(segment_bytes > 0 && segment_bytes.is_multiple_of(SEGMENT_STEP), "a multiple of 64 KiB");
+        let (making, refused, wanted) = (false, false, 0);
+        Space { live, free, segment_bytes, segments_max, next_number, making, refused, wanted }
+    }
+
+    pub(super) fn live(&self) -> impl ExactSizeIterator<Item = Live> {
+        self.live.iter().copied()
+    }
+
+    pub(super) fn free(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Pages of all free segments.
+    pub(super) fn free_pages(&self) -> u64 {
+        self.free.iter().map(|segment| segment.pages()).sum()
+    }
+
+    /// The segment to go on in. It is live once [`Space::begun`] says so.
+    pub(super) fn take(&mut self) -> Option<Segment> {
+        self.free.pop_front()
+    }
+
+    /// The segment has its header: it is the newest.
+    pub(super) fn begun(&mut self, segment: Segment) {
+        self.live.push_back(Live { segment, last: 0 });
+    }
+
+    /// Something of a chain that ends with `last` lies in the newest segment.
+    pub(super) fn holds(&mut self, last: u64) {
+        self.live.back_mut().expect("something was written to it").last = last;
+    }
+
+    /// Frees all that hold nothing behind `up_to`.
+    pub(super) fn release(&mut self, up_to: u64) {
+        while self.live.len() > 1 && self.live[0].last <= up_to {
+            self.free.extend(self.live.pop_front().map(|live| live.segment));
+        }
+    }
+
+    /// Whether `bytes` of records go into `left` pages and the free segments, which may not be taken up altogether.
+    pub(super) fn room_for(&mut self, bytes: usize, left: u64, purpose: Purpose) -> Room {
+        let each = u64::from(self.segment_bytes) / PAGE as u64 - 1;
+        let reserve = match purpose {
+            Purpose::Keep => RESERVE * each,
+            Purpose::CleanUp => 0,
+        };
+        let missing = (pages_for(bytes) + reserve).saturating_sub(left);
+        if missing == 0 {
+            return Room::Now;
+        }
+        let more = missing.div_ceil(each);
+        let there = (self.live.len() + self.free.len()) as u64;
+        if self.refused || there + more > u64::from(self.segments_max) {
+            return Room::Full;
+        }
+        self.wanted = self.wanted.max(self.free.len() + more as usize);
+        Room::Soon
+    }
+
+    /// The segment to be made now.
+    pub(super) fn poll_make(&mut self) -> Option<Segment> {
+        let enough = self.free.len() >= self.wanted.max(FREE);
+        let most = self.live.len() + self.free.len() >= self.segments_max as usize;
+        if enough || most || self.making || self.refused {
+            return None;
+        }
+        self.making = true;
+        Some(Segment { number: self.next_number, bytes: self.segment_bytes })
+    }
+
+    /// It was made, or could not be.
+    pub(super) fn made(&mut self, done: bool) {
+        assert!(std::mem::take(&mut self.making), "a segment was asked for");
+        self.refused = !done;
+        if done {
+            self.free.push_back(Segment { number: self.next_number, bytes: self.segment_bytes });
+            self.next_number += 1;
+        }
+        if self.free.len() >= self.wanted {
+            self.wanted = 0;
+        }
+    }
+
+    /// Segments may be asked for again.
+    pub(super) fn try_again(&mut self) {
+        self.refused = false;
+    }
+}

@@ -1,0 +1,138 @@
+//! Disks that refuse: writes that fail, and no room for another segment.
+
+use mqtt_broker::store::log::{Purpose, Room, SEGMENT_STEP};
+
+use crate::Row;
+use crate::disk::SECTOR;
+use crate::model::{Rng, Store};
+
+#[test]
+fn a_failed_or_short_write_ends_the_log() {
+    let mut row = Row::default();
+    for broken in 0..80 {
+        for (shape, &bytes) in [0, 1, 512, 4095, usize::MAX].iter().enumerate() {
+            let mut rng = Rng::new(5);
+            let mut store = Store::new(16);
+            for _ in 0..broken {
+                store.turn(&mut rng);
+                let Some(write) = store.log.poll_write() else { continue };
+                store.land(write);
+            }
+            store.turn(&mut rng);
+            let Some(write) = store.log.poll_write() else { continue };
+            let seed = rng.next() + shape as u64;
+            let lands = |sector: usize| match shape {
+                0 => false,
+                // An error says nothing of what is on the disk.
+                4 => Rng::new(seed ^ sector as u64).below(2) == 0,
+                _ => sector < bytes / SECTOR,
+            };
+            let bytes = bytes.min(write.pages.len() - 1);
+            store.disk.file(write.segment).write(write.offset, &write.pages, lands);
+            let committed = store.log.committed();
+            let failed = store.log.written(write, bytes).expect_err("not all of it was written");
+            // From now on it does nothing, whatever is asked of it.
+            let next = store.log.next();
+            assert_eq!(store.log.append(1, |out| out.push(1)), next);
+            store.log.boundary();
+            store.log.end();
+            assert!(store.log.poll_write().is_none() && store.log.poll_make().is_none());
+            assert_eq!((store.log.committed(), store.log.is_ended()), (committed, false));
+            assert_eq!(store.log.failed(), Some(failed));
+            store.model.check(&store.disk).expect("a failed write is no damage");
+            row.trials += 1;
+            row.whole += 1;
+        }
+    }
+    row.report("write failed or short");
+}
+
+#[test]
+fn without_room_for_a_segment_nothing_is_lost_and_clean_up_goes_on() {
+    let mut row = Row::default();
+    for refused in 0..12 {
+        let mut rng = Rng::new(refused);
+        let mut store = Store::new(10);
+        let mut made = 0;
+        // Segments are made until the disk is full, and records kept until there is no room.
+        let (mut small, mut last_room) = (0, Room::Now);
+        while small < 20 {
+            while let Some(segment) = store.log.poll_make() {
+                if made < refused {
+                    store.disk.make(segment);
+                }
+                store.log.made(made < refused);
+                made += 1;
+            }
+            let next = store.log.next();
+            last_room = store.append(rng.below(3) + 1, Purpose::Keep);
+            if last_room == Room::Full {
+                assert_eq!(store.log.next(), next, "nothing was appended");
+                small += 1;
+            }
+            store.flush();
+        }
+        assert_eq!(last_room, Room::Full);
+        let kept = store.model.acked;
+        assert_eq!(kept > 0, refused >= 3, "three segments are the least");
+        // Two segments of clean-up, but for the page of the mark at the end, fit where nothing else does.
+        let mut clean_up = 0;
+        while store.append_these(vec![(9, vec![1; 20])], Purpose::CleanUp) == Room::Now {
+            clean_up += 1;
+            store.flush();
+            assert_eq!(store.log.committed() + 1, store.log.next(), "what has room is written");
+        }
+        assert!(refused < 2 || clean_up >= 29, "{clean_up} pages");
+        if refused > 0 {
+            store.log.end();
+            store.flush();
+            assert!(store.log.is_ended(), "there is room for the mark at the end");
+        }
+        let found = store.model.check(&store.disk).expect("nothing is damaged");
+        assert_eq!(found.next - 1, store.model.acked);
+        row.trials += 1;
+        row.whole += 1;
+
+        // The next start goes on once something can be released.
+        let mut store = Store::start(store.disk.clone(), store.model.clone(), 10, 1);
+        store.release(store.model.acked);
+        store.make();
+        assert_eq!(store.append_these(vec![(1, vec![2; 100])], Purpose::Keep), Room::Now);
+        store.flush();
+        store.model.check(&store.disk).expect("nothing is damaged");
+    }
+    row.report("no room for a segment");
+}
+
+#[test]
+fn a_message_longer_than_the_free_segments_waits_for_more_or_is_refused() {
+    let mut store = Store::new(20);
+    store.make();
+    let long = 10 * SEGMENT_STEP as usize;
+    assert_eq!(store.log.room_for(long, Purpose::Keep), Room::Soon);
+    store.make();
+    assert_eq!(store.log.room_for(long, Purpose::Keep), Room::Now);
+    assert_eq!(store.log.room_for(2 * long, Purpose::Keep), Room::Full);
+    // A disk that refuses says so until it is asked again.
+    assert_eq!(store.log.room_for(16 * SEGMENT_STEP as usize, Purpose::Keep), Room::Soon);
+    assert!(store.log.poll_make().is_some());
+    store.log.made(false);
+    assert_eq!(store.log.room_for(16 * SEGMENT_STEP as usize, Purpose::Keep), Room::Full);
+    assert_eq!(store.log.poll_make(), None);
+    store.log.try_again();
+    assert!(store.log.poll_make().is_some());
+}
+
+#[test]
+fn what_is_appended_without_room_waits_as_a_whole() {
+    let mut store = Store::new(20);
+    store.make();
+    let long = vec![(1, vec![1; 4 * SEGMENT_STEP as usize]), (2, vec![2; 100])];
+    store.append_unasked(long);
+    assert!(store.log.poll_write().is_none(), "what is begun is finished");
+    assert_eq!(store.log.room_for(0, Purpose::Keep), Room::Soon);
+    store.make();
+    store.flush();
+    assert_eq!(store.log.committed(), 2);
+    store.model.check(&store.disk).expect("nothing is damaged");
+}

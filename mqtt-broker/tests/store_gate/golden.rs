@@ -1,0 +1,142 @@
+//! Files as they were written once: today's reader reads them and today's writer writes them, byte for byte.
+//!
+//! `golden/store` has them as rows of 16 bytes in hexadecimal behind their place in the file; rows of zeros are left
+//! out, and `#` begins a remark.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use mqtt_broker::store::log::{
+    Identity, Log, LogConfig, ReadConfig, Reader, Recovered, SEGMENT_STEP, SnapshotReader, SnapshotWriter,
+};
+
+use crate::disk::{Disk, File};
+
+const IDENTITY: Identity = Identity { store: *b"a golden store's", core: 2 };
+
+/// What the files say.
+fn records() -> Vec<(u64, u8, Vec<u8>)> {
+    vec![
+        (1, 1, b"a first record".to_vec()),
+        (2, 2, Vec::new()),
+        // Longer than what is left of the first segment.
+        (3, 3, vec![0; 61_000]),
+        (4, 200, vec![b'x'; 200]),
+        (5, 4, b"after a start".to_vec()),
+    ]
+}
+
+fn read(disk: &Disk) -> (Vec<(u64, u8, Vec<u8>)>, Recovered) {
+    let config = ReadConfig { identity: IDENTITY, from: 1, reach: 0, salvage: false };
+    let mut reader = Reader::open(disk, config).expect("nothing is damaged");
+    let mut records = Vec::new();
+    while let Some(record) = reader.next_record().expect("nothing is damaged") {
+        records.push((record.number, record.kind, record.body.to_vec()));
+    }
+    (records, reader.finish().expect("nothing is damaged"))
+}
+
+/// Writes these records, a boundary behind each that `ends` names.
+fn write(disk: &mut Disk, log: &mut Log, records: &[(u64, u8, Vec<u8>)], ends: &[u64]) {
+    for (number, kind, body) in records {
+        assert_eq!(log.append(*kind, |out| out.extend_from_slice(body)), *number);
+        if ends.contains(number) {
+            flush(disk, log);
+        }
+    }
+}
+
+fn flush(disk: &mut Disk, log: &mut Log) {
+    while let Some(segment) = log.poll_make() {
+        disk.make(segment);
+        log.made(true);
+    }
+    while let Some(write) = log.poll_write() {
+        disk.file(write.segment).write(write.offset, &write.pages, |_| true);
+        let bytes = write.pages.len();
+        log.written(write, bytes).expect("all of it is written");
+    }
+}
+
+#[test]
+fn the_log_is_written_and_read_as_it_always_was() {
+    let config = LogConfig { identity: IDENTITY, segment_bytes: SEGMENT_STEP, segments_max: 8 };
+    let (records, mut disk) = (records(), Disk::default());
+    let mut log = Log::open(config, read(&disk).1);
+    write(&mut disk, &mut log, &records[..4], &[2, 3, 4]);
+    log.end();
+    flush(&mut disk, &mut log);
+    assert!(log.is_ended());
+    let mut log = Log::open(config, read(&disk).1);
+    write(&mut disk, &mut log, &records[4..], &[5]);
+
+    let mut golden = Disk::default();
+    for number in 0..3 {
+        let mut bytes = golden_file(&format!("segment-{number}.hex"), disk.files[&number].bytes());
+        bytes.resize(SEGMENT_STEP as usize, 0);
+        golden.files.insert(number, File::new(bytes));
+    }
+    let (found, recovered) = read(&golden);
+    assert!(found == records);
+    assert_eq!((recovered.clean, recovered.next, recovered.live.len()), (false, 6, 3));
+    golden.files.remove(&2);
+    let (found, recovered) = read(&golden);
+    assert!(found == records[..4]);
+    assert_eq!((recovered.clean, recovered.next, recovered.live.len()), (true, 5, 2));
+}
+
+#[test]
+fn a_snapshot_is_written_and_read_as_it_always_was() {
+    let records: [(u64, u8, &[u8]); 3] = [(2, 1, b"a first record"), (2, 5, b""), (4, 200, &[b'x'; 200])];
+    let (mut file, mut writer) = (File::default(), SnapshotWriter::new(IDENTITY, 3));
+    for (as_of, kind, body) in records {
+        writer.append(as_of, kind, |out| out.extend_from_slice(body));
+    }
+    writer.finish();
+    while let Some(write) = writer.poll_write() {
+        file.write(write.offset, &write.pages, |_| true);
+        let bytes = write.pages.len();
+        writer.written(write, bytes).expect("all of it is written");
+    }
+    let mut bytes = golden_file("snapshot.hex", file.bytes());
+    bytes.resize(file.bytes().len(), 0);
+    let mut reader = SnapshotReader::open(File::new(bytes), IDENTITY, false).expect("nothing is damaged");
+    assert_eq!(reader.header().from, 3);
+    for (as_of, kind, body) in records {
+        let record = reader.next_record().expect("nothing is damaged").expect("there are three");
+        assert_eq!((record.number, record.kind, record.body), (as_of, kind, body));
+    }
+    assert!(reader.next_record().expect("nothing is damaged").is_none());
+    assert_eq!(reader.reach(), 4);
+}
+
+/// The bytes of a golden file, which must be `written` but for zeros at its end.
+fn golden_file(name: &str, written: &[u8]) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/store").join(name);
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    let rows: String =
+        text.lines().filter(|line| !line.starts_with('#')).fold(String::new(), |mut rows, line| {
+            let _ = writeln!(rows, "{}", line.split('#').next().unwrap_or_default().trim_end());
+            rows
+        });
+    let today = rows_of(written);
+    assert!(rows == today, "{name} is written differently today:\n{today}");
+    let mut bytes = Vec::new();
+    for row in rows.lines() {
+        let (place, digits) = row.split_once("  ").expect("a place and 16 bytes");
+        bytes.resize(usize::from_str_radix(place, 16).expect("a place"), 0);
+        let pairs = digits.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("hexadecimal"));
+        bytes.extend(pairs.map(|pair| u8::from_str_radix(pair, 16).expect("hexadecimal")));
+    }
+    bytes
+}
+
+fn rows_of(bytes: &[u8]) -> String {
+    let mut rows = String::new();
+    for (row, bytes) in bytes.chunks(16).enumerate().filter(|(_, bytes)| bytes.iter().any(|&byte| byte != 0))
+    {
+        let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let _ = writeln!(rows, "{:06x}  {digits}", row * 16);
+    }
+    rows
+}
