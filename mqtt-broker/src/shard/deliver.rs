@@ -357,11 +357,11 @@ impl Shard {
     /// shared group got meanwhile.
     pub(super) fn handle_puback(&mut self, key: Key, ack: &Ack<'_>) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let waits = session.gathers().is_some();
+        let (persistent, gathers) = (session.is_persistent(), session.gathers().is_some());
         let Some(flight) = session.known_flight_mut() else { return };
         if let Ok(delivery) = flight.outbound.handle_puback(ack.packet_id, ack.reason) {
-            let waits = waits || flight.has_to_send();
-            self.delivered(key, delivery, ack);
+            let waits = gathers || flight.has_to_send();
+            self.delivered(key, persistent, delivery, ack);
             if waits {
                 self.pump(key);
             }
@@ -371,16 +371,17 @@ impl Shard {
     /// PUBREC from a subscriber.
     pub(super) fn handle_pubrec(&mut self, connection: Key, key: Key, ack: &Ack<'_>) {
         let Some(session) = self.sessions.get_mut(key) else { return };
+        let persistent = session.is_persistent();
         match session.flight().outbound.handle_pubrec(ack.packet_id, ack.reason) {
             Ok(PubRec::Release(message)) => {
                 if let Some(delivery) = message {
-                    self.delivered(key, delivery, ack);
+                    self.delivered(key, persistent, delivery, ack);
                 }
                 self.send(connection, &Packet::PubRel(Ack::new(ack.packet_id, ReasonCode::SUCCESS)));
             }
             // [MQTT-4.4.0-2]
             Ok(PubRec::Refused(delivery)) => {
-                self.delivered(key, delivery, ack);
+                self.delivered(key, persistent, delivery, ack);
                 self.pump(key);
             }
             Err(_) if ack.reason.is_error() => {}
@@ -399,14 +400,14 @@ impl Shard {
         }
     }
 
-    /// The Client has taken over a message, or refused it for good.
-    fn delivered(&mut self, key: Key, delivery: Delivery, ack: &Ack<'_>) {
+    /// The Client has taken over a message, or refused it for good. `persistent`: its session.
+    fn delivered(&mut self, key: Key, persistent: bool, delivery: Delivery, ack: &Ack<'_>) {
         self.stats.messages_kept -= 1;
         match ack.reason.is_error() {
             true => self.stats.dropped(DropReason::Refused, 1),
             false => self.stats.messages_delivered += 1,
         }
-        if let Some(session) = self.sessions.get(key).filter(|session| session.is_persistent()) {
+        if persistent && let Some(session) = self.sessions.get(key) {
             let reference = SessionRef { client_id: &session.client_id };
             // Nobody waits for this one: lost, it costs a delivery with DUP.
             self.ports.store.append(&Record::Acknowledged { session: reference, packet_id: ack.packet_id });

@@ -3,7 +3,7 @@
 use mqtt_proto::codec;
 use mqtt_proto::connection::{Sender, TooLarge};
 use mqtt_proto::packet::Publish;
-use mqtt_proto::types::{Qos, Version};
+use mqtt_proto::types::{PacketId, Qos, Version};
 
 use super::BUFFER_BYTES_MAX;
 use super::deliver::Part;
@@ -53,6 +53,16 @@ impl<'a> Received<'a> {
     #[inline(always)]
     pub(super) fn append(&self, part: &Part<'_>, sender: &Sender, out: &mut Vec<u8>) -> Result<(), TooLarge> {
         append(self.bytes, self.bytes, self.packet_id_at, part, sender, out)
+    }
+
+    /// Appends the packet without DUP and RETAIN, under this Packet Identifier.
+    #[inline(always)]
+    pub(super) fn append_under(&self, packet_id: PacketId, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(self.bytes);
+        out[start] = PUBLISH | self.qos.bits() << 1;
+        let at = start + self.packet_id_at;
+        out[at..at + 2].copy_from_slice(&packet_id.get().to_be_bytes());
     }
 
     /// As [`Received::append`], without the payload if that is `shared`.
@@ -167,7 +177,7 @@ impl Frame {
 mod tests {
     use mqtt_proto::connection::PeerLimits;
     use mqtt_proto::packet::{Packet, Properties, Property};
-    use mqtt_proto::types::{PacketId, TopicName};
+    use mqtt_proto::types::TopicName;
 
     use super::*;
     use crate::message::MessageRef;

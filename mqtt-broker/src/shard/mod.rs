@@ -46,7 +46,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 use hashbrown::HashMap;
 use mqtt_proto::connection::{Receiver, Role};
-use mqtt_proto::types::ReasonCode;
+use mqtt_proto::types::{PacketId, ReasonCode};
 
 use crate::config::{CoreId, Limits};
 use crate::message::{Message, Spares};
@@ -132,6 +132,7 @@ pub struct Shard {
     matches: Matches,
     group_matches: Vec<GroupId>,
     properties: Vec<u8>,
+    packet_ids: Vec<PacketId>,
     due: Vec<u32>,
     stats: Stats,
     /// The last counters that the other cores told core 0.
@@ -212,6 +213,7 @@ impl Shard {
             matches: Matches::default(),
             group_matches: Vec::new(),
             properties: Vec::new(),
+            packet_ids: Vec::new(),
             due: Vec::new(),
             stats: Stats::default(),
             peer_stats: vec![Stats::default(); usize::from(cores)],

@@ -5,18 +5,19 @@
 //! QoS 0, no copy of their own. Permission is asked for each.
 
 use mqtt_proto::codec::Alike;
-use mqtt_proto::connection::Receiver;
-use mqtt_proto::packet::{Ack, PacketType, Publish};
+use mqtt_proto::connection::{Receiver, TooLarge};
+use mqtt_proto::packet::{Ack, Packet, PacketType, Publish};
 use mqtt_proto::types::{Qos, ReasonCode, Version};
-use tracing::trace;
+use tracing::{debug, trace};
 
 use super::Shard;
-use super::connection::{Connection, State, Why};
+use super::connection::{Connection, Why};
 use super::deliver::{Outgoing, SHARED_BYTES_MIN};
 use super::envelope::Envelope;
 use super::frame::Received;
 use super::input::Step;
 use super::publish::{Routed, bounded_expiry};
+use super::queue::Delivery;
 use super::routes::Route;
 use super::table::Key;
 use crate::config::CoreId;
@@ -142,6 +143,11 @@ impl Shard {
             self.pass_on(run, batch, &route.matches);
         } else {
             let mut rest = batch.bytes;
+            if let [one] = &route.matches.subscribers[..]
+                && self.groups.is_empty()
+            {
+                rest = self.start_whole(one, batch, run);
+            }
             while let Some((publish, bytes)) = alike.split_first(version, &mut rest) {
                 let mut outgoing = run.outgoing(&publish, bytes, None);
                 self.deliver_to_all(&route.matches, &mut outgoing, None, from);
@@ -249,25 +255,8 @@ impl Shard {
     /// Appends all of `batch` to the subscriber's output, if it gets just these bytes and has room for them.
     fn append_whole(&mut self, subscriber: &Subscriber, batch: Batch<'_>, run: Run<'_>) -> bool {
         let Some(key) = self.sessions.at(subscriber.key) else { return true };
-        let Some(session) = self.sessions.get(key).filter(|session| session.queue_is_empty()) else {
-            return false;
-        };
-        let is_own = subscriber.options.no_local && run.session == Some(key);
-        let Some(online) = session.connection().filter(|_| subscriber.identifier == 0 && !is_own) else {
-            return false;
-        };
-        let Some(Connection { state: State::Live(live), output, .. }) = self.connections.get_mut(online)
-        else {
-            return false;
-        };
-        let sender = &live.sender;
-        if sender.uses_topic_aliases()
-            || sender.version().has_properties() != run.version.has_properties()
-            || batch.longest > sender.maximum_packet_size()
-            || output.waiting() + batch.bytes.len() > self.limits.output_bytes_max as usize
-        {
-            return false;
-        }
+        let Some(online) = self.takes_as_it_came(key, subscriber, batch, run) else { return false };
+        let Some(Connection { output, .. }) = self.connections.get_mut(online) else { return false };
         if output.buffer.capacity() == 0 {
             output.buffer = self.buffers.pop().unwrap_or_default();
         }
@@ -281,13 +270,104 @@ impl Shard {
         true
     }
 
+    /// The subscriber's connection, if it gets packets of the QoS they came with as they came, and has room for all of
+    /// `batch` now.
+    fn takes_as_it_came(&self, key: Key, to: &Subscriber, batch: Batch<'_>, run: Run<'_>) -> Option<Key> {
+        let session = self.sessions.get(key).filter(|session| session.queue_is_empty())?;
+        let is_own = to.options.no_local && run.session == Some(key);
+        let online = session.connection().filter(|_| to.identifier == 0 && !is_own)?;
+        let connection = self.connections.get(online)?;
+        let sender = &connection.live()?.sender;
+        let is_fit = !sender.uses_topic_aliases()
+            && sender.version().has_properties() == run.version.has_properties()
+            && batch.longest <= sender.maximum_packet_size()
+            && connection.output.waiting() + batch.bytes.len() <= self.limits.output_bytes_max as usize;
+        is_fit.then_some(online)
+    }
+
+    /// Sends QoS 1 packets to the only subscriber there is, as far as that gets them as they came and its window has room;
+    /// those that are left. The Packet Identifiers of those that were sent stand in `packet_ids`. What
+    /// [`Shard::deliver`] looks up for each message is looked up once.
+    fn start_whole<'b>(&mut self, to: &Subscriber, batch: Batch<'b>, run: Run<'_>) -> &'b [u8] {
+        let mut rest = batch.bytes;
+        self.packet_ids.clear();
+        let qos = run.alike.qos();
+        if qos != Qos::AtLeastOnce || to.options.qos < qos || self.limits.message_expiry_max_seconds != 0 {
+            return rest;
+        }
+        let Some(key) = self.sessions.at(to.key) else { return rest };
+        let Some(online) = self.takes_as_it_came(key, to, batch, run) else { return rest };
+        // What is stored is stored one by one.
+        let session = self.sessions.get_mut(key).filter(|session| !session.is_persistent());
+        let (Some(session), Some(connection)) = (session, self.connections.get_mut(online)) else {
+            return rest;
+        };
+        let (outbound, output) = (&mut session.flight().outbound, &mut connection.output);
+        if output.buffer.capacity() == 0 {
+            output.buffer = self.buffers.pop().unwrap_or_default();
+        }
+        while outbound.can_start()
+            && let Some((publish, bytes)) = run.alike.split_first(run.version, &mut rest)
+        {
+            let outgoing = run.outgoing(&publish, bytes, None);
+            let message = self.spares.message(&outgoing.message);
+            let started = outbound.start(qos, Delivery::new(message, qos, false, &[], None));
+            let packet_id = started.expect("the window has room");
+            if let Some(received) = &outgoing.received {
+                received.append_under(packet_id, &mut output.buffer);
+            }
+            self.packet_ids.extend(publish.packet_id);
+        }
+        let count = self.packet_ids.len() as u64;
+        if count > 0 && !core::mem::replace(&mut output.dirty, true) {
+            self.dirty.push_back(online);
+        }
+        self.stats.messages_matched += count;
+        self.stats.messages_kept += count;
+        self.stats.messages_sent += count;
+        rest
+    }
+
+    /// [`Shard::start_whole`] for packets of this core's Client `key`, which are acknowledged at once; those that are left.
+    fn start_and_acknowledge<'b>(
+        &mut self,
+        key: Key,
+        to: &Subscriber,
+        batch: Batch<'b>,
+        run: Run<'_>,
+    ) -> &'b [u8] {
+        // What is acknowledged at once leaves no trace in the publisher's session.
+        if !self.connections.get(key).is_some_and(|connection| connection.pending.is_empty()) {
+            return batch.bytes;
+        }
+        let rest = self.start_whole(to, batch, run);
+        self.stats.packets_received += self.packet_ids.len() as u64;
+        self.stats.messages_received += self.packet_ids.len() as u64;
+        let Some(connection) = self.connections.get_mut(key) else { return rest };
+        for &packet_id in &self.packet_ids {
+            let answer = Packet::PubAck(Ack::new(packet_id, ReasonCode::SUCCESS));
+            match connection.append(&answer, &mut self.buffers) {
+                Ok(true) => self.dirty.push_back(key),
+                Ok(false) => {}
+                Err(TooLarge) => debug!(connection = key.index, "a PUBACK is larger than the peer accepts"),
+            }
+        }
+        rest
+    }
+
     /// Any QoS, from this core's Client `key`: one after the other; whether the connection is still there.
     fn go_through(&mut self, key: Key, run: Run<'_>, batch: Batch<'_>, route: &Route) -> bool {
         let Some(session) = run.session else { return false };
+        let mut rest = batch.bytes;
+        if let [one] = &route.matches.subscribers[..]
+            && route.cores.is_empty()
+            && self.groups.is_empty()
+        {
+            rest = self.start_and_acknowledge(key, one, batch, run);
+        }
         let expiry = bounded_expiry(None, self.limits.message_expiry_max_seconds);
         let expires_at = expiry.map(|seconds| self.now.millis + u64::from(seconds) * 1000);
         let cores = route.cores;
-        let mut rest = batch.bytes;
         while let Some((publish, bytes)) = run.alike.split_first(run.version, &mut rest) {
             self.stats.packets_received += 1;
             self.stats.messages_received += 1;
