@@ -170,7 +170,8 @@ fn files_that_are_gone_or_exchanged_are_refused() {
             let damage = judge(&disk, &model, true, &mut row).expect("the log ends too early");
             assert_eq!((damage.fault, damage.lost.map(|(_, last)| last)), (Fault::End, Some(model.acked)));
         } else {
-            judge(&disk, &store.model, true, &mut row).expect("one is missing");
+            let damage = judge(&disk, &store.model, true, &mut row).expect("one is missing");
+            assert!(matches!(damage.fault, Fault::Missing(..) | Fault::Start), "{damage:?}");
             salvage(&disk, &store.model, true);
         }
         // Another file has its place, with its generation.

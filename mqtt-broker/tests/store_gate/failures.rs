@@ -136,3 +136,18 @@ fn what_is_appended_without_room_waits_as_a_whole() {
     assert_eq!(store.log.committed(), 2);
     store.model.check(&store.disk).expect("nothing is damaged");
 }
+
+#[test]
+fn a_segment_is_used_again_only_when_its_last_record_is_released() {
+    let mut store = Store::new(16);
+    while store.log.live().len() < 3 {
+        store.make();
+        store.append(3, Purpose::Keep);
+        store.flush();
+    }
+    let [first, second] = [0, 1].map(|place| store.log.live().nth(place).expect("there are three").last);
+    store.release(first - 1);
+    assert_eq!(store.log.live().len(), 3);
+    store.release(first);
+    assert_eq!(store.log.live().len(), if first == second { 1 } else { 2 });
+}
