@@ -4,10 +4,14 @@
 use std::hash::Hasher;
 use std::sync::Arc;
 
+#[cfg(feature = "runtime")]
+use mqtt_proto::types::SharedFilter;
 use mqtt_proto::types::TopicName;
 use siphasher::sip::SipHasher13;
 
 use crate::config::CoreId;
+#[cfg(feature = "runtime")]
+use crate::store::image::Home;
 
 #[derive(Clone, Debug)]
 pub(super) struct Homes {
@@ -73,6 +77,21 @@ impl Homes {
             if self.of_client(&client_id) == self.core.0 && !taken(&client_id) {
                 return client_id.into();
             }
+        }
+    }
+}
+
+/// On which of `cores` cores something is at home, by the key of their shards.
+#[cfg(feature = "runtime")]
+pub(crate) fn home_of(key: [u64; 2], what: Home<'_>, cores: u16) -> u16 {
+    let homes = Homes::new(CoreId(0), cores, key, 0);
+    match what {
+        Home::Session(client_id) => homes.of_client(client_id),
+        Home::Retained(topic) => homes.of_topic(topic),
+        Home::Group(text) => {
+            let SharedFilter { share_name, filter } = SharedFilter::new(text).expect("it was a filter before");
+            let share_name = share_name.expect("a group has one");
+            homes.of_group(share_name.as_str(), filter.as_str())
         }
     }
 }

@@ -71,6 +71,8 @@ use wheel::Wheel;
 pub use crate::pieces::Pieces;
 pub use contract::{Action, ConnectionId, ConnectionInfo, Handed, Now, ShardConfig};
 pub use envelope::EnvelopeBatch;
+#[cfg(feature = "runtime")]
+pub(crate) use homes::home_of;
 pub use stats::{DropReason, Stats};
 
 /// One core's part of the broker.
