@@ -73,8 +73,11 @@ impl Delivery {
         self.rare.as_ref()?.group
     }
 
+    /// What it costs beside its message.
+    pub(super) const PLACE: usize = size_of::<Delivery>() - size_of::<Message>();
+
     pub(super) fn cost(&self) -> usize {
-        self.message.cost() + size_of::<Delivery>() - size_of::<Message>()
+        self.message.cost() + Delivery::PLACE
     }
 }
 

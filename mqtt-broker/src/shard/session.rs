@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ahash::RandomState;
 use hashbrown::HashTable;
 use mqtt_proto::session::{Inbound, Outbound};
-use mqtt_proto::types::PacketId;
+use mqtt_proto::types::{PacketId, Qos};
 
 use super::envelope::GroupRef;
 use super::gathers::Gathers;
@@ -232,6 +232,14 @@ impl Session {
         self.window
     }
 
+    /// The Packet Identifier that its next message gets.
+    pub(super) fn next_packet_id(&mut self) -> PacketId {
+        match &mut self.flight {
+            Some(flight) => flight.outbound.peek_id().unwrap_or(PacketId::FIRST),
+            None => self.next_id,
+        }
+    }
+
     /// What few sessions have, if it has any of it.
     pub(super) fn known_aside_mut(&mut self) -> Option<&mut Aside> {
         self.aside.as_deref_mut()
@@ -250,11 +258,15 @@ impl Session {
         });
     }
 
-    /// Stores a Will in the place of the one that there may be.
-    pub(super) fn set_will(&mut self, will: Option<Box<Will>>) {
+    pub(super) fn will(&self) -> Option<&Will> {
+        self.aside.as_ref()?.will.as_deref()
+    }
+
+    /// Stores a Will in the place of the one that there may be; whether there was one.
+    pub(super) fn set_will(&mut self, will: Option<Box<Will>>) -> bool {
         match will {
-            Some(will) => self.aside().will = Some(will),
-            None => drop(self.take_will()),
+            Some(will) => self.aside().will.replace(will).is_some(),
+            None => self.take_will().is_some(),
         }
     }
 
@@ -324,6 +336,19 @@ impl Session {
     /// Subscriptions of both kinds.
     pub(super) fn subscription_count(&self) -> usize {
         self.subscriptions.len() + self.memberships().map_or(0, |shared| shared.len())
+    }
+
+    /// Whether the store is told of a message of this QoS that waits. The owner of a shared group keeps those of the group
+    /// until they are started.
+    pub(super) fn records_waiting(&self, qos: Qos, group: Option<GroupRef>) -> bool {
+        self.is_persistent() && qos != Qos::AtMostOnce && group.is_none()
+    }
+
+    /// Whether the store is told of a message that is sent at this QoS, 1 or 2. One of a shared group is the session's own
+    /// at QoS 2 [MQTT-4.8.2-4].
+    #[inline]
+    pub(super) fn records_sent(&self, qos: Qos, group: Option<GroupRef>) -> bool {
+        self.is_persistent() && (group.is_none() || qos == Qos::ExactlyOnce)
     }
 
     /// Whether messages are kept for it while its Client is away.
