@@ -89,7 +89,8 @@ pub(crate) fn home_of(key: [u64; 2], what: Home<'_>, cores: u16) -> u16 {
         Home::Session(client_id) => homes.of_client(client_id),
         Home::Retained(topic) => homes.of_topic(topic),
         Home::Group(text) => {
-            let SharedFilter { share_name, filter } = SharedFilter::new(text).expect("it was a filter before");
+            let SharedFilter { share_name, filter } =
+                SharedFilter::new(text).expect("it was a filter before");
             let share_name = share_name.expect("a group has one");
             homes.of_group(share_name.as_str(), filter.as_str())
         }

@@ -133,7 +133,9 @@ impl Shard {
 
     /// A QoS 2 message was routed: sent again by its Client, which remembers it as long as the session, it is not again.
     pub(super) fn record_received(&mut self, session: Key, packet_id: PacketId, commit: &mut Option<u64>) {
-        let Some(session) = self.sessions.get(session).filter(|session| session.is_persistent()) else { return };
+        let Some(session) = self.sessions.get(session).filter(|session| session.is_persistent()) else {
+            return;
+        };
         let record = Record::Received { client_id: &session.client_id, packet_id };
         if let Commit::At(position) = self.records.append(self.now, &record) {
             *commit = (*commit).max(Some(position));
