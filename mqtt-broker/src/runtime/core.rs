@@ -174,7 +174,9 @@ impl Core {
         disk.turn(&mut self.ring, &mut self.connections.shard, now.millis)?;
         if ended {
             disk.end();
-            self.stage = Stage::Ending { until: now.millis + LOG_END_MILLIS.max(self.shutdown_millis) };
+            let until = now.millis + LOG_END_MILLIS.max(self.shutdown_millis);
+            self.stage = Stage::Ending { until };
+            return self.end_log(until, now);
         }
         Ok(Turn::Next)
     }
