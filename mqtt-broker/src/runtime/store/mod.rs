@@ -21,6 +21,8 @@ mod layout;
 mod meta;
 mod port;
 mod recover;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};

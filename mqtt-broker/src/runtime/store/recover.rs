@@ -123,7 +123,7 @@ fn append(log: &mut Log, record: &Record<'_>) {
 }
 
 /// Reads all cores of the layout that counts.
-fn read(directory: &Directory, seed: [u64; 4], salvage: bool) -> Result<Vec<Found>, StoreError> {
+pub(super) fn read(directory: &Directory, seed: [u64; 4], salvage: bool) -> Result<Vec<Found>, StoreError> {
     let records = AtomicU64::new(0);
     let cores = directory.meta.cores;
     std::thread::scope(|scope| {
