@@ -125,6 +125,8 @@ pub struct Shard {
     store_waiters: VecDeque<Waiter>,
     /// Connections whose output waits for the store.
     gates: Gates,
+    /// Other cores do not know yet of all that this one has restored.
+    is_restoring: bool,
     /// Connections whose next packet waits for room in a lane.
     lane_blocked: Vec<Key>,
     actions: VecDeque<Action>,
@@ -219,6 +221,7 @@ impl Shard {
             questions: 0,
             store_waiters: VecDeque::new(),
             gates: Gates::new(state(9)),
+            is_restoring: false,
             lane_blocked: Vec::new(),
             actions: VecDeque::new(),
             dirty: VecDeque::new(),

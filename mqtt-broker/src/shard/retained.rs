@@ -95,6 +95,11 @@ impl Shard {
             outgoing.commit = before;
         }
         let message = outgoing.keep(&mut self.spares).with(outgoing.message.qos, true);
+        self.restore_retained(message);
+    }
+
+    /// Puts a retained message in the place of the one that its topic may have.
+    pub(super) fn restore_retained(&mut self, message: Message) {
         // What it replaces may have been due at the same moment, so the old one leaves first.
         let due = message.expires_at().map(|_| message.clone());
         if let Some(replaced) = self.retained.set(message) {

@@ -35,7 +35,7 @@ pub(super) struct Session {
 }
 
 /// No connection has this key: tables do not grow so large.
-const NOBODY: Key = Key { index: u32::MAX, generation: u32::MAX };
+pub(super) const NOBODY: Key = Key { index: u32::MAX, generation: u32::MAX };
 
 /// Messages of a session.
 #[derive(Default)]
@@ -157,6 +157,20 @@ impl Session {
             next_id: PacketId::FIRST,
             recorded: false,
         }
+    }
+
+    /// One that outlived the process, with the messages in `flight`.
+    pub(super) fn restored(
+        client_id: &str,
+        expiry_seconds: u32,
+        next_id: PacketId,
+        mut flight: Flight,
+    ) -> Session {
+        flight.outbound.go_on_at(next_id);
+        let flight = Some(Box::new(flight));
+        let mut session = Session { recorded: true, flight, ..Session::new(client_id, expiry_seconds) };
+        session.rest();
+        session
     }
 
     /// The connection of its Client, while it is there.
@@ -336,6 +350,16 @@ impl Session {
     /// Subscriptions of both kinds.
     pub(super) fn subscription_count(&self) -> usize {
         self.subscriptions.len() + self.memberships().map_or(0, |shared| shared.len())
+    }
+
+    /// Whether its Client is back behind a start before which the session was to end with its connection: only the Will was
+    /// left of it, which is taken away.
+    pub(super) fn is_over(&mut self) -> bool {
+        let is_over = self.connection().is_none() && !self.is_persistent();
+        if is_over {
+            self.take_will();
+        }
+        is_over
     }
 
     /// Whether the store is told of a message of this QoS that waits. The owner of a shared group keeps those of the group

@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use mqtt_broker::config::Limits;
-use mqtt_broker::ports::{Commit, Ports, Record, Store};
+use mqtt_broker::ports::{Commit, Ports, Store};
+use mqtt_broker::store::record::Record;
 use mqtt_proto::packet::{Connect, Packet, Properties, Property, Will};
 use mqtt_proto::types::{Qos, ReasonCode, TopicName, Version};
 
