@@ -1,7 +1,7 @@
 //! A small blocking 3.1.1 client that remembers, as a good client does, what it has not finished: so that what a broker
 //! loses or sends twice shows. It serves tests in which the broker is killed at any time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
@@ -22,6 +22,8 @@ pub(crate) enum Packet {
 pub(crate) struct Client {
     stream: TcpStream,
     input: Vec<u8>,
+    /// What came while something else was waited for.
+    early: VecDeque<Packet>,
     /// Whether the broker had its session.
     pub(crate) session_present: bool,
 }
@@ -47,7 +49,7 @@ impl Client {
         let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(DEADLINE))?;
         stream.set_nodelay(true)?;
-        let mut client = Client { stream, input: Vec::new(), session_present: false };
+        let mut client = Client { stream, input: Vec::new(), early: VecDeque::new(), session_present: false };
         let mut body = b"\x00\x04MQTT\x04\x00\x00\x00".to_vec();
         text(&mut body, client_id);
         client.stream.write_all(&packet(0x10, &body))?;
@@ -65,9 +67,12 @@ impl Client {
         text(&mut body, filter);
         body.push(qos);
         self.stream.write_all(&packet(0x82, &body))?;
-        match self.receive()? {
-            Packet::SubAck(1) => Ok(()),
-            _ => Err(broken("no SUBACK")),
+        loop {
+            match self.receive_next()? {
+                Packet::SubAck(1) => return Ok(()),
+                // A broker may send messages before it (section 3.8.4).
+                other => self.early.push_back(other),
+            }
         }
     }
 
@@ -102,6 +107,10 @@ impl Client {
 
     /// The next packet.
     pub(crate) fn receive(&mut self) -> io::Result<Packet> {
+        self.early.pop_front().map_or_else(|| self.receive_next(), Ok)
+    }
+
+    fn receive_next(&mut self) -> io::Result<Packet> {
         let (first, body) = self.read()?;
         let id = |at: usize| u16::from_be_bytes([body[at], body[at + 1]]);
         Ok(match first >> 4 {

@@ -192,14 +192,15 @@ fn judge(who: &str, taken: &[(String, String)], qos: u8, published: u32) {
 fn what_was_acknowledged_survives_any_number_of_kills() {
     let rounds = std::env::var("MQTTD_KILL_ROUNDS").map_or(10, |text| text.parse().expect("a number"));
     let data = Data::new();
-    let mut mqttd = data.start("2");
+    let first = data.start("2");
     for client_id in ["stays", "away"] {
-        let mut client = Client::connect(mqttd.address, client_id).expect("it listens");
+        let mut client = Client::connect(first.address, client_id).expect("it listens");
         client.subscribe("qos/1", 2).expect("it answers");
         client.subscribe("qos/2", 2).expect("it answers");
     }
     let run = Run::default();
-    let (published, taken) = std::thread::scope(|scope| {
+    let (published, taken, mqttd) = std::thread::scope(|scope| {
+        let mut mqttd = first;
         let publishers = [scope.spawn(|| publish(&run, 0, 1)), scope.spawn(|| publish(&run, 1, 2))];
         let subscriber = scope.spawn(|| receive(&run));
         for round in 0..rounds {
@@ -226,7 +227,7 @@ fn what_was_acknowledged_survives_any_number_of_kills() {
             let stream = state.subscriber.take().expect("it is connected");
             stream.shutdown(Shutdown::Both).expect("it is connected");
         });
-        (published, subscriber.join().expect("it has not panicked"))
+        (published, subscriber.join().expect("it has not panicked"), mqttd)
     });
     judge("the one that stays", &taken, 1, published[0]);
     judge("the one that stays", &taken, 2, published[1]);
