@@ -77,6 +77,7 @@ use wheel::Wheel;
 pub use crate::pieces::Pieces;
 pub use contract::{Action, ConnectionId, ConnectionInfo, Handed, Now, ShardConfig};
 pub use envelope::EnvelopeBatch;
+pub use homes::home_of;
 pub use snapshot::SnapshotPosition;
 pub use stats::{DropReason, Stats};
 

@@ -123,7 +123,7 @@ impl Shard {
         if let Some(packet_id) = publish.packet_id {
             let reason =
                 if routed.matched { ReasonCode::SUCCESS } else { ReasonCode::NO_MATCHING_SUBSCRIBERS };
-            if publish.qos == Qos::ExactlyOnce {
+            if publish.qos == Qos::ExactlyOnce && routed.cores.is_empty() {
                 self.record_received(session_key, packet_id, &mut routed.commit);
             }
             self.acknowledge(key, publish.qos, packet_id, reason, routed);
@@ -138,6 +138,16 @@ impl Shard {
         if let Commit::At(position) = self.records.append(self.now, &record) {
             *commit = (*commit).max(Some(position));
         }
+    }
+
+    /// As [`Shard::record_received`], where other cores were sent the message and have committed it: had they not, the
+    /// Client must send it again after a crash.
+    pub(super) fn record_late(&mut self, key: Key, packet_id: PacketId) {
+        let live = self.connections.get(key).and_then(Connection::live);
+        let Some(session) = live.map(|live| live.session) else { return };
+        let mut commit = None;
+        self.record_received(session, packet_id, &mut commit);
+        self.close_gate(key, commit.map_or(Commit::Now, Commit::At));
     }
 
     /// How many QoS 1 and 2 messages a Client may send without an acknowledgement.
@@ -234,7 +244,7 @@ impl Shard {
             return self.send_ack(key, qos, Ack::new(packet_id, reason));
         }
         let answer = match qos {
-            Qos::ExactlyOnce => PendingAnswer::PubRec(packet_id, reason),
+            Qos::ExactlyOnce => PendingAnswer::PubRec(packet_id, reason, !routed.cores.is_empty()),
             _ => PendingAnswer::PubAck(packet_id, reason),
         };
         let (connection, serial) = (key.into(), self.next_serial(key));
