@@ -123,31 +123,38 @@ impl Shard {
         if let Some(packet_id) = publish.packet_id {
             let reason =
                 if routed.matched { ReasonCode::SUCCESS } else { ReasonCode::NO_MATCHING_SUBSCRIBERS };
-            if publish.qos == Qos::ExactlyOnce && routed.cores.is_empty() {
-                self.record_received(session_key, packet_id, &mut routed.commit);
+            if publish.qos == Qos::ExactlyOnce {
+                self.record_received(session_key, packet_id, &mut routed);
             }
             self.acknowledge(key, publish.qos, packet_id, reason, routed);
         }
         Step::Next
     }
 
-    /// A QoS 2 message was routed: sent again by its Client, which remembers it as long as the session, it is not again.
-    pub(super) fn record_received(&mut self, session: Key, packet_id: PacketId, commit: &mut Option<u64>) {
-        let Some(session) = self.sessions.get(session).filter(|session| session.is_persistent()) else { return };
+    /// A QoS 2 message was routed: sent again by its Client after a crash, it must not be again. If other cores were sent
+    /// it, the Client has to send it again until they have committed it: the store is told behind that.
+    pub(super) fn record_received(&mut self, session: Key, packet_id: PacketId, routed: &mut Routed) {
+        let Some(session) = self.sessions.get_mut(session).filter(|session| session.is_persistent()) else {
+            return;
+        };
+        if !routed.cores.is_empty() {
+            return session.flight().untold.push(packet_id);
+        }
         let record = Record::Received { client_id: &session.client_id, packet_id };
         if let Commit::At(position) = self.records.append(self.now, &record) {
-            *commit = (*commit).max(Some(position));
+            routed.commit = routed.commit.max(Some(position));
         }
     }
 
-    /// As [`Shard::record_received`], where other cores were sent the message and have committed it: had they not, the
-    /// Client must send it again after a crash.
+    /// The other cores have committed a QoS 2 message, its PUBREC is about to leave.
     pub(super) fn record_late(&mut self, key: Key, packet_id: PacketId) {
         let live = self.connections.get(key).and_then(Connection::live);
-        let Some(session) = live.map(|live| live.session) else { return };
-        let mut commit = None;
-        self.record_received(session, packet_id, &mut commit);
-        self.close_gate(key, commit.map_or(Commit::Now, Commit::At));
+        let Some(session) = live.and_then(|live| self.sessions.get_mut(live.session)) else { return };
+        if session.tell(packet_id) {
+            let record = Record::Received { client_id: &session.client_id, packet_id };
+            let commit = self.records.append(self.now, &record);
+            self.close_gate(key, commit);
+        }
     }
 
     /// How many QoS 1 and 2 messages a Client may send without an acknowledgement.
@@ -265,7 +272,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(session) else { return };
         let reason = match session.flight().inbound.pubrel_received(ack.packet_id) {
             true => {
-                if session.is_persistent() {
+                if session.is_persistent() && !session.tell(ack.packet_id) {
                     let (client_id, packet_id) = (&*session.client_id, ack.packet_id);
                     let commit = self.records.append(self.now, &Record::Completed { client_id, packet_id });
                     // The Client uses the identifier for another message from then on.

@@ -386,8 +386,8 @@ impl Shard {
             if let Some(packet_id) = publish.packet_id {
                 let reason = if matched { ReasonCode::SUCCESS } else { ReasonCode::NO_MATCHING_SUBSCRIBERS };
                 let mut routed = Routed { matched, cores, commit: outgoing.commit };
-                if publish.qos == Qos::ExactlyOnce && cores.is_empty() {
-                    self.record_received(session, packet_id, &mut routed.commit);
+                if publish.qos == Qos::ExactlyOnce {
+                    self.record_received(session, packet_id, &mut routed);
                 }
                 self.acknowledge(key, publish.qos, packet_id, reason, routed);
             }

@@ -44,6 +44,8 @@ pub(super) struct Flight {
     /// The send window. What is in flight counts as delivered only when it is acknowledged.
     pub(super) outbound: Outbound<Delivery>,
     pub(super) inbound: Inbound,
+    /// QoS 2 messages that have come and that the store is told of once the other cores have committed them.
+    pub(super) untold: Vec<PacketId>,
     /// Messages that wait for the Client, its send quota or its output buffer.
     pub(super) queue: Queue,
 }
@@ -231,6 +233,13 @@ impl Session {
 
     pub(super) fn known_flight_mut(&mut self) -> Option<&mut Flight> {
         self.flight.as_deref_mut()
+    }
+
+    /// Whether the store was not told yet of the QoS 2 message that has come under this identifier, which it is no more.
+    pub(super) fn tell(&mut self, packet_id: PacketId) -> bool {
+        let Some(flight) = &mut self.flight else { return false };
+        let place = flight.untold.iter().position(|untold| *untold == packet_id);
+        place.map(|place| flight.untold.swap_remove(place)).is_some()
     }
 
     /// Whether no message waits.

@@ -160,7 +160,8 @@ fn tell_session(
         slice.tell(&Record::Subscribed { client_id, filter, options, identifier });
     }
     let Some(flight) = session.known_flight() else { return };
-    for packet_id in flight.inbound.awaiting_pubrel() {
+    let told = |packet_id: &PacketId| !flight.untold.contains(packet_id);
+    for packet_id in flight.inbound.awaiting_pubrel().filter(told) {
         slice.tell(&Record::Received { client_id, packet_id });
     }
     for (packet_id, _, delivery) in flight.outbound.iter() {

@@ -102,7 +102,7 @@ impl Files {
 }
 
 fn log_config(identity: Identity) -> LogConfig {
-    LogConfig { identity, segment_bytes: SEGMENT_STEP, segments_max: 6 }
+    LogConfig { identity, segment_bytes: SEGMENT_STEP, segments_max: 10_000 }
 }
 
 /// All that the writer has, as a file.

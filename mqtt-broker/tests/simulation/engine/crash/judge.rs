@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mqtt_proto::types::{Qos, TopicFilter, TopicName};
 
-use super::client::Client;
+use super::client::{Client, Wanted};
 use crate::engine::Violation;
 
 /// A message that a Client has published.
@@ -43,8 +43,14 @@ impl Judge {
         self.settled = self.messages.len();
     }
 
-    /// A Client takes a message. `granted`: the highest QoS of its subscriptions that match.
-    pub(super) fn take(&mut self, client: usize, message: usize, qos: Qos) -> Result<(), Violation> {
+    /// The Client with this number takes a message at this QoS.
+    pub(super) fn take(
+        &mut self,
+        client: usize,
+        wants: &Client,
+        message: usize,
+        qos: Qos,
+    ) -> Result<(), Violation> {
         let published = &self.messages[message];
         let before = self.taken.entry((client, message)).or_default();
         *before += 1;
@@ -59,10 +65,14 @@ impl Judge {
             };
         }
         let last = self.last.entry((client, published.topic.clone())).or_insert(message);
-        if message < *last {
+        // One that came before the subscription may be sent once more behind those that came later.
+        let is_owed = |(filter, wanted): (&&str, &Wanted)| {
+            wanted.owed_from.is_some_and(|from| from <= message) && matches(filter, &published.topic)
+        };
+        if message < *last && wants.wanted.iter().any(is_owed) {
             return violation("order", format!("client {client} gets {message} behind {last}"));
         }
-        *last = message;
+        *last = message.max(*last);
         Ok(())
     }
 

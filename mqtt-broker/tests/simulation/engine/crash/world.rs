@@ -6,7 +6,8 @@ use std::sync::Arc;
 use mqtt_broker::config::{CoreId, Limits};
 use mqtt_broker::ports::Ports;
 use mqtt_broker::shard::{Action, ConnectionInfo, EnvelopeBatch, Handed, Now, Shard, ShardConfig, home_of};
-use mqtt_broker::store::image::Image;
+use mqtt_broker::store::image::{self, Home, Image};
+use mqtt_broker::store::log::Log;
 use mqtt_broker::store::log::Identity;
 use mqtt_broker::store::record::Record;
 use mqtt_proto::codec;
@@ -332,12 +333,12 @@ impl World {
             self.judge.is_exact = false;
             self.stores += 1;
             images.iter_mut().for_each(|image| image.expire(self.now.wall_millis, |_| {}));
-            let home = |what: mqtt_broker::store::image::Home<'_>, cores| home_of(HASH_KEY, cores, what);
+            let home = |what: Home<'_>, cores| home_of(HASH_KEY, cores, what);
             let dealt = Image::deal(images, cores, SEED, home);
             self.start_on(cores, dealt);
             return Ok(());
         }
-        let note = |log: &mut mqtt_broker::store::log::Log, record: &Record<'_>| {
+        let note = |log: &mut Log, record: &Record<'_>| {
             log.append(record.kind(), |out| record.encode(out));
         };
         for (image, log) in images.iter_mut().zip(&mut logs) {
@@ -367,6 +368,20 @@ impl World {
         self.start(images);
     }
 
+    /// What a core starts with.
+    fn describe(&self, core: usize, image: &Image) {
+        let number = |payload: &[u8]| payload.first().copied().unwrap_or_default();
+        let of = |delivery: &image::Delivery| number(delivery.message.as_ref().payload);
+        for session in image.sessions() {
+            self.say(|| {
+                let sent: Vec<_> = session.under_way().map(|(id, _, sent)| (id.get(), sent.map(of))).collect();
+                let waiting: Vec<_> = session.waiting().map(of).collect();
+                let (name, received) = (session.client_id(), session.received());
+                format!("core {core} has {name}: sent {sent:?}, waiting {waiting:?}, received {received:?}")
+            });
+        }
+    }
+
     fn start(&mut self, images: Vec<Image>) {
         let cores = images.len() as u16;
         self.lanes = (0..cores * cores).map(|_| VecDeque::new()).collect();
@@ -378,6 +393,7 @@ impl World {
         };
         self.shards = (0..cores).map(shard).collect();
         for (core, image) in images.into_iter().enumerate() {
+            self.describe(core, &image);
             self.call(core, |shard, now| shard.restore(image, now));
         }
         while !self.shards.iter().all(Shard::is_restored) {
@@ -526,11 +542,11 @@ impl World {
         let id = publish.packet_id.expect("nothing is published at QoS 0");
         if publish.qos == Qos::AtLeastOnce {
             client.send(&Packet::PubAck(ok(id)));
-            return self.judge.take(nth, message, publish.qos);
+            return self.judge.take(nth, &self.clients[nth], message, publish.qos);
         }
         client.send(&Packet::PubRec(ok(id)));
         match client.taken.insert(id, message) {
-            None => self.judge.take(nth, message, publish.qos),
+            None => self.judge.take(nth, &self.clients[nth], message, publish.qos),
             Some(known) if known == message && publish.dup => Ok(()),
             Some(known) => Err(Violation {
                 rule: "identifier",
