@@ -42,7 +42,7 @@ pub(super) fn go_over(
     }
     let images = found.into_iter().map(|found| found.image).collect();
     let key = directory.meta.hash_key;
-    let images = Image::deal(images, cores, seed, |what, cores| home_of(key, what, cores));
+    let images = Image::deal(images, cores, seed, |what, cores| home_of(key, cores, what));
     let meta = directory.next_layout(cores)?;
     for (core, image) in (0..).zip(&images) {
         let files = directory.core_of(&meta, core);

@@ -68,7 +68,7 @@ fn fill(stored: &mut Stored, clients: u32, each: u32) {
     let (key, cores) = (stored.directory.hash_key(), stored.cores.len() as u16);
     for client in 0..clients {
         let client_id = &*format!("client-{client}");
-        let core = &mut stored.cores[usize::from(home_of(key, Home::Session(client_id), cores))];
+        let core = &mut stored.cores[usize::from(home_of(key, cores, Home::Session(client_id)))];
         let next_packet_id = PacketId::new(1).expect("not 0");
         append(core, &Record::Opened { client_id, expiry_seconds: u32::MAX, next_packet_id });
         let options = SubscriptionOptions::default();
@@ -120,7 +120,7 @@ fn kept(stored: &Stored, clients: u32) -> Vec<Vec<String>> {
     let (key, cores) = (stored.directory.hash_key(), stored.cores.len() as u16);
     let messages = |client| {
         let client_id = format!("client-{client}");
-        let core = usize::from(home_of(key, Home::Session(&client_id), cores));
+        let core = usize::from(home_of(key, cores, Home::Session(&client_id)));
         let Some(session) = stored.cores[core].image.find_session(&client_id) else { return Vec::new() };
         assert_eq!(session.subscriptions().iter().count(), 1);
         let payload = |message: &crate::message::Message| {
