@@ -116,7 +116,7 @@ start() {
     local dir=$work/run.$port run tries=0
     mkdir "$dir"
     case $1 in
-    mqttd) run=("$mqttd" --listen "127.0.0.1:$port" --cores "$cores") ;;
+    mqttd) run=("$mqttd" --ephemeral --listen "127.0.0.1:$port" --cores "$cores") ;;
     floor) run=("$floor" --listen "127.0.0.1:$port") ;;
     mosquitto)
         mosquitto_conf "$port" >"$dir/conf"

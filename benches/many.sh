@@ -50,7 +50,7 @@ trap finish EXIT
 first=()
 if nice -n -15 true 2>/dev/null; then first=(nice -n -15); fi
 port=$((20000 + $$ % 10000))
-"${first[@]}" taskset -c 0 "$mqttd" --cores 1 --listen "127.0.0.1:$port" --connections-max $((connections + 10000)) --log warn &
+"${first[@]}" taskset -c 0 "$mqttd" --ephemeral --cores 1 --listen "127.0.0.1:$port" --connections-max $((connections + 10000)) --log warn &
 broker=$!
 until (: </dev/tcp/127.0.0.1/"$port") 2>/dev/null; do
     kill -0 "$broker" 2>/dev/null || refuse "mqttd did not start"

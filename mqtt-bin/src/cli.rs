@@ -40,6 +40,13 @@ pub(crate) struct Flags {
     /// Lets clients connect without authentication on addresses that other machines can reach
     #[arg(long)]
     pub(crate) allow_anonymous: bool,
+    /// Keeps sessions, their messages and retained messages in this directory [default: $STATE_DIRECTORY, else
+    /// $XDG_STATE_HOME/mqttd, else ~/.local/state/mqttd, else ./mqttd-data]
+    #[arg(long, value_name = "DIR", conflicts_with = "ephemeral")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Keeps everything in memory: nothing outlives the process
+    #[arg(long)]
+    pub(crate) ephemeral: bool,
     /// Reads settings from this TOML file
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,

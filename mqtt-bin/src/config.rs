@@ -12,9 +12,11 @@ use serde::de::{DeserializeOwned, Deserializer, Visitor, value::Error as SilentE
 use toml::de::{DeTable, DeValue};
 
 use crate::settings::Settings;
+use crate::store_settings::StoreSettings;
 
-/// The table of the limits.
+/// The tables of the limits and of the store.
 const LIMITS: &str = "limits";
+const STORE: &str = "store";
 
 /// What is wrong with a configuration file.
 #[derive(Debug)]
@@ -62,29 +64,35 @@ fn parse(text: &str) -> Result<Settings, Fault> {
 
 /// Refuses the first key that no setting has.
 fn check_keys(table: &DeTable<'_>) -> Result<(), Fault> {
-    let (top, limits) = (names_of::<Settings>(), names_of::<Limits>());
-    check_names(table, top, limits, "in the table [limits]")?;
-    match table.get(LIMITS).map(|value| value.get_ref()) {
-        Some(DeValue::Table(table)) => check_names(table, limits, top, "before the table [limits]"),
-        _ => Ok(()),
+    let top = names_of::<Settings>();
+    let tables = [(LIMITS, names_of::<Limits>()), (STORE, names_of::<StoreSettings>())];
+    let elsewhere = tables.map(|(name, known)| (known, format!("in the table [{name}]")));
+    check_names(table, top, &elsewhere)?;
+    for (place, (name, known)) in tables.into_iter().enumerate() {
+        if let Some(DeValue::Table(table)) = table.get(name).map(|value| value.get_ref()) {
+            let mut elsewhere = elsewhere.to_vec();
+            elsewhere[place] = (top, format!("before the table [{name}]"));
+            check_names(table, known, &elsewhere)?;
+        }
     }
+    Ok(())
 }
 
-/// Refuses the first key of `table` that is not `known`; the names of `elsewhere` belong `there`.
+/// Refuses the first key of `table` that is not `known`. `elsewhere` are other names, with where they belong.
 fn check_names(
     table: &DeTable<'_>,
     known: &[&'static str],
-    elsewhere: &[&'static str],
-    there: &str,
+    elsewhere: &[(&[&'static str], String)],
 ) -> Result<(), Fault> {
     let unknown = table.keys().filter(|key| !known.contains(&key.get_ref().as_ref()));
     let Some(key) = unknown.min_by_key(|key| key.span().start) else { return Ok(()) };
     let name = key.get_ref().as_ref();
-    let hint = if elsewhere.contains(&name) {
+    let near_elsewhere = || elsewhere.iter().find_map(|(names, there)| Some((nearest(name, names)?, there)));
+    let hint = if let Some((_, there)) = elsewhere.iter().find(|(names, _)| names.contains(&name)) {
         format!("it belongs {there}")
     } else if let Some(near) = nearest(name, known) {
         format!("did you mean `{near}`?")
-    } else if let Some(near) = nearest(name, elsewhere) {
+    } else if let Some((near, there)) = near_elsewhere() {
         format!("did you mean `{near}`? It belongs {there}")
     } else {
         "docs/configuration.md lists them all".to_owned()
@@ -160,6 +168,8 @@ impl<'de> Deserializer<'de> for Names<'_> {
 
 #[cfg(test)]
 mod tests {
+    use mqtt_broker::runtime::OnDamage;
+
     use super::*;
     use crate::settings::{Cores, LogFormat};
 
@@ -172,7 +182,7 @@ mod tests {
     fn every_setting_can_be_given() {
         let settings = parse(
             "listen = [\"127.0.0.1:1884\", \"1885\"]\ncores = 3\nallow_anonymous = true\nlog = \"debug\"\n\
-             log_format = \"json\"\n[limits]\nmaximum_qos = 1\nqueue_overflow = \"drop_newest\"\n\
+             log_format = \"json\"\n[store]\ndata_dir = \"/d\"\non_damage = \"salvage\"\n[limits]\nmaximum_qos = 1\nqueue_overflow = \"drop_newest\"\n\
              shared_strategy = \"least_in_flight\"\nqueue_bytes_max = 4096\n",
         )
         .expect("all of it is right");
@@ -182,6 +192,8 @@ mod tests {
         );
         assert_eq!((settings.cores, settings.log_format), (Cores::Count(3), LogFormat::Json));
         assert!(settings.allow_anonymous);
+        let store = settings.store.config().expect("it is not ephemeral");
+        assert_eq!((store.directory, store.on_damage), (PathBuf::from("/d"), OnDamage::Salvage));
         assert_eq!(settings.limits.queue_bytes_max, 4096);
         assert_eq!(settings.limits.queue_overflow, mqtt_broker::config::Overflow::DropNewest);
     }
@@ -221,6 +233,26 @@ mod tests {
         assert_eq!(
             fault("[limits]\ncores = 5\n").1,
             "unknown setting `cores`; it belongs before the table [limits]"
+        );
+    }
+
+    #[test]
+    fn the_names_of_all_tables_are_known() {
+        assert_eq!(
+            fault("data_dir = \"/d\"\n").1,
+            "unknown setting `data_dir`; it belongs in the table [store]"
+        );
+        assert_eq!(
+            fault("[store]\nsegment_byte = 5\n").1,
+            "unknown setting `segment_byte`; did you mean `segment_bytes`?"
+        );
+        assert_eq!(
+            fault("[store]\nreceive_maximum = 5\n").1,
+            "unknown setting `receive_maximum`; it belongs in the table [limits]"
+        );
+        assert_eq!(
+            fault("[store]\ncores = 5\n").1,
+            "unknown setting `cores`; it belongs before the table [store]"
         );
     }
 

@@ -11,6 +11,7 @@ mod logging;
 mod serve;
 mod settings;
 mod signals;
+mod store_settings;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -1,6 +1,7 @@
 //! Serving: settings to a running broker, and its end to an exit code.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use mqtt_broker::{Broker, Handle};
@@ -60,6 +61,11 @@ pub(crate) fn settings(flags: &Flags) -> Result<Settings, Failure> {
     }
     settings.log_format = flags.log_format.unwrap_or(settings.log_format);
     settings.allow_anonymous |= flags.allow_anonymous;
+    settings.store.ephemeral |= flags.ephemeral;
+    if let Some(directory) = &flags.data_dir {
+        settings.store.data_dir.clone_from(directory);
+        settings.store.ephemeral = false;
+    }
     flags.limits.apply(&mut settings.limits);
     // The file was in range: what is not now was given as a flag.
     settings.limits.check().map_err(|error| {
@@ -88,8 +94,12 @@ pub(crate) fn serve(flags: &Flags) -> Result<(), Failure> {
         Cores::Count(count) => builder.cores((*count).into()),
         Cores::Cpus(cpus) => builder.cpus(cpus.iter().copied()),
     };
+    let store = settings.store.config();
+    if let Some(store) = &store {
+        builder = builder.store(store.clone());
+    }
     let handle = builder.start().map_err(Failure::start)?;
-    say_ready(&handle);
+    say_ready(&handle, store.map(|store| store.directory));
     let stopper = handle.clone();
     signals.watch(move || stopper.shutdown()).map_err(Failure::start)?;
     handle.wait().map_err(Failure::died)?;
@@ -98,13 +108,15 @@ pub(crate) fn serve(flags: &Flags) -> Result<(), Failure> {
 }
 
 /// The line that says what is served where.
-fn say_ready(handle: &Handle) {
+fn say_ready(handle: &Handle, data_dir: Option<PathBuf>) {
     let listen: Vec<String> = handle.addresses().iter().map(ToString::to_string).collect();
     let limits = handle.limits();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         listen = listen.join(","),
         cores = handle.cores(),
+        data_dir =
+            data_dir.map_or_else(|| "none, in memory only".to_owned(), |path| path.display().to_string()),
         connections_max = limits.connections_max,
         tables_beyond = handle.connections_before_tables(),
         sessions_max = limits.sessions_max,

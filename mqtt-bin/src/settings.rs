@@ -7,6 +7,7 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::str::FromStr;
 
+use crate::store_settings::StoreSettings;
 use mqtt_broker::{CoreId, Limits};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tracing_subscriber::filter::Targets;
@@ -20,6 +21,7 @@ pub(crate) struct Settings {
     pub(crate) allow_anonymous: bool,
     pub(crate) log: LogFilter,
     pub(crate) log_format: LogFormat,
+    pub(crate) store: StoreSettings,
     pub(crate) limits: Limits,
 }
 
@@ -31,6 +33,7 @@ impl Default for Settings {
             allow_anonymous: false,
             log: LogFilter::default(),
             log_format: LogFormat::Text,
+            store: StoreSettings::default(),
             limits: Limits::default(),
         }
     }

@@ -47,6 +47,16 @@ impl Shared {
         self.list.len() < SHARED_MAX
     }
 
+    /// Takes out what is not among or directly behind the first `at` bytes of the buffer; what is taken counts from there.
+    pub(crate) fn split_off(&mut self, at: usize) -> Option<Shared> {
+        let place = self.list.partition_point(|piece| piece.at <= at);
+        let mut list = self.list.split_off(place);
+        list.iter_mut().for_each(|piece| piece.at -= at);
+        let bytes = list.iter().map(|piece| piece.range.len()).sum();
+        self.bytes -= bytes;
+        (!list.is_empty()).then_some(Shared { list, bytes })
+    }
+
     /// Puts some of `bytes` behind the first `at` bytes of the buffer, and behind those put there before.
     pub(crate) fn push(&mut self, at: usize, bytes: Arc<[u8]>, range: Range<usize>) {
         debug_assert!(self.has_room() && self.list.last().is_none_or(|before| before.at <= at));

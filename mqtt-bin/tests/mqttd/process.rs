@@ -20,10 +20,16 @@ pub(crate) struct Mqttd {
 }
 
 impl Mqttd {
-    /// Starts mqttd with two cores and `arguments`, and waits until it is ready.
+    /// Starts mqttd with two cores and `arguments`, in memory only, and waits until it is ready.
     pub(crate) fn start(arguments: &[&str]) -> Mqttd {
+        let all = [&["--cores", "2", "--ephemeral"], arguments].concat();
+        Mqttd::start_as(&all)
+    }
+
+    /// Starts mqttd with `arguments`, and waits until it is ready.
+    pub(crate) fn start_as(arguments: &[&str]) -> Mqttd {
         let mut command = command();
-        command.args(["--listen", "127.0.0.1:0", "--cores", "2", "--log-format", "json"]).args(arguments);
+        command.args(["--listen", "127.0.0.1:0", "--log-format", "json"]).args(arguments);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary was built with this test");
         let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
         let mut mqttd = Mqttd { child, stderr, address: SocketAddr::from(([0, 0, 0, 0], 0)) };
@@ -51,6 +57,11 @@ impl Mqttd {
             }
             said.push_str(&line);
         }
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends it a signal.

@@ -1,12 +1,9 @@
 //! The port that keeps what must outlive the process.
 //!
-//! The shard appends records as its state changes and holds back each acknowledgement that a record stands behind
-//! until [`Shard::store_committed`](crate::shard::Shard::store_committed) says that the record is safe.
+//! The shard appends records as its state changes and holds back what a record stands behind, an acknowledgement or a
+//! QoS 2 packet, until [`Shard::store_committed`](crate::shard::Shard::store_committed) says that the record is safe.
 
-use mqtt_proto::packet::SubscriptionOptions;
-use mqtt_proto::types::{PacketId, Qos};
-
-use crate::message::MessageRef;
+use crate::store::record::Record;
 
 /// When a record is safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,79 +14,19 @@ pub enum Commit {
     At(u64),
 }
 
-/// The session a record is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SessionRef<'a> {
-    /// Its ClientID.
-    pub client_id: &'a str,
-}
-
-/// A change of state that must outlive the process.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub enum Record<'a> {
-    /// A session was opened, resumed or given another expiry.
-    SessionOpened {
-        /// Which.
-        session: SessionRef<'a>,
-        /// Session Expiry Interval in seconds.
-        expiry_seconds: u32,
-    },
-    /// A session ended with all it held.
-    SessionEnded {
-        /// Which.
-        session: SessionRef<'a>,
-    },
-    /// A subscription was made or replaced.
-    Subscribed {
-        /// Whose.
-        session: SessionRef<'a>,
-        /// The whole Topic Filter.
-        filter: &'a str,
-        /// Its options.
-        options: SubscriptionOptions,
-        /// Its Subscription Identifier, 0 for none.
-        identifier: u32,
-    },
-    /// A subscription was ended.
-    Unsubscribed {
-        /// Whose.
-        session: SessionRef<'a>,
-        /// The whole Topic Filter.
-        filter: &'a str,
-    },
-    /// A message was queued for a session.
-    Enqueued {
-        /// Whose.
-        session: SessionRef<'a>,
-        /// The message.
-        message: MessageRef<'a>,
-        /// The QoS it will be delivered with.
-        qos: Qos,
-    },
-    /// The session's Client has acknowledged a message for good.
-    Acknowledged {
-        /// Whose.
-        session: SessionRef<'a>,
-        /// Under which Packet Identifier it was delivered.
-        packet_id: PacketId,
-    },
-    /// A retained message was set.
-    Retained {
-        /// The message.
-        message: MessageRef<'a>,
-    },
-    /// A topic's retained message was removed.
-    RetainedRemoved {
-        /// The topic.
-        topic: &'a str,
-    },
-}
-
 /// Keeps what must outlive the process.
 pub trait Store {
-    /// Appends a record. The answer says what its acknowledgement waits for.
+    /// Appends a record. The answer says what waits for it.
+    ///
+    /// What one call of the shard appends belongs together: it is committed as a whole, or the end of it is lost.
     fn append(&mut self, record: &Record<'_>) -> Commit;
+
+    /// Whether there is room for ordinary records of so many bytes. While there is none, the shard refuses what would
+    /// need one; records of what is over it appends at any time.
+    fn has_room(&self, bytes: usize) -> bool {
+        let _ = bytes;
+        true
+    }
 }
 
 /// Keeps nothing beyond the process: every record is as safe as it will ever be.

@@ -13,6 +13,8 @@
 //! }
 //! ```
 //!
+//! It also writes to files, one write at a time, of pages that are its own until they are given back.
+//!
 //! Invariants: a slot is reused only after the last completion of all its operations; bytes being sent stay where
 //! they are until their completion; a socket leaves or closes only with nothing armed on it, because an armed
 //! operation keeps the socket open and no FIN would leave. All operations of a socket are in one bay.
@@ -31,6 +33,7 @@ mod slot;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
@@ -50,7 +53,9 @@ use self::bay::Bay;
 use self::park::Watch;
 use self::queue::Completion;
 use self::slot::{Operation, Outgoing, Phase, Place, Slot, Token};
+use self::write::Writing;
 use crate::chunks::Chunks;
+use crate::store::log::Buffer;
 
 pub(crate) use self::bay::Room;
 pub use self::error::RingError;
@@ -102,6 +107,13 @@ pub(crate) enum Event<'a> {
         /// The socket.
         descriptor: Option<OwnedFd>,
     },
+    /// The write that [`Ring::write`] began is over.
+    Written {
+        /// What was to be written.
+        pages: Buffer,
+        /// Bytes of it that were, or why none was.
+        result: io::Result<usize>,
+    },
 }
 
 /// An event that lends nothing.
@@ -112,6 +124,7 @@ enum Step {
     Ended { socket: SocketId, error: Option<io::ErrorKind> },
     Sent { socket: SocketId, buffer: Vec<u8> },
     Released { socket: SocketId, descriptor: Option<OwnedFd> },
+    Written { pages: Buffer, result: io::Result<usize> },
 }
 
 /// The sockets of one core.
@@ -148,6 +161,8 @@ pub(crate) struct Ring {
     /// Kept for sends to come; at most [`SPARES_MAX`].
     #[expect(clippy::vec_box, reason = "they move between here and the slots, as they are")]
     spares: Vec<Box<Outgoing>>,
+    /// The write to a file that is under way.
+    writing: Option<Writing>,
     /// Why the ring cannot go on.
     failed: Option<io::Error>,
 }
@@ -179,6 +194,7 @@ impl Ring {
             steps: VecDeque::new(),
             lent: None,
             spares: Vec::new(),
+            writing: None,
             failed: None,
         };
         ring.arm_wake();
@@ -244,6 +260,7 @@ impl Ring {
             Step::Ended { socket, error } => Event::Ended { socket, error },
             Step::Sent { socket, buffer } => Event::Sent { socket, buffer },
             Step::Released { socket, descriptor } => Event::Released { socket, descriptor },
+            Step::Written { pages, result } => Event::Written { pages, result },
         })
     }
 
@@ -356,8 +373,8 @@ impl Ring {
 
     /// Queues an operation. A ring that cannot take it is broken, which the next [`Ring::enter`] reports.
     ///
-    /// Callers give only entries whose memory is a slot's `outgoing` (untouched while `sending`), the buffer ring, the
-    /// wake word or a static: all live until the last completion, see [`Ring::drop`].
+    /// Callers give only entries whose memory is a slot's `outgoing` (untouched while `sending`), the pages of `writing`,
+    /// the buffer ring, the wake word or a static: all live until the last completion, see [`Ring::drop`].
     fn submit(&mut self, bay: u8, entry: io_uring::squeue::Entry, token: Token) -> bool {
         let entry = entry.user_data(token.encode());
         let bay = &mut self.bays[usize::from(bay)];
@@ -400,6 +417,7 @@ impl Ring {
                 None
             }
             Operation::Send => self.handle_send(token, completion.result),
+            Operation::Write => Some(self.handle_write(completion.result)),
             Operation::CancelReceive | Operation::CancelSend => {
                 self.handle_cancel(token, completion.result);
                 None
@@ -446,6 +464,7 @@ impl Drop for Ring {
             let operations: usize = self.bays.iter().map(|bay| bay.in_flight).sum();
             tracing::error!(operations, "the ring did not come to rest; its memory is kept");
             std::mem::forget(std::mem::take(&mut self.slots));
+            std::mem::forget(self.writing.take());
             return;
         }
         // SAFETY: dropped once, here, and not used afterwards.

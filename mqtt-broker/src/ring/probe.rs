@@ -15,8 +15,8 @@ const OLDEST: (u32, u32) = (6, 1);
 /// everything had ended that was armed on any socket of the table before that.
 const OLDEST_WITH_TABLES: (u32, u32) = (6, 13);
 
-/// Every operation that the ring submits for sockets that are open files.
-const OPERATIONS: [(u8, &str); 7] = [
+/// Every operation that the ring submits for sockets that are open files, and for files.
+const OPERATIONS: [(u8, &str); 8] = [
     (opcode::AcceptMulti::CODE, "accept"),
     (opcode::RecvMulti::CODE, "recv"),
     (opcode::Send::CODE, "send"),
@@ -24,6 +24,7 @@ const OPERATIONS: [(u8, &str); 7] = [
     (opcode::AsyncCancel::CODE, "cancel"),
     (opcode::Read::CODE, "read"),
     (opcode::PollAdd::CODE, "poll"),
+    (opcode::Write::CODE, "write"),
 ];
 
 /// Checks the release of the running kernel.

@@ -29,6 +29,7 @@ pub(super) enum Operation {
     Poll = 8,
     Shut = 9,
     Linger = 10,
+    Write = 11,
 }
 
 /// The user data of an operation: 8 bits operation, 24 bits generation, 32 bits index.
@@ -64,6 +65,7 @@ impl Token {
             8 => Operation::Poll,
             9 => Operation::Shut,
             10 => Operation::Linger,
+            11 => Operation::Write,
             _ => return None,
         };
         Some(Token { operation, generation: (user_data >> 32) as u32 & GENERATIONS, index: user_data as u32 })
@@ -275,7 +277,7 @@ mod tests {
                     assert_eq!(token.encode(), user_data);
                     assert!(token.is_of(0x12ab_cdef) && !token.is_of(1));
                 }
-                None => assert!(!(1..=10).contains(&code)),
+                None => assert!(!(1..=11).contains(&code)),
             }
         }
     }

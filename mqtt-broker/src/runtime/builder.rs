@@ -8,6 +8,7 @@ use super::handle::Handle;
 use super::listen::{ListenError, Wish};
 use super::shared::BrokerError;
 use super::start::{self, Plan};
+use super::store::{StoreConfig, StoreError};
 use crate::config::{CoreId, LimitError, Limits};
 use crate::ports::{Ports, PortsFactory, Responder};
 use crate::ring::{RingError, allowed_cpus};
@@ -67,6 +68,9 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A core failed while it started.
     #[error("the broker failed while starting: {0}")]
     Core(BrokerError),
@@ -133,6 +137,7 @@ pub struct BrokerBuilder {
     cores: Cores,
     limits: Limits,
     ports: PortsFactory,
+    store: Option<StoreConfig>,
 }
 
 impl fmt::Debug for BrokerBuilder {
@@ -141,6 +146,7 @@ impl fmt::Debug for BrokerBuilder {
         f.debug_struct("BrokerBuilder")
             .field("listeners", &listeners)
             .field("cores", &self.cores)
+            .field("store", &self.store)
             .finish_non_exhaustive()
     }
 }
@@ -152,6 +158,7 @@ impl BrokerBuilder {
             cores: Cores::All,
             limits: Limits::default(),
             ports: Arc::new(|_, _| Ports::allow_all()),
+            store: None,
         }
     }
 
@@ -198,6 +205,14 @@ impl BrokerBuilder {
         self
     }
 
+    /// Keeps sessions, their messages and retained messages in the files of a directory: what is acknowledged is on the
+    /// disk. Takes the place of the [`Ports::store`] that the ports bring. Without this call nothing outlives the broker,
+    /// unless the ports see to it.
+    pub fn store(mut self, store: StoreConfig) -> BrokerBuilder {
+        self.store = Some(store);
+        self
+    }
+
     /// Starts the broker and returns once every core runs and every address is listened on.
     ///
     /// # Errors
@@ -209,7 +224,7 @@ impl BrokerBuilder {
             .map(|(address, layer)| Ok((Wish::parse(&address)?, layer)))
             .collect::<Result<Vec<_>, ListenError>>()?;
         let cpus = place(&self.cores, &allowed_cpus())?;
-        start::start(Plan { cpus, limits: self.limits, ports: self.ports, listeners })
+        start::start(Plan { cpus, limits: self.limits, ports: self.ports, store: self.store, listeners })
     }
 }
 

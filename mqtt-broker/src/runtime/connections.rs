@@ -4,6 +4,7 @@
 //! action of the shard is unread, so that a hand-off finds nothing armed or cancels it first; no byte is fed to the
 //! shard for a connection that it has let go.
 
+use std::io;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -15,6 +16,7 @@ use crate::chunks::Chunks;
 use crate::config::CoreId;
 use crate::ring::{Event, Ring, SocketId};
 use crate::shard::{Action, ConnectionId, ConnectionInfo, Handed, Now, Shard};
+use crate::store::log::Buffer;
 use crate::transport::{LayerFactory, Layered, Next, Progress, Transport};
 
 /// Refused connections are many at a time: one line a core in this time tells of all.
@@ -86,6 +88,8 @@ pub(super) struct Connections {
     /// Connections that leave for other cores.
     departures: Vec<(CoreId, LaneItem)>,
     locals: usize,
+    /// A write to the log that is over, for the core to take.
+    written: Option<(Buffer, io::Result<usize>)>,
     /// When a refused connection is worth a line in the log again, in monotonic milliseconds.
     warn_again_at: u64,
     /// Kept between calls for their memory alone.
@@ -113,6 +117,7 @@ impl Connections {
             looks: Vec::new(),
             departures: Vec::new(),
             locals: 0,
+            written: None,
             warn_again_at: 0,
             plain: Vec::new(),
             reply: Vec::new(),
@@ -127,6 +132,11 @@ impl Connections {
     /// Clients inside the process that are connected here.
     pub(super) fn locals(&self) -> usize {
         self.locals
+    }
+
+    /// The write to the log that is over.
+    pub(super) fn take_written(&mut self) -> Option<(Buffer, io::Result<usize>)> {
+        self.written.take()
     }
 
     /// Whether local connections wait to be looked at.
@@ -159,6 +169,10 @@ impl Connections {
                     {
                         self.depart(to, handed, MovedPeer::Socket(descriptor, transport));
                     }
+                    After::Nothing
+                }
+                Event::Written { pages, result } => {
+                    self.written = Some((pages, result));
                     After::Nothing
                 }
             };

@@ -4,7 +4,8 @@
 //! 2. feed what the ring has to the shard;
 //! 3. take what other cores and other threads want;
 //! 4. fire timers;
-//! 5. do what the shard asks for: one send a connection, one batch a core.
+//! 5. do what the shard asks for: one send a connection, one batch a core;
+//! 6. write what the turn has to keep, if there is a store and no write is under way.
 //!
 //! Under load turns grow by themselves; when idle a message leaves at once.
 //!
@@ -15,12 +16,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::clock;
 use super::connections::Connections;
 use super::gather::{GATHER, Gathering};
-use super::shared::{Command, CorePort, LaneItem, Shared};
+use super::shared::{BrokerError, Command, CorePort, LaneItem, Shared};
+use super::store::Disk;
 use crate::config::{CoreId, Limits};
 use crate::ports::Reply;
 use crate::ring::{Ring, Wait};
@@ -28,7 +30,10 @@ use crate::shard::{Now, Shard};
 use crate::transport::LayerFactory;
 
 /// Items taken from one lane, and commands taken, in one turn: no source keeps the others waiting.
-const ITEMS_A_TURN: usize = 64;
+pub(super) const ITEMS_A_TURN: usize = 64;
+
+/// How long a core that ends waits for its log, at least.
+const LOG_END_MILLIS: u64 = 10_000;
 
 /// Whether the core goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +56,20 @@ enum Stage {
     Flushing {
         until: u64,
     },
+    /// The log gets its last commit; the shard is not asked any more.
+    Ending {
+        until: u64,
+    },
+}
+
+/// How far the cores know what each was restored with, which comes before anybody connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Restoring {
+    /// Some of it may not be in the lanes yet.
+    Telling,
+    /// Waiting for the other cores to have told theirs.
+    Told,
+    Done,
 }
 
 /// One core.
@@ -66,6 +85,8 @@ pub(super) struct Core {
     /// Lanes that were full when this core had, or may have had, something for them.
     blocked: Vec<bool>,
     stage: Stage,
+    disk: Option<Disk>,
+    restoring: Restoring,
     shutdown_millis: u64,
     gathering: Gathering,
     /// Monotonic milliseconds of the last turn.
@@ -78,11 +99,14 @@ impl Core {
         shared: Arc<Shared>,
         ring: Ring,
         shard: Shard,
+        disk: Option<Disk>,
         seed: u64,
         layers: Arc<[Option<LayerFactory>]>,
         limits: &Limits,
     ) -> Core {
         Core {
+            restoring: if disk.is_some() { Restoring::Telling } else { Restoring::Done },
+            disk,
             id,
             backlog: shared.cores.iter().map(|_| VecDeque::new()).collect(),
             blocked: vec![false; shared.cores.len()],
@@ -100,8 +124,8 @@ impl Core {
     /// One turn.
     ///
     /// # Errors
-    /// The ring is broken.
-    pub(super) fn turn(&mut self) -> io::Result<Turn> {
+    /// The ring or the log is broken: nothing may leave any more.
+    pub(super) fn turn(&mut self) -> Result<Turn, BrokerError> {
         let wait = self.wait();
         if self.shared.has_failed() {
             return Ok(Turn::Ended);
@@ -109,7 +133,7 @@ impl Core {
         let gathers = wait != Wait::No && self.gathering.sleeps(self.turned_at);
         let entered = self.ring.enter(wait, if gathers { GATHER } else { Duration::ZERO });
         self.port().bell.unpark();
-        entered?;
+        entered.map_err(|error| self.broken(&error))?;
         if self.shared.has_failed() {
             return Ok(Turn::Ended);
         }
@@ -117,7 +141,22 @@ impl Core {
         self.turned_at = now.millis;
         self.ring.handle_timeout(now.millis);
         let received = self.connections.handle_events(&mut self.ring, now);
+        if let Some(disk) = &mut self.disk
+            && let Some((pages, result)) = self.connections.take_written()
+        {
+            let committed = disk.written(pages, result)?;
+            self.connections.shard.store_committed(committed, now);
+        }
+        if let Stage::Ending { until } = self.stage {
+            return self.end_log(until, now);
+        }
+        let have_all_told = self.shared.have_all_told();
         let batches = self.handle_lanes(now);
+        if have_all_told && self.restoring == Restoring::Told {
+            // A lane holds no more than was taken just now.
+            self.restoring = Restoring::Done;
+            self.shared.core_settled();
+        }
         self.gathering.woke(received + batches);
         self.handle_commands(now);
         self.connections.handle_looks(now);
@@ -127,7 +166,39 @@ impl Core {
         let ended = self.handle_end(now);
         self.connections.handle_actions(&mut self.ring, now);
         self.send_to_cores();
-        Ok(if ended { Turn::Ended } else { Turn::Next })
+        if self.restoring == Restoring::Telling && !self.blocked.contains(&true) {
+            self.restoring = Restoring::Told;
+            self.shared.core_told();
+        }
+        let Some(disk) = &mut self.disk else { return Ok(if ended { Turn::Ended } else { Turn::Next }) };
+        disk.turn(&mut self.ring, &mut self.connections.shard, now.millis)?;
+        if ended {
+            disk.end();
+            let until = now.millis + LOG_END_MILLIS.max(self.shutdown_millis);
+            self.stage = Stage::Ending { until };
+            return self.end_log(until, now);
+        }
+        Ok(Turn::Next)
+    }
+
+    /// A turn of a core of which only the log is left.
+    fn end_log(&mut self, until: u64, now: Now) -> Result<Turn, BrokerError> {
+        let Some(disk) = &mut self.disk else { return Ok(Turn::Ended) };
+        while let Some(command) = self.shared.core(self.id).inbox.pop() {
+            if let Command::Store(done) = command {
+                disk.handle_done(done, now.millis);
+            }
+        }
+        disk.turn_to_end(&mut self.ring)?;
+        let is_over = disk.is_ended();
+        if !is_over && now.millis >= until {
+            warn!(core = %self.id, "the log could not be ended in time: the next start goes on as after a crash");
+        }
+        Ok(if is_over || now.millis >= until { Turn::Ended } else { Turn::Next })
+    }
+
+    fn broken(&self, error: &io::Error) -> BrokerError {
+        BrokerError::Ring { core: self.id, message: error.to_string() }
     }
 
     fn port(&self) -> &CorePort {
@@ -139,11 +210,19 @@ impl Core {
         if self.ring.has_events() || self.connections.has_looks() {
             return Wait::No;
         }
+        if self.restoring == Restoring::Telling && !self.blocked.contains(&true) {
+            return Wait::No;
+        }
         let stage = match self.stage {
             Stage::Serving => None,
-            Stage::Draining { until } | Stage::Flushing { until } => Some(until),
+            Stage::Draining { until } | Stage::Flushing { until } | Stage::Ending { until } => Some(until),
         };
-        let due = [self.connections.shard.poll_timeout(), self.ring.poll_timeout(), stage];
+        let disk = self.disk.as_ref().and_then(Disk::poll_timeout);
+        let shard = match self.stage {
+            Stage::Ending { .. } => None,
+            _ => self.connections.shard.poll_timeout(),
+        };
+        let due = [shard, self.ring.poll_timeout(), disk, stage];
         let wait = match due.into_iter().flatten().min() {
             None => Wait::Forever,
             Some(at) => match at.saturating_sub(clock::now().millis) {
@@ -152,9 +231,11 @@ impl Core {
             },
         };
         let port = self.port();
+        let ends = matches!(self.stage, Stage::Ending { .. });
         let idle = || {
             port.inbox.is_empty()
-                && port.lanes.iter().all(|lane| lane.is_empty())
+                && (ends || port.lanes.iter().all(|lane| lane.is_empty()))
+                && !(self.restoring == Restoring::Told && self.shared.have_all_told())
                 && self
                     .blocked
                     .iter()
@@ -227,6 +308,11 @@ impl Core {
                         self.shared.core(owner).command(Command::Look(pipe));
                     }
                 }
+                Command::Store(done) => {
+                    if let Some(disk) = &mut self.disk {
+                        disk.handle_done(done, now.millis);
+                    }
+                }
             }
         }
     }
@@ -242,7 +328,7 @@ impl Core {
             self.stage = Stage::Flushing { until };
         }
         match self.stage {
-            Stage::Serving => false,
+            Stage::Serving | Stage::Ending { .. } => false,
             Stage::Draining { until } => now.millis >= until,
             Stage::Flushing { until } => {
                 // Connections that were on their way between cores have arrived.
@@ -284,7 +370,10 @@ impl Core {
     ///
     /// # Errors
     /// The ring is broken.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
-        if self.shared.has_failed() { Ok(()) } else { self.ring.enter(Wait::No, Duration::ZERO) }
+    pub(super) fn flush(&mut self) -> Result<(), BrokerError> {
+        if self.shared.has_failed() {
+            return Ok(());
+        }
+        self.ring.enter(Wait::No, Duration::ZERO).map_err(|error| self.broken(&error))
     }
 }

@@ -16,12 +16,17 @@ use crate::shard::Stats;
 /// The threads of a broker: they end, and are waited for, when this is dropped.
 pub(super) struct Running {
     shared: Arc<Shared>,
-    pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Running {
     pub(super) fn new(shared: Arc<Shared>) -> Running {
         Running { shared, threads: Mutex::new(Vec::new()) }
+    }
+
+    /// Waits for this thread too.
+    pub(super) fn push(&self, thread: JoinHandle<()>) {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
     }
 
     fn wait(&self) -> Result<(), BrokerError> {

@@ -10,14 +10,15 @@ use crossbeam::queue::SegQueue;
 
 use super::lane::{Doorbell, Ended, Lane, Wake};
 use super::local::{Pipe, PipeEnd};
+use super::store::Done;
 use crate::config::CoreId;
 use crate::ports::Reply;
 use crate::ring::EventFd;
 use crate::shard::{EnvelopeBatch, Handed, Stats};
 use crate::transport::Transport;
 
-/// Items that a lane holds; the shard bounds their bytes (`lane_bytes_max`).
-const LANE_SLOTS: usize = 64;
+/// Items that a lane holds, no more than a core takes from it in a turn; the shard bounds their bytes (`lane_bytes_max`).
+const LANE_SLOTS: usize = super::core::ITEMS_A_TURN;
 
 /// What travels from core to core.
 pub(super) enum LaneItem {
@@ -54,6 +55,8 @@ pub(super) enum Command {
     Open(PipeEnd),
     /// A client inside the process has written, taken or closed.
     Look(Arc<Pipe>),
+    /// The thread of the store has done what this core asked for.
+    Store(Done),
 }
 
 /// The outside of one core.
@@ -104,6 +107,14 @@ pub enum BrokerError {
         /// What the panic said.
         message: String,
     },
+    /// A core's log could not be written: what the disk holds is not known, so nothing can be acknowledged any more.
+    #[error("the store of core {core} failed: {message}")]
+    Store {
+        /// Which.
+        core: CoreId,
+        /// What the system said, of which file.
+        message: String,
+    },
     /// A core's io_uring failed.
     #[error("the io_uring of core {core} failed: {message}")]
     Ring {
@@ -118,6 +129,9 @@ pub enum BrokerError {
 struct Life {
     running: usize,
     failure: Option<BrokerError>,
+    /// Cores that have told the others all that they were restored with, and that have taken what the others told.
+    told: usize,
+    settled: usize,
 }
 
 /// The outside of all cores.
@@ -127,6 +141,8 @@ pub(super) struct Shared {
     pub(super) locals: AtomicUsize,
     /// A core has failed: all stop at once.
     failed: AtomicBool,
+    /// All cores have told the others what they were restored with.
+    all_told: AtomicBool,
     life: Mutex<Life>,
     changed: Condvar,
 }
@@ -142,11 +158,12 @@ impl Shared {
             })
         };
         let cores = (0..cores).map(|_| port()).collect::<std::io::Result<Vec<_>>>()?;
-        let life = Mutex::new(Life { running: cores.len(), failure: None });
+        let life = Mutex::new(Life { running: cores.len(), ..Life::default() });
         Ok(Arc::new(Shared {
             cores,
             locals: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
+            all_told: AtomicBool::new(false),
             life,
             changed: Condvar::new(),
         }))
@@ -177,6 +194,37 @@ impl Shared {
         for core in &self.cores {
             core.bell.ring();
         }
+    }
+
+    /// A core has put all into the lanes that it was restored with.
+    pub(super) fn core_told(&self) {
+        let mut life = self.life();
+        life.told += 1;
+        if life.told == self.cores.len() {
+            self.all_told.store(true, Ordering::Release);
+            drop(life);
+            self.cores.iter().for_each(|core| core.bell.ring());
+        }
+    }
+
+    /// Whether every core has: what is in the lanes then is all.
+    pub(super) fn have_all_told(&self) -> bool {
+        self.all_told.load(Ordering::Acquire)
+    }
+
+    /// A core has taken all that the others put into its lanes until all had told.
+    pub(super) fn core_settled(&self) {
+        self.life().settled += 1;
+        self.changed.notify_all();
+    }
+
+    /// Waits until every core knows what all others were restored with, or one has failed: then false.
+    pub(super) fn wait_settled(&self) -> bool {
+        let mut life = self.life();
+        while life.settled < self.cores.len() && life.running == self.cores.len() {
+            life = self.changed.wait(life).unwrap_or_else(PoisonError::into_inner);
+        }
+        life.settled == self.cores.len()
     }
 
     /// A core has ended: commands to it are dropped from now on.

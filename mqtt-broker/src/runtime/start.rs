@@ -5,8 +5,8 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 
 use glommio::{LocalExecutorBuilder, Placement};
@@ -18,6 +18,7 @@ use super::core::{Core, Turn};
 use super::handle::{Handle, Running};
 use super::listen::Wish;
 use super::shared::{BrokerError, Command, Shared};
+use super::store::{self, Disk, Jobs, Restored, StoreConfig, Stored};
 use crate::config::{CoreId, Limits};
 use crate::ports::{PortsFactory, Reply, Responder};
 use crate::ring::{self, Ring, Room, monotonic_millis, random_words};
@@ -45,6 +46,7 @@ pub(super) struct Plan {
     pub(super) cpus: Vec<Option<usize>>,
     pub(super) limits: Limits,
     pub(super) ports: PortsFactory,
+    pub(super) store: Option<StoreConfig>,
     pub(super) listeners: Vec<(Wish, Option<LayerFactory>)>,
 }
 
@@ -60,11 +62,26 @@ pub(super) fn start(mut plan: Plan) -> Result<Handle, StartError> {
     let limits = Arc::new(plan.limits);
     let layers: Arc<[_]> = plan.listeners.iter().map(|(_, layer)| layer.clone()).collect();
     let system = |error| StartError::System { error };
-    let hash_key = random_words().map_err(system)?;
+    let mut hash_key = random_words().map_err(system)?;
+    let stored = match &plan.store {
+        Some(config) => Some(store::open(config, cores as u16, random_words().map_err(system)?)?),
+        None => None,
+    };
     let shared = Shared::new(cores).map_err(system)?;
+    let (mut restored, mut keeper) = (Vec::new(), None);
+    if let Some(Stored { directory, cores }) = stored {
+        hash_key = directory.hash_key();
+        restored = cores;
+        keeper = Some(store::keep(directory, Arc::clone(&shared)).map_err(system)?);
+    }
     let (ready, readiness) = channel();
-    // From here on the threads end when this is dropped.
+    // From here on the threads end when this is dropped; what they wait for is dropped before it.
     let running = Running::new(Arc::clone(&shared));
+    let mut restored = restored.into_iter();
+    let jobs = keeper.map(|(jobs, thread)| {
+        running.push(thread);
+        jobs
+    });
     for (index, cpu) in plan.cpus.iter().copied().enumerate() {
         let core = CoreId(index as u16);
         let [seed] = random_words().map_err(system)?;
@@ -73,11 +90,12 @@ pub(super) fn start(mut plan: Plan) -> Result<Handle, StartError> {
             cpu,
             room,
             ports: Arc::clone(&plan.ports),
+            store: restored.next().zip(jobs.clone()),
             layers: Arc::clone(&layers),
             shared: Arc::clone(&shared),
         };
         match spawn(setup, ready.clone()) {
-            Ok(thread) => running.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread),
+            Ok(thread) => running.push(thread),
             Err(error) => {
                 for missing in index..cores {
                     shared.core_ended(CoreId(missing as u16));
@@ -87,12 +105,17 @@ pub(super) fn start(mut plan: Plan) -> Result<Handle, StartError> {
             }
         }
     }
-    drop(ready);
+    drop((ready, jobs));
     // Every core answers, or its sender is dropped.
     let answers: Vec<Result<(), StartError>> = readiness.iter().collect();
     let failure = answers.into_iter().find_map(Result::err);
     let bound = match failure {
         Some(error) => Err(error),
+        None if plan.store.is_some() && !shared.wait_settled() => {
+            shared.fail(None);
+            let ended = shared.wait().err();
+            Err(ended.map_or_else(|| system(std::io::Error::other("a core ended")), StartError::Core))
+        }
         None => listen(&plan.listeners, &shared),
     };
     match bound {
@@ -173,6 +196,7 @@ struct Setup {
     cpu: Option<usize>,
     room: Room,
     ports: PortsFactory,
+    store: Option<(Restored, Jobs)>,
     layers: Arc<[Option<LayerFactory>]>,
     shared: Arc<Shared>,
 }
@@ -229,18 +253,17 @@ fn run(setup: Setup, ready: &mut Option<Sender<Result<(), StartError>>>) -> Resu
             }
         };
         answer(Ok(()));
-        let broken = |error: std::io::Error| BrokerError::Ring { core: id, message: error.to_string() };
         let mut slice = monotonic_millis();
         loop {
             match catch_unwind(AssertUnwindSafe(|| core.turn())) {
                 Ok(Ok(Turn::Next)) => {}
                 Ok(Ok(Turn::Ended)) => return Ok(()),
-                Ok(Err(error)) => return Err(broken(error)),
+                Ok(Err(error)) => return Err(error),
                 Err(panic) => return Err(panicked(id, &*panic)),
             }
             let now = monotonic_millis();
             if now >= slice + SLICE_MILLIS {
-                core.flush().map_err(broken)?;
+                core.flush()?;
                 glommio::executor().yield_task_queue_now().await;
                 slice = now;
             }
@@ -249,7 +272,7 @@ fn run(setup: Setup, ready: &mut Option<Sender<Result<(), StartError>>>) -> Resu
 }
 
 fn make(setup: Setup) -> Result<Core, StartError> {
-    let Setup { shard: config, room, ports, layers, shared, .. } = setup;
+    let Setup { shard: config, room, ports, store, layers, shared, .. } = setup;
     let (id, seed, limits) = (config.core, config.seed, Arc::clone(&config.limits));
     let wake = Arc::clone(shared.core(id).bell.wake());
     let ring = Ring::new(wake, u64::from(limits.close_timeout_seconds) * 1000, room)
@@ -264,8 +287,17 @@ fn make(setup: Setup) -> Result<Core, StartError> {
             shared.core(core).command(Command::Reply(reply));
         }
     });
-    let shard = Shard::new(config, ports(id, responder), clock::now());
-    Ok(Core::new(id, shared, ring, shard, seed, layers, &limits))
+    let mut ports = ports(id, responder);
+    let now = clock::now();
+    let Some((restored, jobs)) = store else {
+        let shard = Shard::new(config, ports, now);
+        return Ok(Core::new(id, shared, ring, shard, None, seed, layers, &limits));
+    };
+    let (disk, image) = Disk::new(id, restored, jobs);
+    ports.store = Box::new(disk.store());
+    let mut shard = Shard::new(config, ports, now);
+    shard.restore(image, now);
+    Ok(Core::new(id, shared, ring, shard, Some(disk), seed, layers, &limits))
 }
 
 fn panicked(core: CoreId, panic: &(dyn Any + Send)) -> BrokerError {

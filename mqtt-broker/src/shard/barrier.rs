@@ -31,6 +31,8 @@ pub(super) enum Then {
     Gather { session: Key },
     /// A member of a shared group may be told that it is one.
     Joined(Joined),
+    /// Connections may be opened.
+    Restored,
 }
 
 impl Shard {
@@ -50,7 +52,7 @@ impl Shard {
                 gathers.iter().for_each(|&gather| self.gather_behind(*session, gather, token));
             }
             Then::Gather { session } => self.restart_gathers(*session, token),
-            Then::Joined(_) => {}
+            Then::Joined(_) | Then::Restored => {}
         }
         if self.is_alone() {
             return self.barrier_passed(token, marks, then);
@@ -83,6 +85,7 @@ impl Shard {
             }
             Then::Gather { session } => self.begin_gathers(session, token, marks, &[]),
             Then::Joined(joined) => self.tell_joined(joined),
+            Then::Restored => self.told_restored(),
         }
     }
 }

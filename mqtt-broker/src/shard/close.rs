@@ -22,12 +22,16 @@ impl Shard {
 
     /// As [`Shard::close`], with the `reason` that hooks are told.
     pub(super) fn close_for(&mut self, key: Key, tell: Option<ReasonCode>, will: bool, reason: ReasonCode) {
+        let (free, lacks_connack) = (self.gates.free(key), self.gates.holds_connack(key));
         let Some(mut connection) = self.forget_connection(key) else { return };
-        let gated = connection.output.gated;
-        let mut last = if gated { Vec::new() } else { connection.output.take_whole() };
+        if connection.output.gated {
+            // What waits is taken as never said.
+            drop(connection.output.split_off(free, Vec::new()));
+        }
+        let mut last = connection.output.take_whole();
         match (&mut connection.state, tell) {
             // Only 5.0 Servers send DISCONNECT, and only after CONNACK [MQTT-3.14.0-1].
-            (State::Live(live), Some(reason)) if live.version() == Version::V5 && !gated => {
+            (State::Live(live), Some(reason)) if live.version() == Version::V5 && !lacks_connack => {
                 let disconnect = Packet::Disconnect(Disconnect::new(reason));
                 if live.sender.encode(&disconnect, &mut last).is_err() {
                     debug!(connection = key.index, "a DISCONNECT larger than the peer accepts is left out");
@@ -54,6 +58,9 @@ impl Shard {
     pub(super) fn forget_connection(&mut self, key: Key) -> Option<Connection> {
         let connection = self.connections.remove(key)?;
         self.wheel.cancel(key.index);
+        if connection.output.gated {
+            self.gates.forget(key);
+        }
         self.stats.connections -= 1;
         self.budget.own.connections -= 1;
         Some(connection)
@@ -68,7 +75,7 @@ impl Shard {
             if let Some(flight) = self.sessions.get_mut(key).and_then(Session::known_flight_mut) {
                 // A refusal that was not sent is none: sent again, the message is judged again.
                 for pending in connection.pending.iter() {
-                    if let PendingAnswer::PubRec(packet_id, reason) = pending.answer {
+                    if let PendingAnswer::PubRec(packet_id, reason, _) = pending.answer {
                         flight.inbound.pubrec_sent(packet_id, reason);
                     }
                 }

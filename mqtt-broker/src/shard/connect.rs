@@ -90,15 +90,19 @@ impl Shard {
         let asked = self.asked_expiry(connect, &peer);
         let expiry_seconds = asked.min(self.limits.session_expiry_max_seconds);
 
+        let mut ended = Commit::Now;
         // [MQTT-3.1.4-3]: whoever has this ClientID loses its connection, and perhaps its session with it.
         if let Some(session) = self.sessions.find(&client_id) {
             if let Some(old) = self.sessions.get(session).and_then(Session::connection) {
                 self.stats.takeovers += 1;
                 self.close(old, Some(ReasonCode::SESSION_TAKEN_OVER), true);
             }
+            if self.sessions.get_mut(session).is_some_and(Session::is_over) {
+                ended = self.end_session(session);
+            }
             // [MQTT-3.1.2-4]
-            if connect.clean_start {
-                self.end_session(session);
+            if connect.clean_start && self.sessions.get(session).is_some() {
+                ended = self.end_session(session);
             }
         }
         // [MQTT-3.2.2-3]
@@ -122,7 +126,7 @@ impl Shard {
         state.restart(key, window);
         state.expiry_seconds = expiry_seconds;
         // A Will that waits for its delay is not sent: its Client is back [MQTT-3.1.3-9].
-        state.set_will(will);
+        let had_will = state.set_will(will);
 
         let (keep_alive, told) = self.keep_alive_of(connect);
         let sender = Sender::new(&peer, self.limits.outgoing_topic_aliases_max);
@@ -138,9 +142,10 @@ impl Shard {
         self.wheel.cancel(key.index);
         self.stats.clients_connected += 1;
 
-        if let Commit::At(position) = self.record_expiry(session) {
-            self.close_gate(key, position);
-        }
+        let opened = self.record_opened(session, had_will);
+        self.close_gate(key, ended);
+        self.close_gate(key, opened);
+        self.gates.note_connack(key);
 
         self.actions.push_back(Action::Established { id: key.into() });
         let cut = (expiry_seconds != asked).then_some(expiry_seconds);

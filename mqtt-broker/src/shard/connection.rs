@@ -137,7 +137,7 @@ pub(super) struct Output {
     pub(super) outstanding: u32,
     /// Whether the connection stands in the shard's list of those with something to send.
     pub(super) dirty: bool,
-    /// Nothing is sent before the store has committed what the shard's list of gates says.
+    /// Some of it waits for the store, as the shard's gates say.
     pub(super) gated: bool,
 }
 
@@ -168,6 +168,15 @@ impl Output {
             None => core::mem::take(&mut self.buffer),
             Some(_) => self.take().into_vec(),
         }
+    }
+
+    /// Takes out what is behind the first `at` bytes of the buffer; `spare`: an empty buffer for it.
+    pub(super) fn split_off(&mut self, at: usize, mut spare: Vec<u8>) -> (Vec<u8>, Option<Box<Shared>>) {
+        spare.extend_from_slice(&self.buffer[at..]);
+        self.buffer.truncate(at);
+        let behind = self.shared.as_mut().and_then(|shared| shared.split_off(at));
+        self.shared.take_if(|shared| shared.bytes() == 0);
+        (spare, behind.map(Box::new))
     }
 
     /// Takes everything that has not been handed to the runtime.
@@ -264,7 +273,8 @@ impl PendingAnswers {
 
 pub(super) enum PendingAnswer {
     PubAck(PacketId, ReasonCode),
-    PubRec(PacketId, ReasonCode),
+    /// Whether the store is told that the message has come when it leaves.
+    PubRec(PacketId, ReasonCode, bool),
     SubAck(PacketId, Box<[u8]>),
     UnsubAck(PacketId, Box<[u8]>),
 }

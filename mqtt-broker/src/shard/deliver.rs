@@ -20,7 +20,8 @@ use super::stats::DropReason;
 use super::table::Key;
 use crate::config::Overflow;
 use crate::message::{Message, MessageRef, Spares};
-use crate::ports::{Commit, Record, SessionRef};
+use crate::ports::Commit;
+use crate::store::record::{Identifiers, Record};
 
 /// Payloads from here on are shared where the message is kept anyway or goes to several: below, copying costs less than
 /// one more piece to send.
@@ -35,6 +36,8 @@ pub(super) struct Outgoing<'a> {
     pub(super) owned: Option<Message>,
     /// The last position in the store that its copies need.
     pub(super) commit: Option<u64>,
+    /// Its number among the messages that the store was told, 0 for none.
+    pub(super) told: u64,
     /// A hash of the publisher's ClientID where shared groups go by Client, else 0.
     pub(super) publisher: u32,
     /// The packet that brought it, if others can get its bytes.
@@ -45,7 +48,7 @@ pub(super) struct Outgoing<'a> {
 
 impl<'a> Outgoing<'a> {
     pub(super) fn new(message: MessageRef<'a>) -> Outgoing<'a> {
-        Outgoing { message, owned: None, commit: None, publisher: 0, received: None, frame: None }
+        Outgoing { message, owned: None, commit: None, told: 0, publisher: 0, received: None, frame: None }
     }
 
     pub(super) fn with_owned(message: MessageRef<'a>, owned: Option<&Message>) -> Outgoing<'a> {
@@ -90,11 +93,6 @@ impl Shard {
             self.stats.dropped(DropReason::Expired, 1);
             return self.credit(how.group, key);
         }
-        if session.is_persistent() && how.qos != Qos::AtMostOnce {
-            let reference = SessionRef { client_id: &session.client_id };
-            let record = Record::Enqueued { session: reference, message: outgoing.message, qos: how.qos };
-            outgoing.wait_for(self.ports.store.append(&record));
-        }
         let online = session.connection().filter(|_| session.queue_is_empty());
         let connection = online.and_then(|connection| self.connections.get_mut(connection));
         let Some(Connection { state: State::Live(live), output, .. }) = connection else {
@@ -110,8 +108,19 @@ impl Shard {
                 return self.enqueue(key, outgoing, how);
             }
             let started = outbound.start(how.qos, how.keep(outgoing.keep(&mut self.spares)));
-            packet_id = Some(started.expect("the window has room"));
+            let started = started.expect("the window has room");
+            packet_id = Some(started);
             self.stats.messages_kept += 1;
+            if session.records_sent(how.qos, how.group) {
+                let client_id = &session.client_id;
+                let commit = self.records.enqueued(self.now, outgoing, client_id, &how, packet_id);
+                if how.qos == Qos::ExactlyOnce
+                    && let Some(online) = online
+                {
+                    // Sent again after a crash it has to have this Packet Identifier.
+                    self.gates.close(online, output, commit);
+                }
+            }
         }
         let How { qos, retain, identifiers, group, .. } = how;
         let part = Part { message: &outgoing.message, qos, retain, dup: false, packet_id, identifiers };
@@ -178,11 +187,28 @@ impl Shard {
     fn start(&mut self, key: Key, delivery: Delivery) {
         let now = self.now.millis;
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let qos = delivery.qos;
+        let (qos, group) = (delivery.qos, delivery.group());
         let outbound = &mut session.flight().outbound;
         let packet_id = outbound.start(qos, delivery).expect("the caller has seen that the window has room");
         let delivery = outbound.get_mut(packet_id).expect("just started").to_send();
         let message = delivery.message.as_ref();
+        if session.records_sent(qos, group) {
+            let client_id = &*session.client_id;
+            let commit = match group {
+                None => self.records.append(self.now, &Record::Sent { client_id, packet_id }),
+                // The first that the store hears of it.
+                Some(_) => {
+                    let identifiers = Identifiers::new(delivery.identifiers());
+                    let (retain, packet_id) = (delivery.retain, Some(packet_id));
+                    let record = Record::Enqueued { client_id, qos, retain, identifiers, packet_id };
+                    self.records.keep(self.now, &message, &record)
+                }
+            };
+            let online = session.connection().filter(|_| qos == Qos::ExactlyOnce);
+            if let Some(online) = online {
+                self.close_gate(online, commit);
+            }
+        }
         let part = Part::of(&delivery, &message, Some(packet_id), false);
         match self.with_output(key, |sender, out| part.encode(sender, now, out)) {
             Some(Ok(())) => self.stats.messages_sent += 1,
@@ -201,8 +227,13 @@ impl Shard {
         let group = delivery.group();
         self.stats.messages_kept -= 1;
         self.stats.dropped(DropReason::TooLarge, 1);
+        let released = matches!(discarded, Discarded::Release(_));
+        let records = session.records_sent(delivery.qos, group);
         self.credit(group, key);
-        if let Discarded::Release(_) = discarded {
+        if records {
+            self.record_end(key, packet_id, released);
+        }
+        if released {
             self.send_to(key, &Packet::PubRel(Ack::new(packet_id, ReasonCode::SUCCESS)));
         }
     }
@@ -231,8 +262,7 @@ impl Shard {
             }
             return self.credit(how.group, key);
         }
-        let delivery = how.keep(outgoing.keep(&mut self.spares));
-        let cost = delivery.cost();
+        let cost = outgoing.keep(&mut self.spares).cost() + Delivery::PLACE;
         while self.queue_is_full(key, cost) {
             let oldest = match self.limits.queue_overflow {
                 Overflow::DropOldest => self.pop_queue(key),
@@ -242,9 +272,13 @@ impl Shard {
                 self.stats.dropped(DropReason::QueueFull, 1);
                 return self.credit(how.group, key);
             };
-            self.drop_kept(key, &oldest, DropReason::QueueFull);
+            self.drop_first(key, &oldest, DropReason::QueueFull);
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.records_waiting(how.qos, how.group) {
+            self.records.enqueued(self.now, outgoing, &session.client_id, &how, None);
+        }
+        let delivery = how.keep(outgoing.keep(&mut self.spares));
         session.flight().queue.push(delivery);
         self.stats.queue_bytes += cost as u64;
         self.stats.messages_kept += 1;
@@ -265,8 +299,14 @@ impl Shard {
         Some(delivery)
     }
 
-    /// A kept message is not to be delivered after all.
-    fn drop_kept(&mut self, key: Key, delivery: &Delivery, reason: DropReason) {
+    /// The message that was the first of those that wait is not to be delivered after all.
+    fn drop_first(&mut self, key: Key, delivery: &Delivery, reason: DropReason) {
+        if let Some(session) = self.sessions.get(key)
+            && session.records_waiting(delivery.qos, delivery.group())
+        {
+            let record = Record::Dropped { client_id: &session.client_id, place: 0 };
+            self.records.append(self.now, &record);
+        }
         self.stats.messages_kept -= 1;
         self.stats.dropped(reason, 1);
         self.credit(delivery.group(), key);
@@ -305,7 +345,7 @@ impl Shard {
             let Some(first) = flight.queue.front() else { break };
             if first.message.is_expired(now) {
                 if let Some(delivery) = self.pop_queue(key) {
-                    self.drop_kept(key, &delivery, DropReason::Expired);
+                    self.drop_first(key, &delivery, DropReason::Expired);
                 }
                 continue;
             }
@@ -372,7 +412,11 @@ impl Shard {
         let Some(flight) = session.known_flight_mut() else { return };
         if let Ok(delivery) = flight.outbound.handle_puback(ack.packet_id, ack.reason) {
             let waits = gathers || flight.has_to_send();
-            self.delivered(key, persistent, delivery, ack);
+            if persistent && delivery.group().is_none() {
+                // Nobody waits for this one: lost, it costs a delivery with DUP.
+                self.record_end(key, ack.packet_id, false);
+            }
+            self.delivered(key, delivery, ack);
             if waits {
                 self.pump(key);
             }
@@ -386,13 +430,19 @@ impl Shard {
         match session.flight().outbound.handle_pubrec(ack.packet_id, ack.reason) {
             Ok(PubRec::Release(message)) => {
                 if let Some(delivery) = message {
-                    self.delivered(key, persistent, delivery, ack);
+                    if persistent {
+                        self.record_end(key, ack.packet_id, true);
+                    }
+                    self.delivered(key, delivery, ack);
                 }
                 self.send(connection, &Packet::PubRel(Ack::new(ack.packet_id, ReasonCode::SUCCESS)));
             }
             // [MQTT-4.4.0-2]
             Ok(PubRec::Refused(delivery)) => {
-                self.delivered(key, persistent, delivery, ack);
+                if persistent {
+                    self.record_end(key, ack.packet_id, false);
+                }
+                self.delivered(key, delivery, ack);
                 self.pump(key);
             }
             Err(_) if ack.reason.is_error() => {}
@@ -405,23 +455,38 @@ impl Shard {
 
     /// PUBCOMP from a subscriber.
     pub(super) fn handle_pubcomp(&mut self, key: Key, ack: &Ack<'_>) {
-        let Some(flight) = self.sessions.get_mut(key).and_then(Session::known_flight_mut) else { return };
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let persistent = session.is_persistent();
+        let Some(flight) = session.known_flight_mut() else { return };
         if flight.outbound.handle_pubcomp(ack.packet_id).is_ok() {
+            if persistent {
+                self.record_end(key, ack.packet_id, false);
+            }
             self.pump_if_waiting(key);
         }
     }
 
-    /// The Client has taken over a message, or refused it for good. `persistent`: its session.
-    fn delivered(&mut self, key: Key, persistent: bool, delivery: Delivery, ack: &Ack<'_>) {
+    /// Records that a delivery is over, or `released`: that only its PUBCOMP is missing, in which case the PUBREL waits for
+    /// the store, lest the PUBLISH be sent again behind it.
+    fn record_end(&mut self, key: Key, packet_id: PacketId, released: bool) {
+        let Some(session) = self.sessions.get(key) else { return };
+        let (client_id, online) = (&*session.client_id, session.connection());
+        let record = match released {
+            true => Record::Released { client_id, packet_id },
+            false => Record::Acknowledged { client_id, packet_id },
+        };
+        let commit = self.records.append(self.now, &record);
+        if let Some(online) = online.filter(|_| released) {
+            self.close_gate(online, commit);
+        }
+    }
+
+    /// The Client has taken over a message, or refused it for good.
+    fn delivered(&mut self, key: Key, delivery: Delivery, ack: &Ack<'_>) {
         self.stats.messages_kept -= 1;
         match ack.reason.is_error() {
             true => self.stats.dropped(DropReason::Refused, 1),
             false => self.stats.messages_delivered += 1,
-        }
-        if persistent && let Some(session) = self.sessions.get(key) {
-            let reference = SessionRef { client_id: &session.client_id };
-            // Nobody waits for this one: lost, it costs a delivery with DUP.
-            self.ports.store.append(&Record::Acknowledged { session: reference, packet_id: ack.packet_id });
         }
         self.credit(delivery.group(), key);
         self.spares.take_back(delivery.message);

@@ -4,10 +4,11 @@
 use std::hash::Hasher;
 use std::sync::Arc;
 
-use mqtt_proto::types::TopicName;
+use mqtt_proto::types::{SharedFilter, TopicName};
 use siphasher::sip::SipHasher13;
 
 use crate::config::CoreId;
+use crate::store::image::Home;
 
 #[derive(Clone, Debug)]
 pub(super) struct Homes {
@@ -16,6 +17,20 @@ pub(super) struct Homes {
     key: [u64; 2],
     seed: u64,
     assigned: u64,
+}
+
+/// Which of `cores` cores something is at home on. `hash_key`: that of [`ShardConfig`](super::ShardConfig).
+pub fn home_of(hash_key: [u64; 2], cores: u16, what: Home<'_>) -> u16 {
+    let homes = Homes::new(CoreId(0), cores, hash_key, 0);
+    match what {
+        Home::Session(client_id) => homes.of_client(client_id),
+        Home::Retained(topic) => homes.of_topic(topic),
+        Home::Group(text) => match SharedFilter::new(text) {
+            Ok(SharedFilter { share_name: Some(name), filter }) => homes.of_group(name.as_str(), filter.as_str()),
+            // No group has such a name: what is stored under it is in nobody's way anywhere.
+            _ => 0,
+        },
+    }
 }
 
 impl Homes {

@@ -8,7 +8,8 @@ use super::queue::Delivery;
 use super::session::Session;
 use super::stats::DropReason;
 use super::table::Key;
-use crate::ports::{Commit, Event, Record, SessionRef};
+use crate::ports::{Commit, Event};
+use crate::store::record::Record;
 
 /// What a session waits for while its Client is away. Unlike the timers of connections these are removed when they
 /// no longer count: they may lie years ahead, and a Client that comes and goes would leave one behind each time.
@@ -28,16 +29,42 @@ impl Shard {
         self.advance_gathers(session);
     }
 
-    /// Tells the store how long the session is to be kept, unless the store never had to know of it.
-    pub(super) fn record_expiry(&mut self, key: Key) -> Commit {
+    /// Tells the store that the session's Client is connected, unless the store never has to know of it: one that ends
+    /// with its connection has nothing to outlive the process but a Will. `had_will`: whether there was one before.
+    pub(super) fn record_opened(&mut self, key: Key, had_will: bool) -> Commit {
         let Some(session) = self.sessions.get_mut(key) else { return Commit::Now };
-        if !session.is_persistent() && !session.recorded {
+        if !session.is_persistent() && !session.recorded && session.will().is_none() {
             return Commit::Now;
         }
         session.recorded = true;
-        let (reference, expiry_seconds) =
-            (SessionRef { client_id: &session.client_id }, session.expiry_seconds);
-        self.ports.store.append(&Record::SessionOpened { session: reference, expiry_seconds })
+        let (expiry_seconds, next_packet_id) = (session.expiry_seconds, session.next_packet_id());
+        let client_id = &*session.client_id;
+        let (records, now) = (&mut self.records, self.now);
+        let opened = records.append(now, &Record::Opened { client_id, expiry_seconds, next_packet_id });
+        match session.will() {
+            Some(will) => {
+                let (delay_seconds, expiry_seconds) = (will.delay_seconds, will.expiry_seconds);
+                let record = Record::Will { client_id, delay_seconds, expiry_seconds };
+                records.keep(now, &will.message.as_ref(), &record)
+            }
+            None if had_will => records.append(now, &Record::WillRemoved { client_id }),
+            None => opened,
+        }
+    }
+
+    /// Tells the store of another Session Expiry Interval.
+    pub(super) fn record_expiry(&mut self, key: Key) {
+        if let Some(session) = self.sessions.get(key).filter(|session| session.recorded) {
+            let (client_id, expiry_seconds) = (&*session.client_id, session.expiry_seconds);
+            self.records.append(self.now, &Record::Expiry { client_id, expiry_seconds });
+        }
+    }
+
+    /// Tells the store that the session's Will is no more.
+    fn record_no_will(&mut self, key: Key) {
+        if let Some(session) = self.sessions.get(key).filter(|session| session.recorded) {
+            self.records.append(self.now, &Record::WillRemoved { client_id: &session.client_id });
+        }
     }
 
     /// The session's connection has ended. `will`: whether its Will is to be published.
@@ -45,15 +72,19 @@ impl Shard {
         let now = self.now.millis;
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.disconnected();
-        if !will {
-            session.set_will(None);
+        let had_will = !will && session.take_will().is_some();
+        if had_will && session.is_persistent() {
+            self.record_no_will(key);
         }
         self.groups_offline(key);
         let Some(session) = self.sessions.get_mut(key) else { return };
         if !session.is_persistent() {
             // [MQTT-4.1.0-2]; its Will goes with it, whatever its delay [MQTT-3.1.2-8].
-            return self.end_session(key);
+            self.end_session(key);
+            return;
         }
+        let at = self.records.wall(self.now);
+        self.records.append(self.now, &Record::Closed { client_id: &session.client_id, at });
         let expiry_millis = u64::from(session.expiry_seconds) * 1000;
         if session.expiry_seconds != u32::MAX {
             let ends_at = now + expiry_millis;
@@ -77,15 +108,15 @@ impl Shard {
         }
     }
 
-    /// The session ends with all it holds.
-    pub(super) fn end_session(&mut self, key: Key) {
+    /// The session ends with all it holds; until when the store may still know of it.
+    pub(super) fn end_session(&mut self, key: Key) -> Commit {
         if self.sessions.get(key).is_none() {
-            return;
+            return Commit::Now;
         }
         self.cancel_deadlines(key);
         self.publish_will(key);
         self.unsubscribe_all(key);
-        let Some(session) = self.sessions.remove(key) else { return };
+        let Some(session) = self.sessions.remove(key) else { return Commit::Now };
         // Exact at once: the CONNECT that ended it may be about to open its successor.
         self.budget.own.sessions = self.sessions.len() as u64;
         for token in session.gathers().into_iter().flat_map(|gathers| gathers.tokens()) {
@@ -96,12 +127,12 @@ impl Shard {
         self.stats.messages_kept -= kept;
         self.stats.queue_bytes -= session.queue_bytes() as u64;
         self.stats.dropped(DropReason::SessionEnded, kept);
+        let mut commit = Commit::Now;
         if session.recorded {
-            self.ports
-                .store
-                .append(&Record::SessionEnded { session: SessionRef { client_id: &session.client_id } });
+            commit = self.records.append(self.now, &Record::Ended { client_id: &session.client_id });
         }
         self.ports.hooks.on_event(&Event::SessionEnded { client_id: &session.client_id });
+        commit
     }
 
     /// What is due of the sessions whose Clients are away.
@@ -112,7 +143,7 @@ impl Shard {
             self.away.pop_first();
             match due {
                 // The session's end publishes its Will, so the order of the two is of no account.
-                Due::SessionEnd(key) => self.end_session(key),
+                Due::SessionEnd(key) => drop(self.end_session(key)),
                 Due::Will(key) => self.publish_will(key),
             }
         }
@@ -141,6 +172,7 @@ impl Shard {
         let mut outgoing = Outgoing::new(message);
         // [MQTT-3.8.3-3] holds for a Will as for what its Client published itself.
         self.route(&mut outgoing, Some(key));
+        self.record_no_will(key);
     }
 
     /// Drops queued messages for which `which` is true.

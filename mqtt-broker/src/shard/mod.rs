@@ -20,6 +20,7 @@ mod contract;
 mod deliver;
 mod envelope;
 mod frame;
+mod gates;
 mod gather;
 mod gathers;
 mod homes;
@@ -29,11 +30,14 @@ mod lifecycle;
 mod peers;
 mod publish;
 mod queue;
+mod records;
+mod restore;
 mod retained;
 mod routes;
 mod run;
 mod session;
 mod shared;
+mod snapshot;
 mod stats;
 mod subscribe;
 mod sys;
@@ -50,17 +54,19 @@ use mqtt_proto::types::{PacketId, ReasonCode};
 
 use crate::config::{CoreId, Limits};
 use crate::message::{Message, Spares};
-use crate::ports::{Answer, Permission, Ports, Ticket};
+use crate::ports::{Answer, Authenticate, Authorize, Commit, Hooks, Permission, Ports, Ticket};
 use crate::router::{GroupId, Interest, Matches, Retained, Subscriptions};
 
 use barrier::Barrier;
 use budget::Budget;
-use connection::{Connection, Peer, Why};
+use connection::{Connection, Output, Peer, Why};
 use frame::Frame;
+use gates::Gates;
 use gather::WaitingGather;
 use homes::Homes;
 use lanes::{Lanes, Waiter};
 use lifecycle::Due;
+use records::Records;
 use retained::Expiries;
 use routes::Routes;
 use session::Sessions;
@@ -71,6 +77,8 @@ use wheel::Wheel;
 pub use crate::pieces::Pieces;
 pub use contract::{Action, ConnectionId, ConnectionInfo, Handed, Now, ShardConfig};
 pub use envelope::EnvelopeBatch;
+pub use homes::home_of;
+pub use snapshot::SnapshotPosition;
 pub use stats::{DropReason, Stats};
 
 /// One core's part of the broker.
@@ -78,7 +86,8 @@ pub struct Shard {
     core: CoreId,
     limits: Arc<Limits>,
     homes: Homes,
-    ports: Ports,
+    ports: Asked,
+    records: Records,
     now: Now,
     started: Now,
     connections: Table<Connection>,
@@ -113,9 +122,10 @@ pub struct Shard {
     /// Counts the questions asked of ports.
     questions: u32,
     store_waiters: VecDeque<Waiter>,
-    store_committed: u64,
-    /// Connections whose output waits for the store, and the position up to which it has to be committed.
-    gates: Vec<(Key, u64)>,
+    /// Connections whose output waits for the store.
+    gates: Gates,
+    /// Other cores do not know yet of all that this one has restored.
+    is_restoring: bool,
     /// Connections whose next packet waits for room in a lane.
     lane_blocked: Vec<Key>,
     actions: VecDeque<Action>,
@@ -144,6 +154,13 @@ pub struct Shard {
     budget: Budget,
 }
 
+/// The ports but for the store, which is told by [`Records`].
+struct Asked {
+    authenticate: Box<dyn Authenticate>,
+    authorize: Box<dyn Authorize>,
+    hooks: Box<dyn Hooks>,
+}
+
 /// Send buffers kept for re-use a core, and the largest worth keeping.
 const BUFFERS_MAX: usize = 256;
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -169,6 +186,7 @@ impl Shard {
         let ShardConfig { core, cores, limits, hash_key, seed } = config;
         assert!(core.0 < cores && usize::from(cores) <= CoreId::MAX, "core {core} of {cores}");
         let homes = Homes::new(core, cores, hash_key, seed);
+        let Ports { authenticate, authorize, store, hooks } = ports;
         let seeds = |purpose: u64| [seed, hash_key[0], hash_key[1], purpose];
         let state = |purpose| {
             let [a, b, c, d] = seeds(purpose);
@@ -177,7 +195,8 @@ impl Shard {
         Shard {
             core,
             homes,
-            ports,
+            ports: Asked { authenticate, authorize, hooks },
+            records: Records::new(store),
             now,
             started: now,
             connections: Table::new(),
@@ -202,8 +221,8 @@ impl Shard {
             next_token: 0,
             questions: 0,
             store_waiters: VecDeque::new(),
-            store_committed: 0,
-            gates: Vec::new(),
+            gates: Gates::new(state(9)),
+            is_restoring: false,
             lane_blocked: Vec::new(),
             actions: VecDeque::new(),
             dirty: VecDeque::new(),
@@ -302,12 +321,12 @@ impl Shard {
     /// The store has committed every record up to this position.
     pub fn store_committed(&mut self, up_to: u64, now: Now) {
         self.now = now;
-        self.store_committed = self.store_committed.max(up_to);
+        self.open_gates(up_to);
         self.lanes.store_committed(up_to);
         while let Some(waiter) = self.store_waiters.pop_front_if(|waiter| waiter.seq <= up_to) {
             self.pending_done(waiter.connection, waiter.serial);
         }
-        self.open_gates();
+        self.records.look_for_room();
         self.settle();
     }
 
@@ -355,10 +374,28 @@ impl Shard {
             let Some(connection) = self.connections.get_mut(key) else { continue };
             let output = &mut connection.output;
             output.dirty = false;
-            if output.gated || output.outstanding != 0 || output.buffer.is_empty() {
+            if output.outstanding != 0 || output.buffer.is_empty() {
                 continue;
             }
             let id = key.into();
+            if output.gated {
+                let free = self.gates.free(key);
+                if free == 0 {
+                    continue;
+                }
+                self.gates.taken(key, free);
+                let behind = output.split_off(free, self.buffers.pop().unwrap_or_default());
+                let action = Self::transmit(id, output, &mut self.stats);
+                (output.buffer, output.shared) = behind;
+                return Some(action);
+            }
+            return Some(Self::transmit(id, output, &mut self.stats));
+        }
+        None
+    }
+
+    /// Sends all that waits in `output`.
+    fn transmit(id: ConnectionId, output: &mut Output, stats: &mut Stats) -> Action {
             let action = match output.shared {
                 None => Action::Transmit { id, buffer: core::mem::take(&mut output.buffer) },
                 Some(_) => Action::TransmitShared { id, pieces: output.take() },
@@ -368,11 +405,9 @@ impl Shard {
                 Action::Transmit { buffer, .. } => buffer.len(),
                 _ => 0,
             };
-            output.outstanding = u32::try_from(bytes).unwrap_or(u32::MAX);
-            self.stats.bytes_sent += bytes as u64;
-            return Some(action);
-        }
-        None
+        output.outstanding = u32::try_from(bytes).unwrap_or(u32::MAX);
+        stats.bytes_sent += bytes as u64;
+        action
     }
 
     /// What there is to tell core `to`.
@@ -469,28 +504,22 @@ impl Shard {
         }
     }
 
-    /// Nothing leaves the connection before the store has committed up to `position`.
-    fn close_gate(&mut self, key: Key, position: u64) {
-        if let Some(connection) = self.connections.get_mut(key).filter(|_| position > self.store_committed) {
-            connection.output.gated = true;
-            self.gates.push((key, position));
+    /// What is sent to the connection from now on leaves once `commit` is there.
+    fn close_gate(&mut self, key: Key, commit: Commit) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            self.gates.close(key, &mut connection.output, commit);
         }
     }
 
     /// Lets go of what the store has committed.
-    fn open_gates(&mut self) {
-        let committed = self.store_committed;
+    fn open_gates(&mut self, committed: u64) {
         let (connections, dirty) = (&mut self.connections, &mut self.dirty);
-        self.gates.retain(|&(key, position)| {
-            let Some(connection) = connections.get_mut(key) else { return false };
-            if position > committed {
-                return true;
-            }
-            connection.output.gated = false;
+        self.gates.commit(committed, |key, all| {
+            let Some(connection) = connections.get_mut(key) else { return };
+            connection.output.gated = !all;
             if !core::mem::replace(&mut connection.output.dirty, true) {
                 dirty.push_back(key);
             }
-            false
         });
     }
 

@@ -61,11 +61,11 @@ impl Shard {
                 if retain {
                     self.retain(&mut outgoing);
                 }
-                return outgoing.commit.filter(|&position| position > self.store_committed);
+                return outgoing.commit.filter(|&position| position > self.gates.committed());
             }
             Envelope::Run { batch, version, publisher } => {
                 let commit = self.run_arrived(from, batch, version, publisher);
-                return commit.filter(|&position| position > self.store_committed);
+                return commit.filter(|&position| position > self.gates.committed());
             }
             Envelope::Interest { filter, add: true } => self.interest.add(from.0, filter),
             Envelope::Interest { filter, add: false } => self.interest.remove(from.0, filter),
@@ -107,7 +107,7 @@ impl Shard {
                 let identifiers: &[u32] = if identifier == 0 { &[] } else { &[identifier] };
                 let how = How { qos, retain, identifiers, group: Some(group), paced: false };
                 self.group_delivers(group, member, &mut outgoing, how);
-                return outgoing.commit.filter(|&position| position > self.store_committed);
+                return outgoing.commit.filter(|&position| position > self.gates.committed());
             }
             Envelope::GroupReturn { group, message } => {
                 self.taken_back(group, Outgoing::with_owned(message, owned));

@@ -18,8 +18,9 @@ use super::routes::Route;
 use super::table::Key;
 use crate::config::CoreId;
 use crate::message::{MessageRef, forwarded_properties};
-use crate::ports::{AuthorizeRequest, Decision, Permission, Ticket};
+use crate::ports::{AuthorizeRequest, Commit, Decision, Permission, Ticket};
 use crate::router::{CoreSet, Matches, Strategy, Subscriber};
+use crate::store::record::Record;
 
 /// What became of a routed message.
 #[derive(Clone, Copy, Debug, Default)]
@@ -117,14 +118,43 @@ impl Shard {
         };
         let mut outgoing = Outgoing::new(message);
         outgoing.received = Received::of(publish, bytes, version);
-        let routed = self.route(&mut outgoing, Some(session_key));
+        let mut routed = self.route(&mut outgoing, Some(session_key));
         self.properties = scratch;
         if let Some(packet_id) = publish.packet_id {
             let reason =
                 if routed.matched { ReasonCode::SUCCESS } else { ReasonCode::NO_MATCHING_SUBSCRIBERS };
+            if publish.qos == Qos::ExactlyOnce {
+                self.record_received(session_key, packet_id, &mut routed);
+            }
             self.acknowledge(key, publish.qos, packet_id, reason, routed);
         }
         Step::Next
+    }
+
+    /// A QoS 2 message was routed: sent again by its Client after a crash, it must not be again. If other cores were sent
+    /// it, the Client has to send it again until they have committed it: the store is told behind that.
+    pub(super) fn record_received(&mut self, session: Key, packet_id: PacketId, routed: &mut Routed) {
+        let Some(session) = self.sessions.get_mut(session).filter(|session| session.is_persistent()) else {
+            return;
+        };
+        if !routed.cores.is_empty() {
+            return session.flight().untold.push(packet_id);
+        }
+        let record = Record::Received { client_id: &session.client_id, packet_id };
+        if let Commit::At(position) = self.records.append(self.now, &record) {
+            routed.commit = routed.commit.max(Some(position));
+        }
+    }
+
+    /// The other cores have committed a QoS 2 message, its PUBREC is about to leave.
+    pub(super) fn record_late(&mut self, key: Key, packet_id: PacketId) {
+        let live = self.connections.get(key).and_then(Connection::live);
+        let Some(session) = live.and_then(|live| self.sessions.get_mut(live.session)) else { return };
+        if session.tell(packet_id) {
+            let record = Record::Received { client_id: &session.client_id, packet_id };
+            let commit = self.records.append(self.now, &record);
+            self.close_gate(key, commit);
+        }
     }
 
     /// How many QoS 1 and 2 messages a Client may send without an acknowledgement.
@@ -215,13 +245,13 @@ impl Shard {
         reason: ReasonCode,
         routed: Routed,
     ) {
-        let commit = routed.commit.filter(|&position| position > self.store_committed);
+        let commit = routed.commit.filter(|&position| position > self.gates.committed());
         let is_first = |connection: &Connection| connection.pending.is_empty();
         if routed.cores.is_empty() && commit.is_none() && self.connections.get(key).is_some_and(is_first) {
             return self.send_ack(key, qos, Ack::new(packet_id, reason));
         }
         let answer = match qos {
-            Qos::ExactlyOnce => PendingAnswer::PubRec(packet_id, reason),
+            Qos::ExactlyOnce => PendingAnswer::PubRec(packet_id, reason, !routed.cores.is_empty()),
             _ => PendingAnswer::PubAck(packet_id, reason),
         };
         let (connection, serial) = (key.into(), self.next_serial(key));
@@ -241,7 +271,15 @@ impl Shard {
     pub(super) fn handle_pubrel(&mut self, key: Key, session: Key, ack: &Ack<'_>) {
         let Some(session) = self.sessions.get_mut(session) else { return };
         let reason = match session.flight().inbound.pubrel_received(ack.packet_id) {
-            true => ReasonCode::SUCCESS,
+            true => {
+                if session.is_persistent() && !session.tell(ack.packet_id) {
+                    let (client_id, packet_id) = (&*session.client_id, ack.packet_id);
+                    let commit = self.records.append(self.now, &Record::Completed { client_id, packet_id });
+                    // The Client uses the identifier for another message from then on.
+                    self.close_gate(key, commit);
+                }
+                ReasonCode::SUCCESS
+            }
             false => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
         };
         self.send(key, &Packet::PubComp(Ack::new(ack.packet_id, reason)));

@@ -11,7 +11,8 @@ use mqtt_proto::types::Qos;
 use super::Shard;
 use super::deliver::Outgoing;
 use crate::message::Message;
-use crate::ports::{Commit, Record};
+use crate::ports::Commit;
+use crate::store::record::Record;
 use crate::router::Retainable;
 
 /// Retained messages that expire, the one that is due first in front. They share their bytes with those retained.
@@ -87,13 +88,18 @@ impl Shard {
             let commit = self.remove_retained(topic);
             return outgoing.wait_for(commit);
         }
-        let record = Record::Retained { message: outgoing.message };
-        match self.ports.store.append(&record) {
-            // A QoS 0 message promises nothing.
-            Commit::At(_) if outgoing.message.qos == Qos::AtMostOnce => {}
-            commit => outgoing.wait_for(commit),
+        let before = outgoing.commit;
+        self.records.keep_outgoing(self.now, outgoing, &Record::Retained);
+        if outgoing.message.qos == Qos::AtMostOnce {
+            // It promises nothing.
+            outgoing.commit = before;
         }
         let message = outgoing.keep(&mut self.spares).with(outgoing.message.qos, true);
+        self.restore_retained(message);
+    }
+
+    /// Puts a retained message in the place of the one that its topic may have.
+    pub(super) fn restore_retained(&mut self, message: Message) {
         // What it replaces may have been due at the same moment, so the old one leaves first.
         let due = message.expires_at().map(|_| message.clone());
         if let Some(replaced) = self.retained.set(message) {
@@ -123,7 +129,7 @@ impl Shard {
         let Some(removed) = self.retained.remove(topic) else { return Commit::Now };
         self.expiries.remove(&removed);
         self.count_retained();
-        self.ports.store.append(&Record::RetainedRemoved { topic })
+        self.records.append(self.now, &Record::RetainedRemoved { topic })
     }
 
     /// Removes the retained messages whose Message Expiry Interval is over [MQTT-3.3.2-5]. If more than a turn's share

@@ -376,7 +376,10 @@ impl Shard {
             self.stats.messages_unmatched += u64::from(!matched);
             if let Some(packet_id) = publish.packet_id {
                 let reason = if matched { ReasonCode::SUCCESS } else { ReasonCode::NO_MATCHING_SUBSCRIBERS };
-                let routed = Routed { matched, cores, commit: outgoing.commit };
+                let mut routed = Routed { matched, cores, commit: outgoing.commit };
+                if publish.qos == Qos::ExactlyOnce {
+                    self.record_received(session, packet_id, &mut routed);
+                }
                 self.acknowledge(key, publish.qos, packet_id, reason, routed);
             }
         }

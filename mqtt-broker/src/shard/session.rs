@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use ahash::RandomState;
 use hashbrown::HashTable;
+use mqtt_proto::packet::SubscriptionOptions;
 use mqtt_proto::session::{Inbound, Outbound};
-use mqtt_proto::types::PacketId;
+use mqtt_proto::types::{PacketId, Qos};
 
 use super::envelope::GroupRef;
 use super::gathers::Gathers;
@@ -35,7 +36,7 @@ pub(super) struct Session {
 }
 
 /// No connection has this key: tables do not grow so large.
-const NOBODY: Key = Key { index: u32::MAX, generation: u32::MAX };
+pub(super) const NOBODY: Key = Key { index: u32::MAX, generation: u32::MAX };
 
 /// Messages of a session.
 #[derive(Default)]
@@ -43,6 +44,8 @@ pub(super) struct Flight {
     /// The send window. What is in flight counts as delivered only when it is acknowledged.
     pub(super) outbound: Outbound<Delivery>,
     pub(super) inbound: Inbound,
+    /// QoS 2 messages that have come and that the store is told of once the other cores have committed them.
+    pub(super) untold: Vec<PacketId>,
     /// Messages that wait for the Client, its send quota or its output buffer.
     pub(super) queue: Queue,
 }
@@ -70,9 +73,18 @@ pub(super) struct Aside {
     pub(super) ends_at: Option<u64>,
 }
 
-/// Memberships in shared groups, by the whole filter, `$share/` included: the group, `None` until its owner core has
-/// answered.
-pub(super) type Memberships = BTreeMap<Box<str>, Option<GroupRef>>;
+/// Memberships in shared groups, by the whole filter, `$share/` included.
+pub(super) type Memberships = BTreeMap<Box<str>, Membership>;
+
+/// A membership in a shared group.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Membership {
+    /// The group, `None` until its owner core has answered.
+    pub(super) group: Option<GroupRef>,
+    pub(super) options: SubscriptionOptions,
+    /// Subscription Identifier, 0 for none.
+    pub(super) identifier: u32,
+}
 
 /// The filters of a session's Non-shared Subscriptions, in order: one needs no memory of its own.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -159,6 +171,20 @@ impl Session {
         }
     }
 
+    /// One that outlived the process, with the messages in `flight`.
+    pub(super) fn restored(
+        client_id: &str,
+        expiry_seconds: u32,
+        next_id: PacketId,
+        mut flight: Flight,
+    ) -> Session {
+        flight.outbound.go_on_at(next_id);
+        let flight = Some(Box::new(flight));
+        let mut session = Session { recorded: true, flight, ..Session::new(client_id, expiry_seconds) };
+        session.rest();
+        session
+    }
+
     /// The connection of its Client, while it is there.
     pub(super) fn connection(&self) -> Option<Key> {
         (self.connection != NOBODY).then_some(self.connection)
@@ -209,6 +235,13 @@ impl Session {
         self.flight.as_deref_mut()
     }
 
+    /// Whether the store was not told yet of the QoS 2 message that has come under this identifier, which it is no more.
+    pub(super) fn tell(&mut self, packet_id: PacketId) -> bool {
+        let Some(flight) = &mut self.flight else { return false };
+        let place = flight.untold.iter().position(|untold| *untold == packet_id);
+        place.map(|place| flight.untold.swap_remove(place)).is_some()
+    }
+
     /// Whether no message waits.
     pub(super) fn queue_is_empty(&self) -> bool {
         self.flight.as_ref().is_none_or(|flight| flight.queue.is_empty())
@@ -232,6 +265,14 @@ impl Session {
         self.window
     }
 
+    /// The Packet Identifier that its next message gets.
+    pub(super) fn next_packet_id(&mut self) -> PacketId {
+        match &mut self.flight {
+            Some(flight) => flight.outbound.peek_id().unwrap_or(PacketId::FIRST),
+            None => self.next_id,
+        }
+    }
+
     /// What few sessions have, if it has any of it.
     pub(super) fn known_aside_mut(&mut self) -> Option<&mut Aside> {
         self.aside.as_deref_mut()
@@ -250,11 +291,20 @@ impl Session {
         });
     }
 
-    /// Stores a Will in the place of the one that there may be.
-    pub(super) fn set_will(&mut self, will: Option<Box<Will>>) {
+    /// Monotonic milliseconds at which it ends, unless its Client is back before that.
+    pub(super) fn ends_at(&self) -> Option<u64> {
+        self.aside.as_ref()?.ends_at
+    }
+
+    pub(super) fn will(&self) -> Option<&Will> {
+        self.aside.as_ref()?.will.as_deref()
+    }
+
+    /// Stores a Will in the place of the one that there may be; whether there was one.
+    pub(super) fn set_will(&mut self, will: Option<Box<Will>>) -> bool {
         match will {
-            Some(will) => self.aside().will = Some(will),
-            None => drop(self.take_will()),
+            Some(will) => self.aside().will.replace(will).is_some(),
+            None => self.take_will().is_some(),
         }
     }
 
@@ -286,32 +336,34 @@ impl Session {
 
     /// The shared groups that have taken it in.
     pub(super) fn groups(&self) -> impl Iterator<Item = GroupRef> {
-        self.memberships().into_iter().flat_map(|shared| shared.values().copied().flatten())
+        self.memberships().into_iter().flat_map(|shared| shared.values().filter_map(|membership| membership.group))
     }
 
     pub(super) fn is_member(&self, text: &str) -> bool {
         self.memberships().is_some_and(|shared| shared.contains_key(text))
     }
 
-    /// Becomes a member of a shared group that has not answered yet.
-    pub(super) fn join(&mut self, text: &str) {
-        self.aside().shared.get_or_insert_default().insert(text.into(), None);
+    /// Becomes a member of a shared group that has not answered yet, or one with other options; whether it was none.
+    pub(super) fn join(&mut self, text: &str, options: SubscriptionOptions, identifier: u32) -> bool {
+        let shared = self.aside().shared.get_or_insert_default();
+        let group = shared.get(text).and_then(|known| known.group);
+        shared.insert(text.into(), Membership { group, options, identifier }).is_none()
     }
 
     /// The group has taken it in; `false` if it is no member any more.
     pub(super) fn joined(&mut self, text: &str, group: GroupRef) -> bool {
         let shared = self.aside.as_mut().and_then(|aside| aside.shared.as_mut());
         let known = shared.and_then(|shared| shared.get_mut(text));
-        known.map(|known| *known = Some(group)).is_some()
+        known.map(|known| known.group = Some(group)).is_some()
     }
 
     /// Ends its membership `text`, if it has it.
     pub(super) fn leave(&mut self, text: &str) -> Option<Option<GroupRef>> {
         let aside = self.aside.as_mut()?;
-        let group = aside.shared.as_mut()?.remove(text)?;
+        let membership = aside.shared.as_mut()?.remove(text)?;
         aside.shared.take_if(|shared| shared.is_empty());
         self.tidy_aside();
-        Some(group)
+        Some(membership.group)
     }
 
     /// Ends all its memberships.
@@ -324,6 +376,29 @@ impl Session {
     /// Subscriptions of both kinds.
     pub(super) fn subscription_count(&self) -> usize {
         self.subscriptions.len() + self.memberships().map_or(0, |shared| shared.len())
+    }
+
+    /// Whether its Client is back behind a start before which the session was to end with its connection: only the Will was
+    /// left of it, which is taken away.
+    pub(super) fn is_over(&mut self) -> bool {
+        let is_over = self.connection().is_none() && !self.is_persistent();
+        if is_over {
+            self.take_will();
+        }
+        is_over
+    }
+
+    /// Whether the store is told of a message of this QoS that waits. The owner of a shared group keeps those of the group
+    /// until they are started.
+    pub(super) fn records_waiting(&self, qos: Qos, group: Option<GroupRef>) -> bool {
+        self.is_persistent() && qos != Qos::AtMostOnce && group.is_none()
+    }
+
+    /// Whether the store is told of a message that is sent at this QoS, 1 or 2. One of a shared group is the session's own
+    /// at QoS 2 [MQTT-4.8.2-4].
+    #[inline]
+    pub(super) fn records_sent(&self, qos: Qos, group: Option<GroupRef>) -> bool {
+        self.is_persistent() && (group.is_none() || qos == Qos::ExactlyOnce)
     }
 
     /// Whether messages are kept for it while its Client is away.
@@ -381,6 +456,11 @@ impl Sessions {
     /// The key of the live session at `index`, which subscription tables name it by.
     pub(super) fn at(&self, index: u32) -> Option<Key> {
         self.table.at(index)
+    }
+
+    /// An index that no session has, nor one above it.
+    pub(super) fn end(&self) -> u32 {
+        self.table.end()
     }
 
     pub(super) fn len(&self) -> usize {

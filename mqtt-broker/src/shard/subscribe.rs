@@ -8,9 +8,11 @@ use super::barrier::Then;
 use super::connection::{PendingAnswer, Why};
 use super::envelope::Envelope;
 use super::input::Step;
+use super::session::Membership;
 use super::table::Key;
-use crate::ports::{AuthorizeRequest, Commit, Decision, Event, Permission, Record, SessionRef};
+use crate::ports::{AuthorizeRequest, Commit, Decision, Event, Permission};
 use crate::router::{Removed, Subscriber};
+use crate::store::record::Record;
 
 impl Shard {
     pub(super) fn handle_subscribe(&mut self, key: Key, subscribe: &Subscribe<'_>) -> Step {
@@ -60,16 +62,15 @@ impl Shard {
             let Some(state) = self.sessions.get(session) else { continue };
             let (client_id, filter) = (&*state.client_id, subscription.filter);
             if state.is_persistent() {
-                let reference = SessionRef { client_id };
                 let identifier = subscriber.identifier;
-                let record = Record::Subscribed { session: reference, filter, options, identifier };
-                if let Commit::At(position) = self.ports.store.append(&record) {
+                let record = Record::Subscribed { client_id, filter, options, identifier };
+                if let Commit::At(position) = self.records.append(self.now, &record) {
                     commit = commit.max(Some(position));
                 }
             }
             self.ports.hooks.on_event(&Event::Subscribed { client_id, filter });
         }
-        if let Some(seq) = commit.filter(|&position| position > self.store_committed) {
+        if let Some(seq) = commit.filter(|&position| position > self.gates.committed()) {
             self.store_waiters.push_back(super::Waiter { seq, connection: key.into(), serial });
             remaining += 1;
         }
@@ -205,16 +206,15 @@ impl Shard {
             let Some(state) = self.sessions.get(session) else { continue };
             let client_id = &*state.client_id;
             if state.is_persistent() {
-                let reference = SessionRef { client_id };
-                let record = Record::Unsubscribed { session: reference, filter: text };
-                if let Commit::At(position) = self.ports.store.append(&record) {
+                let record = Record::Unsubscribed { client_id, filter: text };
+                if let Commit::At(position) = self.records.append(self.now, &record) {
                     commit = commit.max(Some(position));
                 }
             }
             self.ports.hooks.on_event(&Event::Unsubscribed { client_id, filter: text });
         }
         let mut remaining = 0;
-        if let Some(seq) = commit.filter(|&position| position > self.store_committed) {
+        if let Some(seq) = commit.filter(|&position| position > self.gates.committed()) {
             let serial = self.next_serial(key);
             self.store_waiters.push_back(super::Waiter { seq, connection: key.into(), serial });
             remaining = 1;
@@ -260,20 +260,16 @@ impl Shard {
             let removed = self.subscriptions.remove_id(filter, session.index);
             self.withdraw(TopicFilter::new(&text).expect("it was subscribed to"), removed);
         }
-        for group in shared.into_values() {
+        for Membership { group, .. } in shared.into_values() {
             self.stats.shared_subscriptions -= 1;
             self.end_membership(session, group);
         }
     }
 
-    /// The membership `text` of a session, made if it has none; whether it was made.
-    pub(super) fn membership(&mut self, session: Key, text: &str) -> bool {
-        let Some(state) = self.sessions.get_mut(session) else { return false };
-        if state.is_member(text) {
-            return false;
-        }
-        state.join(text);
-        self.stats.shared_subscriptions += 1;
-        true
+    /// Makes or replaces the membership `text` of a session.
+    pub(super) fn membership(&mut self, session: Key, text: &str, subscriber: Subscriber) {
+        let Some(state) = self.sessions.get_mut(session) else { return };
+        let is_new = state.join(text, subscriber.options, subscriber.identifier);
+        self.stats.shared_subscriptions += u64::from(is_new);
     }
 }

@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use mqtt_broker::ports::{Commit, Ports, Record, Store};
+use mqtt_broker::ports::{Commit, Ports, Store};
+use mqtt_broker::store::record::Record;
 use mqtt_proto::packet::{Connect, Disconnect, Packet, Properties, Property};
 use mqtt_proto::types::{Qos, ReasonCode, Version};
 
@@ -339,10 +340,10 @@ struct Notes(Rc<RefCell<Vec<String>>>);
 impl Store for Notes {
     fn append(&mut self, record: &Record<'_>) -> Commit {
         match record {
-            Record::SessionOpened { expiry_seconds, .. } => {
+            Record::Opened { expiry_seconds, .. } | Record::Expiry { expiry_seconds, .. } => {
                 self.0.borrow_mut().push(format!("kept for {expiry_seconds}"));
             }
-            Record::SessionEnded { .. } => self.0.borrow_mut().push("ended".to_owned()),
+            Record::Ended { .. } => self.0.borrow_mut().push("ended".to_owned()),
             _ => {}
         }
         Commit::Now

@@ -5,9 +5,10 @@ use std::rc::Rc;
 
 use mqtt_broker::config::Limits;
 use mqtt_broker::ports::{
-    Answer, Authorize, AuthorizeRequest, Commit, Decision, Permission, Ports, Record, Store, Ticket,
+    Answer, Authorize, AuthorizeRequest, Commit, Decision, Permission, Ports, Store, Ticket,
 };
 use mqtt_broker::router::Strategy;
+use mqtt_broker::store::record::Record;
 use mqtt_proto::packet::{
     Ack, Connect, Packet, Properties, Property, Publish, Subscribe, Subscription, SubscriptionOptions,
     Subscriptions,

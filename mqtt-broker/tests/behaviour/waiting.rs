@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mqtt_broker::config::Limits;
-use mqtt_broker::ports::{Commit, Ports, Record, Store};
+use mqtt_broker::ports::{Commit, Ports, Store};
+use mqtt_broker::store::record::Record;
 use mqtt_proto::packet::{
     Connect, Filters, Packet, Properties, Publish, Subscribe, Subscription, SubscriptionOptions,
     Subscriptions, Unsubscribe,

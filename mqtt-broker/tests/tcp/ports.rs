@@ -6,9 +6,10 @@ use std::sync::mpsc::{Sender, channel};
 use mqtt_broker::Broker;
 use mqtt_broker::config::CoreId;
 use mqtt_broker::ports::{
-    Answer, Authenticate, AuthenticateRequest, Authentication, Commit, Decision, Identity, Ports, Record,
-    Responder, Store, Ticket,
+    Answer, Authenticate, AuthenticateRequest, Authentication, Commit, Decision, Identity, Ports, Responder,
+    Store, Ticket,
 };
+use mqtt_broker::store::record::Record;
 use mqtt_proto::types::ReasonCode;
 
 use crate::client::{CONNACK, Client, PINGRESP, PUBACK, PUBLISH, SUBACK, connect, publish, subscribe};
@@ -122,7 +123,7 @@ struct SlowStore {
 
 impl Store for SlowStore {
     fn append(&mut self, record: &Record<'_>) -> Commit {
-        if !matches!(record, Record::Retained { .. }) {
+        if !matches!(record, Record::Retained) {
             return Commit::Now;
         }
         self.position += 1;

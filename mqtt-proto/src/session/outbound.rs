@@ -332,6 +332,12 @@ impl<M> Outbound<M> {
         true
     }
 
+    /// The next message gets the identifier `next_id` or, if that is in use, one behind it: to be called once all deliveries
+    /// are restored.
+    pub const fn go_on_at(&mut self, next_id: PacketId) {
+        self.next_id = next_id;
+    }
+
     /// Gives back memory that the window does not need now; for a connection that went idle.
     pub fn shrink(&mut self) {
         self.compact();

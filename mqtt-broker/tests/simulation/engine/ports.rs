@@ -6,8 +6,9 @@ use std::rc::Rc;
 use mqtt_broker::config::CoreId;
 use mqtt_broker::ports::{
     Answer, Authenticate, AuthenticateRequest, Authentication, Authorize, AuthorizeRequest, Commit, Decision,
-    Identity, NoHooks, Permission, Ports, Record, Reply, Store, Ticket,
+    Identity, NoHooks, Permission, Ports, Reply, Store, Ticket,
 };
+use mqtt_broker::store::record::Record;
 use mqtt_proto::types::ReasonCode;
 
 use super::oracle::{MessageId, parse_payload};
@@ -38,7 +39,7 @@ pub(crate) fn ports(scenario: &Scenario, core: CoreId, outstanding: &Outstanding
     Ports {
         authenticate: Box::new(LateAuthenticate(late(0, scenario.ports.authenticate))),
         authorize: Box::new(LateAuthorize(late(1, scenario.ports.authorize))),
-        store: Box::new(LateStore { late: late(2, scenario.ports.store), core, position: 0 }),
+        store: Box::new(LateStore { late: late(2, scenario.ports.store), core, position: 0, message: None }),
         hooks: Box::new(NoHooks),
     }
 }
@@ -98,6 +99,8 @@ struct LateStore {
     late: Late,
     core: CoreId,
     position: u64,
+    /// The number of the last message, which those behind it keep.
+    message: Option<MessageId>,
 }
 
 impl Store for LateStore {
@@ -111,10 +114,14 @@ impl Store for LateStore {
         let delay = self.late.random.below(self.late.micros);
         let mut outside = self.late.outstanding.borrow_mut();
         outside.replies.push((delay, Reply::Committed(core, position)));
-        if let Record::Enqueued { message, .. } = record
-            && let Some((id, _)) = parse_payload(message.payload)
-        {
-            outside.records.push((id, core.index(), position));
+        match record {
+            Record::Message { message, .. } => {
+                self.message = parse_payload(message.payload).map(|(id, _)| id);
+            }
+            Record::Enqueued { .. } => {
+                outside.records.extend(self.message.map(|id| (id, core.index(), position)));
+            }
+            _ => {}
         }
         Commit::At(position)
     }

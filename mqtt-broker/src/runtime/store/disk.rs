@@ -1,0 +1,344 @@
+//! One core's log on its way to the disk, and the snapshots that keep it short.
+//!
+//! At the end of a turn what the shard has appended is written, unless a write is under way: then the next write takes it.
+//! When one is over the shard is told up to where all is durable, and lets go of the acknowledgements that waited for it.
+//!
+//! A snapshot is made in slices between turns, while the log goes on. It counts once the log is durable up to the last
+//! record that any of it was made of; then the segments before it are used again.
+//!
+//! Invariant: after a write that failed nothing is written and nothing acknowledged any more: the broker ends.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tracing::{debug, error, info, warn};
+
+use super::files::CoreFiles;
+use super::keeper::{Done, Job, Jobs};
+use super::port::LogStore;
+use super::recover::Restored;
+use crate::config::CoreId;
+use crate::ring::{Ring, monotonic_millis};
+use crate::runtime::shared::BrokerError;
+use crate::shard::{Shard, SnapshotPosition};
+use crate::store::image::Image;
+use crate::store::log::{Buffer, Identity, Log, SnapshotWriter, Write};
+
+/// How long no segment is asked for after one could not be made.
+const RETRY_MILLIS: u64 = 1_000;
+
+/// No other snapshot is begun for so long after one could not be written.
+const SNAPSHOT_RETRY_MILLIS: u64 = 60_000;
+
+/// Below it a log is not worth a snapshot; above it is always. Less where a log may not have twice as much.
+const LOG_SMALL: u64 = 64 << 20;
+const LOG_LARGE: u64 = 1 << 30;
+
+/// Bytes of records that a turn appends to a snapshot.
+const SLICE: usize = 256 << 10;
+
+/// Bytes of a snapshot that wait for the thread that writes them.
+const WAITING_MAX: usize = 2 << 20;
+
+/// Milliseconds of a turn beyond which the core is too busy for a slice; but it waits so many turns at most.
+const BUSY_MILLIS: u64 = 1;
+const BUSY_TURNS_MAX: u32 = 64;
+
+/// The log of a core as the core drives it.
+pub(in crate::runtime) struct Disk {
+    core: CoreId,
+    identity: Identity,
+    files: CoreFiles,
+    direct: bool,
+    jobs: Jobs,
+    log: Rc<RefCell<Log>>,
+    /// The segment that was written to last.
+    current: Option<(u32, Arc<File>)>,
+    /// Where the write under way goes.
+    under_way: Option<(u32, u64)>,
+    /// A segment could not be made: when it is tried again.
+    retry_at: Option<u64>,
+    /// That was said.
+    is_full: bool,
+    snapshot: Option<Snapshot>,
+    /// Bytes of the last one.
+    last_bytes: u64,
+    /// When the next one may begin.
+    snapshot_from: u64,
+    /// Bytes that the log may take.
+    log_bytes_max: u64,
+}
+
+/// A snapshot that is being made.
+struct Snapshot {
+    writer: SnapshotWriter,
+    position: SnapshotPosition,
+    /// The first record of the log that it does not stand for.
+    from: u64,
+    /// The last record that something in it was made of.
+    reach: u64,
+    stage: Stage,
+    /// A write is with the thread.
+    is_writing: bool,
+    /// Turns in which the core was too busy.
+    skipped: u32,
+    began: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Telling,
+    /// All was told; it waits for its last writes, and for the log.
+    Told,
+    Publishing,
+}
+
+impl Disk {
+    /// Goes on with what was restored. The image is for the shard.
+    pub(in crate::runtime) fn new(core: CoreId, restored: Restored, jobs: Jobs) -> (Disk, Image) {
+        let Restored { image, log, files, identity, snapshot_bytes, direct, log_bytes_max } = restored;
+        let disk = Disk {
+            core,
+            identity,
+            files,
+            direct,
+            jobs,
+            log: Rc::new(RefCell::new(log)),
+            current: None,
+            under_way: None,
+            retry_at: None,
+            is_full: false,
+            snapshot: None,
+            last_bytes: snapshot_bytes,
+            snapshot_from: 0,
+            log_bytes_max,
+        };
+        (disk, image)
+    }
+
+    /// The port for the shard.
+    pub(in crate::runtime) fn store(&self) -> LogStore {
+        LogStore(Rc::clone(&self.log))
+    }
+
+    /// When [`Disk::turn`] is due, in monotonic milliseconds.
+    pub(in crate::runtime) fn poll_timeout(&self) -> Option<u64> {
+        let slice = self.snapshot.as_ref().is_some_and(Snapshot::wants_slice).then(monotonic_millis);
+        self.retry_at.into_iter().chain(slice).min()
+    }
+
+    /// The write under way is over. Answers up to which record all is durable.
+    ///
+    /// # Errors
+    /// Not all of it is on the disk, so the broker cannot go on.
+    pub(in crate::runtime) fn written(
+        &mut self,
+        pages: Buffer,
+        result: io::Result<usize>,
+    ) -> Result<u64, BrokerError> {
+        let (segment, offset) = self.under_way.take().expect("a write was under way");
+        let (bytes, why) = match result {
+            Ok(bytes) => (bytes, format!("{bytes} of {} bytes were written", pages.len())),
+            Err(error) => (0, error.to_string()),
+        };
+        let written = self.log.borrow_mut().written(Write { segment, offset, pages }, bytes);
+        written.map_err(|failed| self.broken(format!("{failed}: {why}")))
+    }
+
+    /// The thread of the store has done something.
+    pub(in crate::runtime) fn handle_done(&mut self, done: Done, now: u64) {
+        match done {
+            Done::Made(result) => self.made(result, now),
+            Done::Wrote(write, result) => {
+                let Some(snapshot) = &mut self.snapshot else { return };
+                snapshot.is_writing = false;
+                let bytes = if result.is_ok() { write.pages.len() } else { 0 };
+                if snapshot.writer.written(write, bytes).is_err() {
+                    self.give_up(result.err(), now);
+                }
+            }
+            Done::Published(Ok(bytes)) => {
+                let Some(snapshot) = self.snapshot.take() else { return };
+                self.log.borrow_mut().release(snapshot.from - 1);
+                self.last_bytes = bytes;
+                let millis = now.saturating_sub(snapshot.began);
+                debug!(core = %self.core, bytes, millis, "snapshot");
+            }
+            Done::Published(Err(error)) => self.give_up(Some(error), now),
+        }
+    }
+
+    /// Does what is to be done at the end of a turn that began at `began`: the next write, the next segment, a slice of a
+    /// snapshot.
+    ///
+    /// # Errors
+    /// A segment cannot be opened, so the broker cannot go on.
+    pub(in crate::runtime) fn turn(
+        &mut self,
+        ring: &mut Ring,
+        shard: &mut Shard,
+        began: u64,
+    ) -> Result<(), BrokerError> {
+        if self.retry_at.is_some_and(|at| at <= began) {
+            self.retry_at = None;
+            self.log.borrow_mut().try_again();
+        }
+        if let Some(segment) = self.log.borrow_mut().poll_make() {
+            self.jobs.ask(self.core, Job::Make(segment));
+        }
+        self.proceed_snapshot(shard, began);
+        self.write(ring)
+    }
+
+    /// [`Disk::turn`] of a core that is about to end and has no shard to ask any more.
+    ///
+    /// # Errors
+    /// As there.
+    pub(in crate::runtime) fn turn_to_end(&mut self, ring: &mut Ring) -> Result<(), BrokerError> {
+        if let Some(segment) = self.log.borrow_mut().poll_make() {
+            self.jobs.ask(self.core, Job::Make(segment));
+        }
+        self.write(ring)
+    }
+
+    /// Nothing is appended any more: the log gets the mark of a clean end.
+    pub(in crate::runtime) fn end(&mut self) {
+        self.log.borrow_mut().end();
+    }
+
+    /// Whether all is written, with the mark of a clean end.
+    pub(in crate::runtime) fn is_ended(&self) -> bool {
+        self.under_way.is_none() && self.log.borrow().is_ended()
+    }
+
+    fn write(&mut self, ring: &mut Ring) -> Result<(), BrokerError> {
+        if self.under_way.is_some() {
+            return Ok(());
+        }
+        let Some(Write { segment, offset, pages }) = self.log.borrow_mut().poll_write() else {
+            return Ok(());
+        };
+        let file = match &self.current {
+            Some((number, file)) if *number == segment => Arc::clone(file),
+            _ => {
+                let file = self.files.open_to_write(segment, self.direct).map(Arc::new).map_err(|error| {
+                    self.broken(format!("cannot open {}: {error}", self.files.segment(segment).display()))
+                })?;
+                self.current = Some((segment, Arc::clone(&file)));
+                file
+            }
+        };
+        self.under_way = Some((segment, offset));
+        ring.write(file, offset, pages);
+        Ok(())
+    }
+
+    fn broken(&self, message: String) -> BrokerError {
+        BrokerError::Store { core: self.core, message: format!("{}: {message}", self.files.folder.display()) }
+    }
+
+    fn made(&mut self, result: io::Result<()>, now: u64) {
+        self.log.borrow_mut().made(result.is_ok());
+        match result {
+            Ok(()) if self.is_full => {
+                self.is_full = false;
+                info!(core = %self.core, "there is room again for the store");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                self.retry_at = Some(now + RETRY_MILLIS);
+                if !std::mem::replace(&mut self.is_full, true) {
+                    error!(
+                        core = %self.core,
+                        folder = %self.files.folder.display(),
+                        %error,
+                        "the store gets no more room: what would have to be kept is refused once the reserve is reached. \
+                         Make room on this disk"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Begins a snapshot if the log has grown enough, or goes on with the one that was begun.
+    fn proceed_snapshot(&mut self, shard: &mut Shard, began: u64) {
+        let Some(snapshot) = &mut self.snapshot else {
+            if self.is_due(began) {
+                self.begin(began);
+            }
+            return;
+        };
+        if snapshot.wants_slice() {
+            let is_busy = monotonic_millis().saturating_sub(began) > BUSY_MILLIS;
+            if is_busy && snapshot.skipped < BUSY_TURNS_MAX {
+                snapshot.skipped += 1;
+            } else {
+                snapshot.skipped = 0;
+                snapshot.tell(shard, self.log.borrow().next() - 1);
+            }
+        }
+        if !snapshot.is_writing
+            && let Some(write) = snapshot.writer.poll_write()
+        {
+            snapshot.is_writing = true;
+            self.jobs.ask(self.core, Job::Write(snapshot.from, write));
+        }
+        let is_durable = self.log.borrow().committed() >= snapshot.reach;
+        if snapshot.stage == Stage::Told && snapshot.writer.is_complete() && is_durable {
+            snapshot.stage = Stage::Publishing;
+            self.jobs.ask(self.core, Job::Publish(snapshot.from));
+        }
+    }
+
+    fn is_due(&self, now: u64) -> bool {
+        let live: u64 = self.log.borrow().live().map(|live| u64::from(live.segment.bytes)).sum();
+        let half = self.log_bytes_max / 2;
+        let is_long =
+            live >= LOG_SMALL.min(half) && (live > 2 * self.last_bytes || live >= LOG_LARGE.min(half));
+        is_long && now >= self.snapshot_from
+    }
+
+    fn begin(&mut self, began: u64) {
+        let from = self.log.borrow().next();
+        self.snapshot = Some(Snapshot {
+            writer: SnapshotWriter::new(self.identity, from),
+            position: SnapshotPosition::default(),
+            from,
+            reach: 0,
+            stage: Stage::Telling,
+            is_writing: false,
+            skipped: 0,
+            began,
+        });
+    }
+
+    /// A snapshot could not be written: the log goes on without it, and another one is begun when it has grown again.
+    fn give_up(&mut self, error: Option<io::Error>, now: u64) {
+        self.snapshot = None;
+        self.snapshot_from = now + SNAPSHOT_RETRY_MILLIS;
+        let error = error.map(|error| error.to_string()).unwrap_or_default();
+        warn!(core = %self.core, folder = %self.files.folder.display(), error, "a snapshot could not be written");
+    }
+}
+
+impl Snapshot {
+    fn wants_slice(&self) -> bool {
+        self.stage == Stage::Telling && self.writer.waiting() < WAITING_MAX
+    }
+
+    /// A slice of what there is now, to which the log has led with its record `as_of`.
+    fn tell(&mut self, shard: &mut Shard, as_of: u64) {
+        self.reach = as_of;
+        let writer = &mut self.writer;
+        let is_over = shard.write_snapshot(&mut self.position, SLICE, &mut |record| {
+            writer.append(as_of, record.kind(), |out| record.encode(out));
+        });
+        if is_over {
+            self.stage = Stage::Told;
+            writer.finish();
+        }
+    }
+}

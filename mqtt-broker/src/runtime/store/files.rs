@@ -1,0 +1,186 @@
+//! The files of one core: segments and snapshots in a folder.
+//!
+//! Invariant: a file is made under a name that ends in `.new`, and gets its own once all of it is on the disk. What still
+//! has such a name at a start was never finished.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::store::log::{Media, Segment, Source};
+
+/// Of what is not finished.
+const NEW: &str = "new";
+
+const SEGMENT: &str = "segment-";
+const SNAPSHOT: &str = "snapshot-";
+
+/// Bytes of zeros that are written at once.
+const ZEROS: usize = 1 << 20;
+
+/// A folder with the files of one core.
+#[derive(Clone, Debug)]
+pub(super) struct CoreFiles {
+    pub(super) folder: PathBuf,
+}
+
+/// A file that is read.
+pub(super) struct ReadFile(File);
+
+impl Source for ReadFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+}
+
+impl Media for CoreFiles {
+    type File = ReadFile;
+
+    fn segments(&self) -> io::Result<Vec<u32>> {
+        let numbers = self.numbers(SEGMENT)?.into_iter();
+        Ok(numbers.filter_map(|number| number.try_into().ok()).collect())
+    }
+
+    fn open(&self, segment: u32) -> io::Result<ReadFile> {
+        File::open(self.segment(segment)).map(ReadFile)
+    }
+}
+
+impl CoreFiles {
+    /// Makes the folder.
+    pub(super) fn make(&self) -> io::Result<()> {
+        fs::DirBuilder::new().mode(0o700).create(&self.folder)
+    }
+
+    pub(super) fn segment(&self, number: u32) -> PathBuf {
+        self.folder.join(format!("{SEGMENT}{number:08}"))
+    }
+
+    pub(super) fn snapshot(&self, from: u64) -> PathBuf {
+        self.folder.join(format!("{SNAPSHOT}{from:012}"))
+    }
+
+    /// The snapshots by their first record, the newest first.
+    pub(super) fn snapshots(&self) -> io::Result<Vec<u64>> {
+        let mut numbers = self.numbers(SNAPSHOT)?;
+        numbers.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(numbers)
+    }
+
+    pub(super) fn open_snapshot(&self, from: u64) -> io::Result<ReadFile> {
+        File::open(self.snapshot(from)).map(ReadFile)
+    }
+
+    /// Opens a segment to be written to; each write is on the disk when it is over.
+    pub(super) fn open_to_write(&self, segment: u32, direct: bool) -> io::Result<File> {
+        open_synced(&self.segment(segment), direct)
+    }
+
+    /// Removes what a last process left unfinished.
+    pub(super) fn tidy(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if path.extension() == Some(OsStr::new(NEW)) {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a segment: zeros, all on the disk before it has its name.
+    pub(super) fn make_segment(&self, segment: Segment) -> io::Result<()> {
+        let path = self.segment(segment.number);
+        finish(&path, |file| {
+            let zeros = vec![0; ZEROS.min(segment.bytes as usize)];
+            let mut left = segment.bytes as usize;
+            while left > 0 {
+                let now = left.min(zeros.len());
+                file.write_all(&zeros[..now])?;
+                left -= now;
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes all snapshots but the one that begins with the record `from`.
+    pub(super) fn remove_snapshots_but(&self, from: u64) -> io::Result<()> {
+        for other in self.snapshots()?.into_iter().filter(|&other| other != from) {
+            fs::remove_file(self.snapshot(other))?;
+        }
+        Ok(())
+    }
+
+    fn numbers(&self, prefix: &str) -> io::Result<Vec<u64>> {
+        let mut numbers = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let name = entry?.file_name();
+            let number: Option<u64> = name.to_str().and_then(|name| name.strip_prefix(prefix)?.parse().ok());
+            numbers.extend(number);
+        }
+        Ok(numbers)
+    }
+}
+
+/// The name that a file has while it is made.
+pub(super) fn unfinished(path: &Path) -> PathBuf {
+    path.with_extension(NEW)
+}
+
+/// Makes a file whose bytes `fill` writes; it has its name once all of it is on the disk. Should that fail nothing is left.
+pub(super) fn finish(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    let new = unfinished(path);
+    let made = create(&new).and_then(|mut file| {
+        fill(&mut file)?;
+        name(&file, path)
+    });
+    if made.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    made
+}
+
+/// A file under the name that it has while it is made.
+pub(super) fn create(new: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(new)
+}
+
+/// Gives a file that was made for it the name `path`, once it is on the disk.
+pub(super) fn name(file: &File, path: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    fs::rename(unfinished(path), path)?;
+    sync_folder(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// Makes the names in a folder durable.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Opens a file whose writes are on the disk when they are over; `direct`: past the page cache.
+fn open_synced(path: &Path, direct: bool) -> io::Result<File> {
+    let flags = if direct { libc::O_DSYNC | libc::O_DIRECT } else { libc::O_DSYNC };
+    OpenOptions::new().write(true).custom_flags(flags).open(path)
+}
+
+/// Whether files in this folder can be written past the page cache, page by page: found out by doing it.
+pub(super) fn can_write_direct(folder: &Path) -> io::Result<bool> {
+    const PAGE: usize = crate::store::log::PAGE;
+    let path = folder.join("probe.new");
+    let memory = vec![0u8; 2 * PAGE];
+    let start = memory.as_ptr().align_offset(PAGE);
+    create(&path)?.write_all(&memory[..PAGE])?;
+    let written =
+        open_synced(&path, true).and_then(|file| file.write_all_at(&memory[start..start + PAGE], 0));
+    fs::remove_file(&path)?;
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        Err(error) => Err(error),
+    }
+}

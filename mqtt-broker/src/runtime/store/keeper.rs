@@ -1,0 +1,133 @@
+//! The thread that does for all cores what takes time: it makes segments, and writes snapshots to their files.
+//!
+//! A core asks for one segment at a time and has one write of a snapshot under way, so what waits here is bounded. Answers
+//! come as commands. The thread has the directory, so that the lock is given up once it ends, which is when all cores have.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use ahash::RandomState;
+
+use super::directory::Directory;
+use super::files;
+use crate::config::CoreId;
+use crate::runtime::shared::{BrokerError, Command, Shared};
+use crate::store::log::{Segment, SnapshotWrite};
+
+/// What a core wants done.
+pub(super) enum Job {
+    /// A segment.
+    Make(Segment),
+    /// A write to the snapshot that begins with this record.
+    Write(u64, SnapshotWrite),
+    /// That snapshot is complete: it gets its name, and all others are removed.
+    Publish(u64),
+}
+
+/// What was done.
+pub(in crate::runtime) enum Done {
+    /// Whether the segment was made.
+    Made(io::Result<()>),
+    /// The write, and whether it was done.
+    Wrote(SnapshotWrite, io::Result<()>),
+    /// Bytes of the snapshot that was published.
+    Published(io::Result<u64>),
+}
+
+/// Where cores put what they want done; the thread ends once the last of these is dropped.
+#[derive(Clone)]
+pub(in crate::runtime) struct Jobs(Sender<(CoreId, Job)>);
+
+impl Jobs {
+    /// Asks for something. A keeper that has ended failed, and the broker with it.
+    pub(super) fn ask(&self, core: CoreId, job: Job) {
+        let _ = self.0.send((core, job));
+    }
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// The system has no more threads.
+pub(in crate::runtime) fn spawn(
+    directory: Directory,
+    shared: Arc<Shared>,
+) -> io::Result<(Jobs, JoinHandle<()>)> {
+    let (sender, jobs) = channel();
+    let keep = move || {
+        let ended = catch_unwind(AssertUnwindSafe(|| Keeper::new(&directory, &shared).run(&jobs)));
+        if ended.is_err() {
+            let message = "the thread that makes its files panicked".to_owned();
+            shared.fail(Some(BrokerError::Store { core: CoreId(0), message }));
+        }
+    };
+    let thread = std::thread::Builder::new().name("mqtt-store".to_owned()).spawn(keep)?;
+    Ok((Jobs(sender), thread))
+}
+
+struct Keeper<'a> {
+    directory: &'a Directory,
+    shared: &'a Shared,
+    /// The snapshots that are being written.
+    snapshots: HashMap<CoreId, File, RandomState>,
+}
+
+impl<'a> Keeper<'a> {
+    fn new(directory: &'a Directory, shared: &'a Shared) -> Keeper<'a> {
+        // The keys are cores of ours: nobody aims at them.
+        let hasher = RandomState::with_seeds(0, 0, 0, 0);
+        Keeper { directory, shared, snapshots: HashMap::with_hasher(hasher) }
+    }
+
+    fn run(mut self, jobs: &Receiver<(CoreId, Job)>) {
+        while let Ok((core, job)) = jobs.recv() {
+            let done = match job {
+                Job::Make(segment) => Done::Made(self.directory.core(core.0).make_segment(segment)),
+                Job::Write(from, write) => {
+                    let result = self.write(core, from, &write);
+                    Done::Wrote(write, result)
+                }
+                Job::Publish(from) => Done::Published(self.publish(core, from)),
+            };
+            self.shared.core(core).command(Command::Store(done));
+        }
+    }
+
+    fn write(&mut self, core: CoreId, from: u64, write: &SnapshotWrite) -> io::Result<()> {
+        if write.offset == 0 {
+            let path = self.directory.core(core.0).snapshot(from);
+            self.snapshots.insert(core, files::create(&files::unfinished(&path))?);
+        }
+        let file = self.snapshots.get(&core).expect("the first write made it");
+        let written = file.write_all_at(&write.pages, write.offset);
+        if written.is_err() {
+            self.give_up(core, from);
+        }
+        written
+    }
+
+    fn publish(&mut self, core: CoreId, from: u64) -> io::Result<u64> {
+        let file = self.snapshots.remove(&core).expect("it was written");
+        let files = self.directory.core(core.0);
+        let named = files::name(&file, &files.snapshot(from));
+        if named.is_err() {
+            self.give_up(core, from);
+        }
+        named?;
+        files.remove_snapshots_but(from)?;
+        Ok(file.metadata()?.len())
+    }
+
+    /// What was written of a snapshot takes room and is of no use.
+    fn give_up(&mut self, core: CoreId, from: u64) {
+        self.snapshots.remove(&core);
+        let path = self.directory.core(core.0).snapshot(from);
+        let _ = std::fs::remove_file(files::unfinished(&path));
+    }
+}

@@ -1,0 +1,156 @@
+//! The data directory: what outlives the process, as files.
+//!
+//! ```text
+//! DIRECTORY/lock                                one broker at a time has it
+//! DIRECTORY/META                                whose store it is, and which layout is the one
+//! DIRECTORY/layout-1/core-0/segment-00000000    the log of a core
+//! DIRECTORY/layout-1/core-0/snapshot-000000000001
+//! ```
+//!
+//! A layout is made for a number of cores. Another number makes another layout, which counts from the moment that META
+//! names it. At the start all is read, by one thread a core ([`recover`]). While the broker runs each core writes its own
+//! log through its ring ([`disk`]); whatever else takes time is done by one thread of the broker ([`keeper`]).
+//!
+//! Invariant: a file has its name only once all of it is on the disk; META is the last to change.
+
+mod directory;
+mod disk;
+mod files;
+mod keeper;
+mod layout;
+mod meta;
+mod port;
+mod recover;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::store::log::{ReadError, SEGMENT_STEP};
+
+pub(super) use disk::Disk;
+pub(super) use keeper::{Done, Jobs, spawn as keep};
+pub(super) use recover::{Restored, Stored, open};
+
+/// Where and how a broker keeps what must outlive it: see [`BrokerBuilder::store`](super::BrokerBuilder::store).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreConfig {
+    /// The directory; it is made if there is none. One broker at a time can use it.
+    pub directory: PathBuf,
+    /// What to do if some of it is damaged.
+    pub on_damage: OnDamage,
+    /// Bytes of a segment of a log, a multiple of 64 KiB up to 1 GiB. Each core has four of them at least.
+    pub segment_bytes: u32,
+    /// Bytes that the log of a core may take, all segments together. Snapshots come on top.
+    pub log_bytes_max: u64,
+}
+
+impl StoreConfig {
+    /// A store in `directory`, with the defaults for everything else.
+    pub fn new(directory: impl Into<PathBuf>) -> StoreConfig {
+        StoreConfig {
+            directory: directory.into(),
+            on_damage: OnDamage::Refuse,
+            segment_bytes: 16 << 20,
+            log_bytes_max: 4 << 30,
+        }
+    }
+
+    /// Segments that a core may have.
+    fn segments_max(&self) -> u32 {
+        u32::try_from(self.log_bytes_max / u64::from(self.segment_bytes)).unwrap_or(u32::MAX)
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        let bytes = self.segment_bytes;
+        if bytes == 0 || !bytes.is_multiple_of(SEGMENT_STEP) || bytes > 1 << 30 {
+            return Err(StoreError::Config(format!(
+                "segment_bytes is {bytes}: give a multiple of 65536 up to 1073741824"
+            )));
+        }
+        if self.segments_max() < SEGMENTS_MIN {
+            return Err(StoreError::Config(format!(
+                "log_bytes_max is {}: a log takes {SEGMENTS_MIN} segments of {bytes} bytes at least; give {} or more",
+                self.log_bytes_max,
+                u64::from(SEGMENTS_MIN) * u64::from(bytes)
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// One to write to, one that is next, two in reserve, and as many again that hold what a snapshot is being made of.
+const SEGMENTS_MIN: u32 = 8;
+
+/// What a broker does if what it finds at its start is damaged: not merely torn at the end, as after a power cut, but such
+/// that something is gone that was acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(rename_all = "snake_case"))]
+pub enum OnDamage {
+    /// It does not start, and says what is damaged.
+    #[default]
+    Refuse,
+    /// It keeps all that can be read, says what is gone, moves the damaged files aside, and starts.
+    Salvage,
+}
+
+/// Why a store cannot be used. Each message is one sentence or two, with the remedy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// A setting cannot work.
+    #[error("store: {0}")]
+    Config(String),
+    /// Another broker has it.
+    #[error(
+        "the data directory {} is in use by another broker: stop that one, or give this one a directory of its own",
+        .0.display()
+    )]
+    InUse(PathBuf),
+    /// The system refused something.
+    #[error("cannot {doing} {}: {error}", path.display())]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What it said.
+        error: io::Error,
+    },
+    /// META is not what it should be.
+    #[error("{}: {what}", path.display())]
+    Meta {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and the remedy.
+        what: String,
+    },
+    /// A log or a snapshot cannot be read.
+    #[error("{}: {error} (on_damage = \"salvage\" in [store])", folder.display())]
+    Read {
+        /// The folder of the core.
+        folder: PathBuf,
+        /// The file in it, the place, what is wrong and the remedy.
+        error: ReadError,
+    },
+    /// A record verifies and says nothing that this version understands.
+    #[error("{}: record {number}: {what}. Start the version that wrote it, or a newer one", folder.display())]
+    Record {
+        /// The folder of the core.
+        folder: PathBuf,
+        /// Which record.
+        number: u64,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+impl StoreError {
+    /// For `map_err` of something done to `path`.
+    fn system(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+        let path = path.to_owned();
+        move |error| StoreError::System { doing, path, error }
+    }
+}

@@ -1,0 +1,264 @@
+//! The start: a data directory to what each core goes on with.
+//!
+//! Each core's snapshot and log are read by a thread of their own. What the disk may not have yet of what was read is
+//! synced before anybody goes on behind it. Then time takes its share, what was under way between the cores is settled,
+//! and each core gets its image, its log, and the records that tell of all that.
+//!
+//! Invariant: the cores get what they had acknowledged, or the broker does not start; unless it is to be salvaged, and then
+//! what is gone is said.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::directory::Directory;
+use super::files::CoreFiles;
+use super::layout;
+use super::{OnDamage, StoreConfig, StoreError};
+use crate::runtime::clock;
+use crate::store::image::Image;
+use crate::store::log::{
+    Identity, Log, LogConfig, ReadConfig, ReadError, Reader, Recovered, SnapshotReader, Source as _,
+};
+use crate::store::record::Record;
+
+/// How often a start that takes long says how far it is.
+const PROGRESS: Duration = Duration::from_secs(3);
+
+/// A store that was read.
+pub(in crate::runtime) struct Stored {
+    pub(in crate::runtime) directory: Directory,
+    /// What each core goes on with.
+    pub(in crate::runtime) cores: Vec<Restored>,
+}
+
+/// What a core goes on with.
+pub(in crate::runtime) struct Restored {
+    pub(in crate::runtime) image: Image,
+    pub(super) log: Log,
+    pub(super) files: CoreFiles,
+    pub(super) identity: Identity,
+    pub(super) snapshot_bytes: u64,
+    pub(super) direct: bool,
+    pub(super) log_bytes_max: u64,
+}
+
+/// What was read of a core.
+pub(super) struct Found {
+    pub(super) image: Image,
+    log: Recovered,
+    snapshot_bytes: u64,
+    /// What is wrong, in words; nothing unless it was to be salvaged.
+    pub(super) damage: Vec<String>,
+}
+
+/// Opens the store for `cores` cores and reads it; `seed` keys the hashes of the images.
+///
+/// # Errors
+/// The directory cannot be used, or something is damaged.
+pub(in crate::runtime) fn open(
+    config: &StoreConfig,
+    cores: u16,
+    seed: [u64; 4],
+) -> Result<Stored, StoreError> {
+    config.check()?;
+    let mut directory = Directory::open(&config.directory, cores)?;
+    let salvage = config.on_damage == OnDamage::Salvage;
+    let mut found = read(&directory, seed, salvage)?;
+    let is_damaged = found.iter().any(|found| !found.damage.is_empty());
+    if is_damaged || directory.meta.cores != cores {
+        layout::go_over(&mut directory, found, cores, seed)?;
+        // What was written is what counts from now on: so it is read as any start would read it.
+        found = read(&directory, seed, false)?;
+        directory.tidy()?;
+    }
+    let mut images = Vec::new();
+    let mut logs = Vec::new();
+    for (core, found) in (0..).zip(found) {
+        let identity = directory.identity(core);
+        let (segment_bytes, segments_max) = (config.segment_bytes, config.segments_max());
+        let log = Log::open(LogConfig { identity, segment_bytes, segments_max }, found.log);
+        images.push(found.image);
+        logs.push((log, found.snapshot_bytes));
+    }
+    go_on(&mut images, &mut logs);
+    let mut restored = Vec::new();
+    for (core, (image, (log, snapshot_bytes))) in (0..).zip(images.into_iter().zip(logs)) {
+        let (files, identity) = (directory.core(core), directory.identity(core));
+        let (direct, log_bytes_max) = (directory.direct, config.log_bytes_max);
+        restored.push(Restored { image, log, files, identity, snapshot_bytes, direct, log_bytes_max });
+    }
+    let sessions: usize = restored.iter().map(|core| core.image.session_count()).sum();
+    let retained: usize = restored.iter().map(|core| core.image.retained().len()).sum();
+    info!(
+        directory = %directory.path().display(),
+        sessions,
+        retained,
+        direct = directory.direct,
+        "the store is open{}",
+        if directory.direct { "" } else { "; its file system cannot be written past the page cache, which takes longer" }
+    );
+    Ok(Stored { directory, cores: restored })
+}
+
+/// What the time between takes away, and what is settled between the cores: the first records that each log goes on with.
+fn go_on(images: &mut [Image], logs: &mut [(Log, u64)]) {
+    let now = clock::now().wall_millis;
+    for (image, (log, _)) in images.iter_mut().zip(logs.iter_mut()) {
+        image.expire(now, |record| append(log, record));
+    }
+    Image::settle(images, |core, record| append(&mut logs[usize::from(core)].0, record));
+    for (log, _) in logs {
+        log.boundary();
+    }
+}
+
+fn append(log: &mut Log, record: &Record<'_>) {
+    log.append(record.kind(), |out| record.encode(out));
+}
+
+/// Reads all cores of the layout that counts.
+pub(super) fn read(directory: &Directory, seed: [u64; 4], salvage: bool) -> Result<Vec<Found>, StoreError> {
+    let records = AtomicU64::new(0);
+    let cores = directory.meta.cores;
+    std::thread::scope(|scope| {
+        let (done, all_done) = channel::<()>();
+        let threads: Vec<_> = (0..cores)
+            .map(|core| {
+                let (files, identity, records) = (directory.core(core), directory.identity(core), &records);
+                let done = done.clone();
+                scope.spawn(move || {
+                    let found = read_core(&files, identity, seed, salvage, records);
+                    drop(done);
+                    found
+                })
+            })
+            .collect();
+        drop(done);
+        // Nothing is sent: it ends when the last thread has.
+        while all_done.recv_timeout(PROGRESS) == Err(RecvTimeoutError::Timeout) {
+            info!(records = records.load(Ordering::Relaxed), "reading the store");
+        }
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+/// Reads the snapshot and the log of a core.
+fn read_core(
+    files: &CoreFiles,
+    identity: Identity,
+    seed: [u64; 4],
+    salvage: bool,
+    records: &AtomicU64,
+) -> Result<Found, StoreError> {
+    let folder = &files.folder;
+    let failed = |error| StoreError::Read { folder: folder.clone(), error };
+    let mut reading = Reading { image: Image::new(seed), files, salvage, records, damage: Vec::new() };
+    let start = reading.read_snapshots(identity)?;
+    let config = ReadConfig { identity, from: start.from, reach: start.reach, salvage };
+    let mut reader = Reader::open(files, config).map_err(failed)?;
+    while let Some(record) = reader.next_record().map_err(failed)? {
+        let number = record.number;
+        let taken = Record::decode(record.kind, record.body).map_err(|error| error.to_string());
+        let taken =
+            taken.and_then(|told| reading.image.apply(number, &told).map_err(|error| error.to_string()));
+        reading.took(number, taken)?;
+    }
+    let log = reader.finish().map_err(failed)?;
+    if let Some(torn) = log.torn {
+        warn!(
+            file = %files.segment(torn.segment).display(),
+            offset = torn.offset,
+            bytes = torn.bytes,
+            "the log ends in what was being written when the last process ended, and was not acknowledged: dropped"
+        );
+    }
+    let sync = || {
+        for live in &log.live {
+            File::open(files.segment(live.segment.number))?.sync_data()?;
+        }
+        io::Result::Ok(())
+    };
+    sync().map_err(StoreError::system("sync", folder))?;
+    for damage in &log.damage {
+        reading.note(damage);
+    }
+    let Reading { image, damage, .. } = reading;
+    Ok(Found { image, log, snapshot_bytes: start.bytes, damage })
+}
+
+/// Where the log is to be read from.
+struct Start {
+    from: u64,
+    reach: u64,
+    /// Bytes of the snapshot before it.
+    bytes: u64,
+}
+
+/// The reading of one core.
+struct Reading<'a> {
+    image: Image,
+    files: &'a CoreFiles,
+    salvage: bool,
+    /// Counts the records of all cores.
+    records: &'a AtomicU64,
+    damage: Vec<String>,
+}
+
+impl Reading<'_> {
+    /// Reads the newest snapshot. If it has no header that can be read, and is to be salvaged, the one before it.
+    fn read_snapshots(&mut self, identity: Identity) -> Result<Start, StoreError> {
+        let folder = &self.files.folder;
+        let failed = |error| StoreError::Read { folder: folder.clone(), error };
+        for from in self.files.snapshots().map_err(StoreError::system("list", folder))? {
+            let path = self.files.snapshot(from);
+            let file = self.files.open_snapshot(from).map_err(StoreError::system("open", &path))?;
+            let bytes = file.len().map_err(StoreError::system("read", &path))?;
+            let mut reader = match SnapshotReader::open(file, identity, self.salvage) {
+                Ok(reader) => reader,
+                Err(error @ ReadError::Damage(_)) if self.salvage => {
+                    self.note(&error);
+                    continue;
+                }
+                Err(error) => return Err(failed(error)),
+            };
+            while let Some(record) = reader.next_record().map_err(failed)? {
+                let as_of = record.number;
+                let taken = Record::decode(record.kind, record.body).map_err(|error| error.to_string());
+                let taken = taken.and_then(|told| {
+                    self.image.apply_snapshot(as_of, &told).map_err(|error| error.to_string())
+                });
+                self.took(as_of, taken)?;
+            }
+            for damage in reader.damage().to_vec() {
+                self.note(&damage);
+            }
+            return Ok(Start { from: reader.header().from, reach: reader.reach(), bytes });
+        }
+        Ok(Start { from: 1, reach: 0, bytes: 0 })
+    }
+
+    /// A record was taken, or could not be.
+    fn took(&mut self, number: u64, taken: Result<(), String>) -> Result<(), StoreError> {
+        self.records.fetch_add(1, Ordering::Relaxed);
+        match taken {
+            Err(what) if self.salvage => self.note(&format_args!("record {number}: {what}")),
+            Err(what) => return Err(StoreError::Record { folder: self.files.folder.clone(), number, what }),
+            Ok(()) => {}
+        }
+        Ok(())
+    }
+
+    /// Something is gone.
+    fn note(&mut self, what: &dyn fmt::Display) {
+        self.damage.push(format!("{}: {what}", self.files.folder.display()));
+    }
+}

@@ -1,0 +1,119 @@
+//! What the shard tells its store: records, each message once for all that keep it in a row.
+//!
+//! Invariant: a record that keeps a message comes behind the [`Record::Message`] that tells it, with no other message
+//! between. Lives on: each core.
+
+use mqtt_proto::types::PacketId;
+
+use super::contract::Now;
+use super::deliver::{How, Outgoing};
+use crate::message::MessageRef;
+use crate::ports::{Commit, Store};
+use crate::store::record::{Identifiers, Record};
+
+/// Wall time is told once in so many milliseconds at most.
+const TIME_EVERY: u64 = 1000;
+
+/// Ordinary records are refused once the store has not so many bytes left.
+const ROOM_BYTES: usize = 64 * 1024;
+
+/// The store of this core, and what it was told last.
+pub(super) struct Records {
+    store: Box<dyn Store>,
+    /// Counts the messages that were told.
+    messages: u64,
+    /// The wall time that was told last.
+    told: u64,
+    /// What wall time lacked at the start of the latest time that the store knew.
+    behind: u64,
+    /// Whether the store was full when it was asked last.
+    full: bool,
+}
+
+impl Records {
+    pub(super) fn new(store: Box<dyn Store>) -> Records {
+        Records { store, messages: 0, told: 0, behind: 0, full: false }
+    }
+
+    /// Wall time as records tell it: it never goes back behind what the store knows.
+    pub(super) fn wall(&self, now: Now) -> u64 {
+        now.wall_millis + self.behind
+    }
+
+    /// The wall time at the monotonic time `at`, which lies ahead.
+    pub(super) fn wall_at(&self, now: Now, at: u64) -> u64 {
+        self.wall(now).saturating_add(at.saturating_sub(now.millis))
+    }
+
+    /// The store knows of the time `last`.
+    pub(super) fn begin_at(&mut self, last: u64, now: Now) {
+        self.behind = last.saturating_sub(now.wall_millis);
+        self.told = last;
+    }
+
+    pub(super) fn append(&mut self, now: Now, record: &Record<'_>) -> Commit {
+        let at = self.wall(now);
+        if at >= self.told + TIME_EVERY {
+            self.told = at;
+            self.store.append(&Record::Time { at });
+        }
+        let commit = self.store.append(record);
+        self.full = !self.store.has_room(ROOM_BYTES);
+        commit
+    }
+
+    /// Asks once more whether there is room.
+    pub(super) fn look_for_room(&mut self) {
+        self.full = self.full && !self.store.has_room(ROOM_BYTES);
+    }
+
+    /// Whether there is no room for ordinary records of so many bytes.
+    pub(super) fn lack_room(&self, bytes: usize) -> bool {
+        self.full || bytes > ROOM_BYTES / 2 && !self.store.has_room(bytes + ROOM_BYTES)
+    }
+
+    /// Tells `message`, which expires by monotonic time; its number.
+    fn tell(&mut self, now: Now, message: &MessageRef<'_>, publisher: u32) -> u64 {
+        let expires_at = message.expires_at.map(|at| self.wall_at(now, at));
+        let message = MessageRef { expires_at, ..*message };
+        self.append(now, &Record::Message { message, publisher, shared: false });
+        self.messages += 1;
+        self.messages
+    }
+
+    /// Appends a record that keeps `message`.
+    pub(super) fn keep(&mut self, now: Now, message: &MessageRef<'_>, record: &Record<'_>) -> Commit {
+        self.tell(now, message, 0);
+        self.append(now, record)
+    }
+
+    /// Appends a record that keeps the message at hand, which is told unless it was told last.
+    pub(super) fn keep_outgoing(
+        &mut self,
+        now: Now,
+        outgoing: &mut Outgoing<'_>,
+        record: &Record<'_>,
+    ) -> Commit {
+        if outgoing.told == 0 || outgoing.told != self.messages {
+            outgoing.told = self.tell(now, &outgoing.message, outgoing.publisher);
+        }
+        let commit = self.append(now, record);
+        outgoing.wait_for(commit);
+        commit
+    }
+
+    /// The message at hand is kept for a session: it waits, or was sent under `packet_id`.
+    pub(super) fn enqueued(
+        &mut self,
+        now: Now,
+        outgoing: &mut Outgoing<'_>,
+        client_id: &str,
+        how: &How<'_>,
+        packet_id: Option<PacketId>,
+    ) -> Commit {
+        let identifiers = Identifiers::new(how.identifiers);
+        let record =
+            Record::Enqueued { client_id, qos: how.qos, retain: how.retain, identifiers, packet_id };
+        self.keep_outgoing(now, outgoing, &record)
+    }
+}

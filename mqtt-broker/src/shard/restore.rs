@@ -1,0 +1,163 @@
+//! The state that outlived the process, taken up again before the first connection.
+//!
+//! Invariant: a core that is restored knows of every subscription on every core, so nothing that is published from then
+//! on misses one. Lives on: each core, for what is at home there.
+
+use std::collections::BTreeMap;
+
+use mqtt_proto::types::{SharedFilter, TopicFilter};
+
+use super::Shard;
+use super::barrier::Then;
+use super::contract::Now;
+use super::lifecycle::Due;
+use super::queue::Delivery;
+use super::session::{Flight, NOBODY, Session, Will};
+use super::table::Key;
+use crate::message::{Message, MessageRef};
+use crate::router::Subscriber;
+use crate::store::image::{self, Image};
+
+/// Milliseconds from a start to the first Wills of those who were connected before it, or whose time came meanwhile: their
+/// Clients may come back, and subscribers on other cores have to be known.
+const GRACE_MILLIS: u64 = 30_000;
+
+/// From the wall time of the store to the monotonic time of this process.
+struct Times {
+    /// Monotonic, and as the store has it.
+    now: u64,
+    wall: u64,
+    /// Messages that several keep and whose expiry was turned, by where the stored ones are, which stay as long as this.
+    turned: BTreeMap<usize, (Message, Message)>,
+}
+
+impl Times {
+    /// Monotonic milliseconds at the wall time `at`, or now if that is over.
+    fn at(&self, at: u64) -> u64 {
+        self.now.saturating_add(at.saturating_sub(self.wall))
+    }
+
+    /// The message, which expires by monotonic time from now on.
+    fn message(&mut self, stored: &Message) -> Message {
+        let Some(expires_at) = stored.expires_at() else { return stored.clone() };
+        if let Some((_, known)) = self.turned.get(&stored.address()) {
+            return known.clone();
+        }
+        let turned = MessageRef { expires_at: Some(self.at(expires_at)), ..stored.as_ref() }.to_message();
+        if stored.is_shared() {
+            self.turned.insert(stored.address(), (stored.clone(), turned.clone()));
+        }
+        turned
+    }
+
+    fn delivery(&mut self, stored: &image::Delivery) -> Delivery {
+        Delivery::new(self.message(&stored.message), stored.qos, stored.retain, stored.identifiers(), None)
+    }
+}
+
+impl Shard {
+    /// Takes up what this core's part of the store holds, behind [`Image::expire`] and [`Image::settle`]. To be called
+    /// once, on every core, before any connection.
+    ///
+    /// What this core has to tell the others waits in its lanes then. No connection may be opened anywhere before every
+    /// core says that it [is restored](Shard::is_restored).
+    pub fn restore(&mut self, image: Image, now: Now) {
+        self.now = now;
+        self.records.begin_at(image.last_time(), now);
+        let wall = self.records.wall(now);
+        let mut times = Times { now: now.millis, wall, turned: BTreeMap::new() };
+        let parts = image.into_parts();
+        for stored in &parts.retained {
+            self.restore_retained(times.message(stored));
+        }
+        drop(parts.retained);
+        for stored in parts.sessions {
+            self.restore_session(&stored, &mut times);
+        }
+        self.send_joins();
+        self.is_restoring = true;
+        self.after_barrier(Then::Restored);
+        self.settle();
+    }
+
+    /// Whether every core knows what [`Shard::restore`] has brought back here. True where nothing was.
+    pub fn is_restored(&self) -> bool {
+        !self.is_restoring && self.joins.is_empty()
+    }
+
+    /// The other cores know of all that was restored here.
+    pub(super) fn told_restored(&mut self) {
+        self.is_restoring = false;
+    }
+
+    fn restore_session(&mut self, stored: &image::Session, times: &mut Times) {
+        let mut flight = Flight::default();
+        for (packet_id, phase, delivery) in stored.under_way() {
+            let delivery = delivery.map(|delivery| times.delivery(delivery));
+            // Nobody knows how far it got: it is sent again with DUP [MQTT-3.3.1-1].
+            flight.outbound.restore(packet_id, phase, delivery, true);
+        }
+        stored.received().iter().for_each(|&packet_id| flight.inbound.restore(packet_id));
+        stored.waiting().for_each(|delivery| flight.queue.push(times.delivery(delivery)));
+        let (client_id, expiry_seconds) = (stored.client_id(), stored.expiry_seconds());
+        let session = Session::restored(client_id, expiry_seconds, stored.next_packet_id(), flight);
+        // They were matched before, and are accounted for from now on.
+        let kept = session.kept() as u64;
+        self.stats.messages_matched += kept;
+        self.stats.messages_kept += kept;
+        self.stats.queue_bytes += session.queue_bytes() as u64;
+        let key = self.sessions.insert(session);
+        for (filter, subscription) in stored.subscriptions().iter() {
+            self.restore_subscription(key, filter, subscription);
+        }
+        self.restore_deadlines(key, stored, times);
+    }
+
+    fn restore_subscription(&mut self, session: Key, text: &str, stored: image::Subscription) {
+        let Ok(shared) = SharedFilter::new(text) else { return };
+        let image::Subscription { mut options, identifier } = stored;
+        options.qos = options.qos.min(self.limits.maximum_qos);
+        let subscriber = Subscriber { key: session.index, options, identifier };
+        match shared.share_name {
+            // Its owner takes it in as one that is away; no connection waits for that.
+            Some(_) => self.join(NOBODY, session, 0, text, shared, subscriber),
+            None => self.put_back(session, shared.filter, subscriber),
+        }
+    }
+
+    /// A Non-shared Subscription that there was before.
+    fn put_back(&mut self, session: Key, filter: TopicFilter<'_>, subscriber: Subscriber) {
+        let inserted = self.subscriptions.insert(filter, subscriber);
+        if let Some(state) = self.sessions.get_mut(session) {
+            state.subscriptions.insert(inserted.filter);
+        }
+        if inserted.first_on_core && !self.groups.has_filter(filter.as_str()) {
+            self.announce(filter, true);
+        }
+    }
+
+    /// When the session ends and when its Will is published, if its Client does not come back.
+    fn restore_deadlines(&mut self, key: Key, stored: &image::Session, times: &mut Times) {
+        let since = stored.away_since().unwrap_or(times.wall);
+        let after = |seconds: u32| times.at(since.saturating_add(u64::from(seconds) * 1000));
+        let mut ends_at = (stored.expiry_seconds() != u32::MAX).then(|| after(stored.expiry_seconds()));
+        let mut will = None;
+        if let Some(stored) = stored.will() {
+            let earliest = times.now + GRACE_MILLIS;
+            let due_at = after(stored.delay_seconds).max(earliest);
+            ends_at = ends_at.map(|at| at.max(earliest));
+            let (expiry_seconds, delay_seconds) = (stored.expiry_seconds, stored.delay_seconds);
+            let message = stored.message.clone();
+            will = Some(Box::new(Will { message, expiry_seconds, delay_seconds, due_at: Some(due_at) }));
+            self.away.insert((due_at, Due::Will(key)));
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if let Some(will) = will {
+            session.set_will(Some(will));
+        }
+        if let Some(ends_at) = ends_at {
+            session.aside().ends_at = Some(ends_at);
+            self.away.insert((ends_at, Due::SessionEnd(key)));
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! A store whose records outlive the broker: what a broker is started with after it was killed.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use mqtt_broker::config::{CoreId, Limits};
+use mqtt_broker::ports::{Commit, Ports, Store};
+use mqtt_broker::shard::{Shard, SnapshotPosition};
+use mqtt_broker::store::image::Image;
+use mqtt_broker::store::record::Record;
+
+use crate::cluster::Cluster;
+
+const SEED: [u64; 4] = [1, 2, 3, 4];
+
+/// One record as it is written: its kind and its body.
+type Written = (u8, Vec<u8>);
+
+/// The log of one core.
+#[derive(Default)]
+struct Log {
+    /// A snapshot and up to where it stands for the log, each record with the number as of which it holds.
+    snapshot: Vec<(u64, Written)>,
+    from: u64,
+    records: Vec<Written>,
+    committed: usize,
+    /// Whether nothing is committed before it is asked for.
+    is_late: bool,
+    is_full: bool,
+}
+
+/// The logs of all cores. They outlive the broker.
+#[derive(Clone)]
+pub(crate) struct Disk {
+    logs: Rc<RefCell<Vec<Log>>>,
+    limits: Limits,
+}
+
+struct OfCore(usize, Rc<RefCell<Vec<Log>>>);
+
+fn written(record: &Record<'_>) -> Written {
+    let mut body = Vec::new();
+    record.encode(&mut body);
+    (record.kind(), body)
+}
+
+impl Store for OfCore {
+    fn append(&mut self, record: &Record<'_>) -> Commit {
+        let log = &mut self.1.borrow_mut()[self.0];
+        log.records.push(written(record));
+        if log.is_late {
+            return Commit::At(log.records.len() as u64);
+        }
+        log.committed = log.records.len();
+        Commit::Now
+    }
+
+    fn has_room(&self, _: usize) -> bool {
+        !self.1.borrow()[self.0].is_full
+    }
+}
+
+impl Disk {
+    /// A broker of so many cores, and its disk, on which there is nothing.
+    pub(crate) fn new(cores: u16, limits: Limits) -> (Cluster, Disk) {
+        let logs = (0..cores).map(|_| Log::default()).collect();
+        let disk = Disk { logs: Rc::new(RefCell::new(logs)), limits };
+        (disk.cluster(), disk)
+    }
+
+    fn cluster(&self) -> Cluster {
+        let (cores, logs) = (self.logs.borrow().len() as u16, self.logs.clone());
+        Cluster::with(cores, self.limits.clone(), move |core: CoreId| Ports {
+            store: Box::new(OfCore(core.index(), logs.clone())),
+            ..Ports::allow_all()
+        })
+    }
+
+    /// From now on nothing is committed before [`Disk::commit`].
+    pub(crate) fn set_late(&self, is_late: bool) {
+        self.logs.borrow_mut().iter_mut().for_each(|log| log.is_late = is_late);
+    }
+
+    /// Whether the disk is full.
+    pub(crate) fn set_full(&self, is_full: bool) {
+        self.logs.borrow_mut().iter_mut().for_each(|log| log.is_full = is_full);
+    }
+
+    /// Commits all that was appended.
+    pub(crate) fn commit(&self, cluster: &mut Cluster) {
+        let count = self.logs.borrow().len();
+        for core in 0..count {
+            let position = {
+                let log = &mut self.logs.borrow_mut()[core];
+                log.committed = log.records.len();
+                log.committed as u64
+            };
+            cluster.shards[core].store_committed(position, cluster.now);
+        }
+        cluster.run();
+    }
+
+    /// How many records of this kind there are.
+    pub(crate) fn count(&self, is_it: impl Fn(&Record<'_>) -> bool) -> usize {
+        let logs = self.logs.borrow();
+        let records = logs.iter().flat_map(|log| &log.records);
+        records
+            .filter(|(kind, body)| is_it(&Record::decode(*kind, body).expect("written by a shard")))
+            .count()
+    }
+
+    /// The broker is killed, and another one started `millis` later. What is not committed is lost.
+    pub(crate) fn restart(&self, cluster: Cluster, millis: u64) -> Cluster {
+        let mut now = cluster.now;
+        drop(cluster);
+        now.millis += millis;
+        now.wall_millis += millis;
+        let mut images: Vec<Image> = self.logs.borrow_mut().iter_mut().map(Log::read).collect();
+        for (core, image) in images.iter_mut().enumerate() {
+            image.expire(now.wall_millis, |record| self.note(core, record));
+        }
+        Image::settle(&mut images, |core, record| self.note(core.into(), record));
+        let mut cluster = self.cluster();
+        // Monotonic time begins anew with each process.
+        cluster.now.wall_millis = now.wall_millis;
+        for (shard, image) in cluster.shards.iter_mut().zip(images) {
+            shard.restore(image, cluster.now);
+        }
+        cluster.run();
+        assert!(cluster.shards.iter().all(Shard::is_restored));
+        cluster
+    }
+
+    fn note(&self, core: usize, record: &Record<'_>) {
+        let log = &mut self.logs.borrow_mut()[core];
+        log.records.push(written(record));
+        log.committed = log.records.len();
+    }
+
+    /// Writes a snapshot of every core, in slices of so many bytes between which `meanwhile` is done; the log before it is
+    /// forgotten.
+    pub(crate) fn snapshot(
+        &self,
+        cluster: &mut Cluster,
+        bytes: usize,
+        mut meanwhile: impl FnMut(&mut Cluster),
+    ) {
+        for core in 0..cluster.shards.len() {
+            let from = self.logs.borrow()[core].records.len() as u64;
+            let (mut position, mut snapshot) = (SnapshotPosition::default(), Vec::new());
+            loop {
+                let as_of = self.logs.borrow()[core].records.len() as u64;
+                let mut sink = |record: &Record<'_>| snapshot.push((as_of, written(record)));
+                let done = cluster.shards[core].write_snapshot(&mut position, bytes, &mut sink);
+                if done {
+                    break;
+                }
+                meanwhile(cluster);
+            }
+            let log = &mut self.logs.borrow_mut()[core];
+            (log.snapshot, log.from) = (snapshot, from);
+        }
+    }
+}
+
+impl Log {
+    /// What the log adds up to, as far as it is committed.
+    fn read(&mut self) -> Image {
+        self.records.truncate(self.committed);
+        let mut image = Image::new(SEED);
+        for (as_of, (kind, body)) in &self.snapshot {
+            let record = Record::decode(*kind, body).expect("written by a shard");
+            image.apply_snapshot(*as_of, &record).expect("messages come first");
+        }
+        for (seq, (kind, body)) in (1..).zip(&self.records).skip(self.from as usize) {
+            let record = Record::decode(*kind, body).expect("written by a shard");
+            image.apply(seq, &record).expect("messages come first");
+        }
+        image
+    }
+}
