@@ -190,11 +190,14 @@ impl Core {
             }
         }
         disk.turn_to_end(&mut self.ring)?;
-        let is_over = disk.is_ended();
-        if !is_over && now.millis >= until {
-            warn!(core = %self.id, "the log could not be ended in time: the next start goes on as after a crash");
+        if disk.is_ended() {
+            return Ok(Turn::Ended);
         }
-        Ok(if is_over || now.millis >= until { Turn::Ended } else { Turn::Next })
+        if now.millis < until && !disk.is_stuck() {
+            return Ok(Turn::Next);
+        }
+        warn!(core = %self.id, "the log could not be ended in order: the next start goes on as after a crash");
+        Ok(Turn::Ended)
     }
 
     fn broken(&self, error: &io::Error) -> BrokerError {
