@@ -97,11 +97,12 @@ impl Shard {
                 self.stats.takeovers += 1;
                 self.close(old, Some(ReasonCode::SESSION_TAKEN_OVER), true);
             }
-            if self.sessions.get_mut(session).is_some_and(Session::is_over) {
+            let is_over = self.sessions.get_mut(session).is_some_and(Session::is_over);
+            // [MQTT-3.1.2-4]
+            if connect.clean_start {
                 ended = self.end_session(session);
             }
-            // [MQTT-3.1.2-4]
-            if connect.clean_start && self.sessions.get(session).is_some() {
+            if is_over && !connect.clean_start {
                 ended = self.end_session(session);
             }
         }
