@@ -99,14 +99,13 @@ impl Core {
         shared: Arc<Shared>,
         ring: Ring,
         shard: Shard,
-        disk: Option<Disk>,
         seed: u64,
         layers: Arc<[Option<LayerFactory>]>,
         limits: &Limits,
     ) -> Core {
         Core {
-            restoring: if disk.is_some() { Restoring::Telling } else { Restoring::Done },
-            disk,
+            restoring: Restoring::Done,
+            disk: None,
             id,
             backlog: shared.cores.iter().map(|_| VecDeque::new()).collect(),
             blocked: vec![false; shared.cores.len()],
@@ -119,6 +118,11 @@ impl Core {
             gathering: Gathering::default(),
             turned_at: 0,
         }
+    }
+
+    /// With a log, and a shard that was restored: before this core listens it tells the others what it knows.
+    pub(super) fn with_disk(self, disk: Disk) -> Core {
+        Core { disk: Some(disk), restoring: Restoring::Telling, ..self }
     }
 
     /// One turn.
