@@ -346,6 +346,7 @@ impl Shard {
         if self.sys_at <= now.millis {
             self.sys_due();
         }
+        self.records.look_for_room();
         self.away_due();
         self.expire_retained();
         self.go_on_gathering();

@@ -64,7 +64,13 @@ impl Records {
 
     /// Asks once more whether there is room.
     pub(super) fn look_for_room(&mut self) {
-        self.full = self.full && !self.store.has_room(ROOM_BYTES);
+        self.full = !self.store.has_room(ROOM_BYTES);
+    }
+
+    /// Whether there is no room for ordinary records of no particular length.
+    #[inline]
+    pub(super) fn are_full(&self) -> bool {
+        self.full
     }
 
     /// Whether there is no room for ordinary records of so many bytes.

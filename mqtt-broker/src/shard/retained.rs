@@ -118,7 +118,8 @@ impl Shard {
         let replaced = self.retained.get(topic).map(Message::cost);
         let more = cost.saturating_sub(replaced.unwrap_or(0));
         let one_more = replaced.is_none();
-        !(one_more && self.budget.retained_messages() >= u64::from(self.limits.retained_messages_max)
+        !(self.records.lack_room(cost)
+            || one_more && self.budget.retained_messages() >= u64::from(self.limits.retained_messages_max)
             || more > 0
                 && (self.budget.retained_bytes() + more as u64 > self.limits.retained_bytes_max
                     || self.memory_is_full(more)))
