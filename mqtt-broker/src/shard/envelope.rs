@@ -576,8 +576,14 @@ mod tests {
         let member = SessionRef { core: 6, index: 7, generation: 8 };
         let filter = TopicFilter::new("a/+").expect("a filter");
         let options = SubscriptionOptions { no_local: true, ..SubscriptionOptions::new(Qos::AtLeastOnce) };
-        let load =
-            Load { connections: 1, sessions: 2, retained_messages: 3, retained_bytes: 4, queued_bytes: 5, storage_full: 1 };
+        let load = Load {
+            connections: 1,
+            sessions: 2,
+            retained_messages: 3,
+            retained_bytes: 4,
+            queued_bytes: 5,
+            storage_full: 1,
+        };
         let numbers = Numbers::List(&[1, u64::MAX]);
         let all = [
             Envelope::Publish { message: message(b"x"), deliver: true, retain: false, publisher: 7 },

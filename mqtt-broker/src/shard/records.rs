@@ -118,8 +118,7 @@ impl Records {
         packet_id: Option<PacketId>,
     ) -> Commit {
         let identifiers = Identifiers::new(how.identifiers);
-        let record =
-            Record::Enqueued { client_id, qos: how.qos, retain: how.retain, identifiers, packet_id };
+        let record = Record::Enqueued { client_id, qos: how.qos, retain: how.retain, identifiers, packet_id };
         self.keep_outgoing(now, outgoing, &record)
     }
 }

@@ -62,9 +62,10 @@ fn what_is_in_flight_is_sent_again_with_dup_under_its_packet_identifier() {
         let (client, _) = cluster.resume(0, Version::V5, "c");
         cluster.subscribe(client, "a", Qos::ExactlyOnce);
         let publisher = cluster.connect(0, Version::V5, "publisher");
-        for (nth, qos) in [Qos::AtLeastOnce, Qos::ExactlyOnce, Qos::AtLeastOnce, Qos::ExactlyOnce, Qos::ExactlyOnce]
-            .into_iter()
-            .enumerate()
+        for (nth, qos) in
+            [Qos::AtLeastOnce, Qos::ExactlyOnce, Qos::AtLeastOnce, Qos::ExactlyOnce, Qos::ExactlyOnce]
+                .into_iter()
+                .enumerate()
         {
             let payload = [nth as u8];
             let message = publish("a", &payload, qos, nth as u16 + 1);
@@ -108,7 +109,8 @@ fn nothing_is_acknowledged_before_it_is_on_the_disk() {
             cluster.send(publisher, &Packet::Publish(publish("a", b"kept", qos, 1)));
             cluster.expect_nothing(publisher);
             disk.commit(&mut cluster);
-            cluster.expect(publisher, |packet| assert!(matches!(packet, Packet::PubAck(_) | Packet::PubRec(_))));
+            cluster
+                .expect(publisher, |packet| assert!(matches!(packet, Packet::PubAck(_) | Packet::PubRec(_))));
             cluster.send(publisher, &Packet::Publish(publish("a", b"lost", qos, 2)));
             cluster.expect_nothing(publisher);
             disk.set_late(false);
@@ -288,7 +290,9 @@ fn a_will_is_published_30_seconds_after_a_restart_unless_its_client_is_back() {
     for cores in CORES {
         let (mut cluster, disk) = Disk::new(cores, Limits::default());
         goes_away(&mut cluster, "watcher", "will");
-        for (name, expiry, delay) in [("clean", 0, 0), ("kept", 3600, 0), ("slow", 3600, 50), ("returns", 3600, 0)] {
+        for (name, expiry, delay) in
+            [("clean", 0, 0), ("kept", 3600, 0), ("slow", 3600, 50), ("returns", 3600, 0)]
+        {
             with_will(&mut cluster, name, expiry, delay, true);
         }
         with_will(&mut cluster, "clean and returns", 0, 0, true);
@@ -430,10 +434,13 @@ fn a_broker_begins_with_a_snapshot_made_while_it_went_on() {
                 if slices == 3 {
                     goes(cluster, "comes meanwhile", "a/#");
                     let (client, _) = cluster.resume(0, Version::V5, "c5");
-                    cluster.send(client, &Packet::Disconnect(Disconnect {
-                        reason: ReasonCode::NORMAL_DISCONNECTION,
-                        properties: Properties::new(&[Property::SessionExpiryInterval(0)]),
-                    }));
+                    cluster.send(
+                        client,
+                        &Packet::Disconnect(Disconnect {
+                            reason: ReasonCode::NORMAL_DISCONNECTION,
+                            properties: Properties::new(&[Property::SessionExpiryInterval(0)]),
+                        }),
+                    );
                 }
             });
             publish_one(&mut cluster);
