@@ -115,6 +115,9 @@ impl Shard {
             None if self.budget.sessions() >= u64::from(self.limits.sessions_max) => {
                 return self.refuse(key, connect.version, ReasonCode::QUOTA_EXCEEDED);
             }
+            None if self.records.are_full() && (expiry_seconds > 0 || connect.will.is_some()) => {
+                return self.refuse(key, connect.version, ReasonCode::QUOTA_EXCEEDED);
+            }
             // [MQTT-3.1.2-6]
             None => self.sessions.insert(Session::new(&client_id, expiry_seconds)),
         };
