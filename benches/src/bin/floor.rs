@@ -19,8 +19,16 @@ mod pieces;
 #[path = "../../../mqtt-broker/src/ring/mod.rs"]
 #[expect(dead_code, unreachable_pub, unused_imports, reason = "a broker needs more of it than this program")]
 mod ring;
+#[path = "../../../mqtt-broker/src/store/log/mod.rs"]
+#[allow(dead_code, unreachable_pub, unused_imports, reason = "of the ring, which writes no files here")]
+mod store_log;
 #[path = "../floor/table.rs"]
 mod table;
+
+/// Where the ring looks for what it writes to files.
+mod store {
+    pub(crate) use crate::store_log as log;
+}
 
 use std::error::Error;
 use std::net::TcpListener;
@@ -94,7 +102,7 @@ fn serve(listen: &str) -> Result<std::convert::Infallible, Box<dyn Error>> {
                     exchange.close(socket);
                 }
                 Event::Sent { socket, buffer } => exchange.sent(socket, buffer),
-                Event::Released { .. } => {}
+                Event::Released { .. } | Event::Written { .. } => {}
             }
         }
         gathering.woke(received);
