@@ -133,6 +133,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_cut_off_begins_behind_the_pieces_that_stay() {
+        let shared = || {
+            let mut shared = Shared::default();
+            shared.push(2, b"first".as_slice().into(), 0..5);
+            shared.push(3, b"second".as_slice().into(), 0..6);
+            shared
+        };
+        for (at, front, behind) in
+            [(1, "a", "bfirst-secondend"), (2, "abfirst", "-secondend"), (6, "abfirst-secondend", "")]
+        {
+            let (mut kept, mut buffer) = (shared(), b"ab-end".to_vec());
+            let cut = kept.split_off(at).unwrap_or_default();
+            let rest = buffer.split_off(at);
+            let (kept, cut) = (Pieces::new(buffer, kept), Pieces::new(rest, cut));
+            assert_eq!((kept.len(), cut.len()), (front.len(), behind.len()));
+            assert_eq!((kept.into_vec(), cut.into_vec()), (front.into(), behind.into()));
+        }
+    }
+
+    #[test]
     fn there_are_never_more_pieces_than_the_kernel_takes() {
         let mut shared = Shared::default();
         let bytes: Arc<[u8]> = b"p".as_slice().into();
