@@ -32,6 +32,10 @@ const RETRY_MILLIS: u64 = 1_000;
 
 /// No other snapshot is begun for so long after one could not be written.
 const SNAPSHOT_RETRY_MILLIS: u64 = 60_000;
+const SNAPSHOT_RETRY_FULL_MILLIS: u64 = 10_000;
+
+/// Segments of a log of which a snapshot would set none free, or one.
+const LIVE_FEW: usize = 2;
 
 /// Below it a log is not worth a snapshot; above it is always. Less where a log may not have twice as much.
 const LOG_SMALL: u64 = 64 << 20;
@@ -182,12 +186,17 @@ impl Disk {
         shard: &mut Shard,
         began: u64,
     ) -> Result<(), BrokerError> {
-        if self.retry_at.is_some_and(|at| at <= began) {
+        let tries_again = self.retry_at.is_some_and(|at| at <= began);
+        if tries_again {
             self.retry_at = None;
             self.log.borrow_mut().try_again();
         }
-        if let Some(segment) = self.log.borrow_mut().poll_make() {
-            self.jobs.ask(self.core, Job::Make(segment));
+        let wanted = self.log.borrow_mut().poll_make();
+        match wanted {
+            Some(segment) => self.jobs.ask(self.core, Job::Make(segment)),
+            // A snapshot has made room meanwhile.
+            None if tries_again => self.has_room_again(),
+            None => {}
         }
         self.proceed_snapshot(shard, began);
         self.write(ring)
@@ -248,11 +257,7 @@ impl Disk {
     fn made(&mut self, result: io::Result<()>, now: u64) {
         self.log.borrow_mut().made(result.is_ok());
         match result {
-            Ok(()) if self.is_full => {
-                self.is_full = false;
-                info!(core = %self.core, "there is room again for the store");
-            }
-            Ok(()) => {}
+            Ok(()) => self.has_room_again(),
             Err(error) => {
                 self.retry_at = Some(now + RETRY_MILLIS);
                 if !std::mem::replace(&mut self.is_full, true) {
@@ -265,6 +270,12 @@ impl Disk {
                     );
                 }
             }
+        }
+    }
+
+    fn has_room_again(&mut self) {
+        if std::mem::take(&mut self.is_full) {
+            info!(core = %self.core, "there is room again for the store");
         }
     }
 
@@ -299,11 +310,13 @@ impl Disk {
     }
 
     fn is_due(&self, now: u64) -> bool {
-        let live: u64 = self.log.borrow().live().map(|live| u64::from(live.segment.bytes)).sum();
+        let log = self.log.borrow();
+        let live: u64 = log.live().map(|live| u64::from(live.segment.bytes)).sum();
         let half = self.log_bytes_max / 2;
         let is_long =
             live >= LOG_SMALL.min(half) && (live > 2 * self.last_bytes || live >= LOG_LARGE.min(half));
-        is_long && now >= self.snapshot_from
+        // On a full disk a snapshot is the way to more room, if what it is made of has become little.
+        (is_long || self.is_full && log.live().len() > LIVE_FEW) && now >= self.snapshot_from
     }
 
     fn begin(&mut self, began: u64) {
@@ -323,8 +336,13 @@ impl Disk {
     /// A snapshot could not be written: the log goes on without it, and another one is begun when it has grown again.
     fn give_up(&mut self, error: Option<io::Error>, now: u64) {
         self.snapshot = None;
-        self.snapshot_from = now + SNAPSHOT_RETRY_MILLIS;
+        self.snapshot_from =
+            now + if self.is_full { SNAPSHOT_RETRY_FULL_MILLIS } else { SNAPSHOT_RETRY_MILLIS };
         let error = error.map(|error| error.to_string()).unwrap_or_default();
+        if self.is_full {
+            // That there is no room was said.
+            return debug!(core = %self.core, error, "no room for a snapshot");
+        }
         warn!(core = %self.core, folder = %self.files.folder.display(), error, "a snapshot could not be written");
     }
 }
