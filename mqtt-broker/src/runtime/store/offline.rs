@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicU64;
 use super::directory::{Directory, LOCK};
 use super::files::CoreFiles;
 use super::recover::{self, Found};
-use super::{StoreError, layout};
+use super::{OnDamage, StoreError, layout, meta};
 use crate::config::CoreId;
 use crate::shard::home_of;
 use crate::store::image::Image;
@@ -57,6 +57,9 @@ pub struct LogRead {
 }
 
 impl OfflineStore {
+    /// The version of the directory that is read and written; the log and its records have their own.
+    pub const VERSION: u32 = meta::VERSION;
+
     /// Opens the store in the directory `path`.
     ///
     /// # Errors
@@ -77,7 +80,8 @@ impl OfflineStore {
         assert!((1..=CoreId::MAX).contains(&cores.into()), "a broker has 1 to {} cores", CoreId::MAX);
         match fs::read_dir(path) {
             Ok(mut entries) => {
-                let is_ours = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.file_name() == LOCK);
+                let is_ours =
+                    |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.file_name() == LOCK);
                 if !entries.all(is_ours) {
                     return Err(StoreError::NotEmpty(path.to_owned()));
                 }
@@ -116,8 +120,8 @@ impl OfflineStore {
     ///
     /// # Errors
     /// Something cannot be read; unless it is to be salvaged, something is damaged.
-    pub fn read(&self, on_damage: super::OnDamage, records: &AtomicU64) -> Result<Vec<StoredCore>, StoreError> {
-        let salvage = on_damage == super::OnDamage::Salvage;
+    pub fn read(&self, on_damage: OnDamage, records: &AtomicU64) -> Result<Vec<StoredCore>, StoreError> {
+        let salvage = on_damage == OnDamage::Salvage;
         let found = recover::read(&self.directory, SEED, salvage, records)?;
         (0..).zip(found).map(|(core, found)| StoredCore::new(&self.directory.core(core), found)).collect()
     }
