@@ -4,3 +4,4 @@ mod documents;
 mod process;
 mod program;
 mod rumqttc_v4_v5;
+mod store_tools;
