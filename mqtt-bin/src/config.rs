@@ -87,8 +87,7 @@ fn check_names(
     let unknown = table.keys().filter(|key| !known.contains(&key.get_ref().as_ref()));
     let Some(key) = unknown.min_by_key(|key| key.span().start) else { return Ok(()) };
     let name = key.get_ref().as_ref();
-    let near_elsewhere =
-        || elsewhere.iter().find_map(|(names, there)| Some((nearest(name, names)?, there)));
+    let near_elsewhere = || elsewhere.iter().find_map(|(names, there)| Some((nearest(name, names)?, there)));
     let hint = if let Some((_, there)) = elsewhere.iter().find(|(names, _)| names.contains(&name)) {
         format!("it belongs {there}")
     } else if let Some(near) = nearest(name, known) {
@@ -239,7 +238,10 @@ mod tests {
 
     #[test]
     fn the_names_of_all_tables_are_known() {
-        assert_eq!(fault("data_dir = \"/d\"\n").1, "unknown setting `data_dir`; it belongs in the table [store]");
+        assert_eq!(
+            fault("data_dir = \"/d\"\n").1,
+            "unknown setting `data_dir`; it belongs in the table [store]"
+        );
         assert_eq!(
             fault("[store]\nsegment_byte = 5\n").1,
             "unknown setting `segment_byte`; did you mean `segment_bytes`?"

@@ -120,7 +120,8 @@ fn say_ready(handle: &Handle, data_dir: Option<PathBuf>) {
         version = env!("CARGO_PKG_VERSION"),
         listen = listen.join(","),
         cores = handle.cores(),
-        data_dir = data_dir.map_or_else(|| "none, in memory only".to_owned(), |path| path.display().to_string()),
+        data_dir =
+            data_dir.map_or_else(|| "none, in memory only".to_owned(), |path| path.display().to_string()),
         connections_max = limits.connections_max,
         tables_beyond = handle.connections_before_tables(),
         sessions_max = limits.sessions_max,

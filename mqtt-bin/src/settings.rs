@@ -7,8 +7,8 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::str::FromStr;
 
-use mqtt_broker::{CoreId, Limits};
 use crate::store_settings::StoreSettings;
+use mqtt_broker::{CoreId, Limits};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tracing_subscriber::filter::Targets;
 

@@ -33,7 +33,8 @@ impl StoreSettings {
             return None;
         }
         let is_given = !self.data_dir.as_os_str().is_empty();
-        let directory = if is_given { self.data_dir.clone() } else { default_directory(|name| env::var(name).ok()) };
+        let directory =
+            if is_given { self.data_dir.clone() } else { default_directory(|name| env::var(name).ok()) };
         let mut config = StoreConfig::new(directory);
         (config.on_damage, config.segment_bytes) = (self.on_damage, self.segment_bytes);
         config.log_bytes_max = self.log_bytes_max;

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use engine::{Coverage, Scenario, Step, Violation, schedule, shrink, simulate};
+use engine::{Coverage, Scenario, Step, Violation, crash, schedule, shrink, simulate};
 
 /// Simulates a whole broker with its Clients and network, each run from one seed.
 #[derive(Parser)]
@@ -43,6 +43,9 @@ struct Options {
     /// Threads
     #[arg(long)]
     threads: Option<usize>,
+    /// With a seed: the run in which the broker is killed, instead of the other
+    #[arg(long)]
+    crashes: bool,
     /// Leaves a failing schedule as it is
     #[arg(long)]
     no_shrink: bool,
@@ -83,6 +86,18 @@ fn main() -> ExitCode {
 
 /// One seed with a trace, made smaller if it fails.
 fn replay(seed: u64, options: &Options) -> ExitCode {
+    if options.crashes {
+        return match crash(seed, !options.quiet) {
+            Ok(count) => {
+                println!("seed {seed} holds: {count} crashes");
+                ExitCode::SUCCESS
+            }
+            Err(violation) => {
+                println!("seed {seed} fails: {violation}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let scenario = Scenario::new(seed, options.cores);
     let mut steps = schedule(&scenario);
     let mut outcome = simulate(&scenario, &steps, false);
@@ -172,17 +187,19 @@ fn one(seed: u64, options: &Options, sum: &Mutex<Sum>) -> bool {
     let scenario = Scenario::new(seed, options.cores);
     let steps = schedule(&scenario);
     let outcome = simulate(&scenario, &steps, false);
+    let crashed = crash(seed, false).err().map(|violation| (violation, " --crashes".to_owned()));
     let mut sum = sum.lock().expect("no thread panics");
     sum.seeds += 1;
     sum.micros += outcome.micros;
     sum.messages += outcome.messages;
     sum.events += outcome.events;
     sum.coverage.merge(&outcome.coverage);
-    let Some(violation) = outcome.violation else { return false };
-    println!("seed {seed} fails: {violation}");
     let cores = options.cores.map_or(String::new(), |cores| format!(" --cores {cores}"));
+    let failed = outcome.violation.map(|violation| (violation, cores)).or(crashed);
+    let Some((violation, also)) = failed else { return false };
+    println!("seed {seed} fails: {violation}");
     println!(
-        "  replay: cargo run -p mqtt-broker --no-default-features --example simulate -- --seed {seed}{cores}"
+        "  replay: cargo run -p mqtt-broker --no-default-features --example simulate -- --seed {seed}{also}"
     );
     sum.failed.push((seed, violation));
     true

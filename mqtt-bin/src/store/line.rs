@@ -5,7 +5,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mqtt_broker::message::MessageRef;
-use mqtt_proto::packet::{Properties, Property as Told, SubscriptionOptions};
+use mqtt_proto::packet::{Properties, Property, SubscriptionOptions};
 use mqtt_proto::types::{Qos, TopicName};
 use serde::{Deserialize, Serialize};
 
@@ -46,14 +46,14 @@ pub(super) struct Message {
     pub(super) expires_at: Option<u64>,
     /// In their order.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub(super) properties: Vec<Property>,
+    pub(super) properties: Vec<Forwarded>,
     pub(super) payload: Bytes,
 }
 
 /// A property that goes on with a message.
 #[derive(Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Property {
+pub(super) enum Forwarded {
     PayloadFormatIndicator(u8),
     ContentType(String),
     ResponseTopic(String),
@@ -174,7 +174,7 @@ impl Message {
             qos: message.qos.bits(),
             retain: message.retain,
             expires_at: message.expires_at,
-            properties: Properties::from_wire(message.properties).iter().filter_map(Property::new).collect(),
+            properties: Properties::from_wire(message.properties).iter().filter_map(Forwarded::new).collect(),
             payload: Bytes::new(message.payload),
         }
     }
@@ -225,15 +225,15 @@ impl Subscription {
     }
 }
 
-impl Property {
+impl Forwarded {
     /// None of a kind that no message keeps.
-    fn new(property: Told<'_>) -> Option<Property> {
+    fn new(property: Property<'_>) -> Option<Forwarded> {
         Some(match property {
-            Told::PayloadFormatIndicator(value) => Property::PayloadFormatIndicator(value),
-            Told::ContentType(text) => Property::ContentType(text.to_owned()),
-            Told::ResponseTopic(text) => Property::ResponseTopic(text.to_owned()),
-            Told::CorrelationData(data) => Property::CorrelationData(Bytes::new(data)),
-            Told::UserProperty(name, value) => Property::UserProperty(name.to_owned(), value.to_owned()),
+            Property::PayloadFormatIndicator(value) => Forwarded::PayloadFormatIndicator(value),
+            Property::ContentType(text) => Forwarded::ContentType(text.to_owned()),
+            Property::ResponseTopic(text) => Forwarded::ResponseTopic(text.to_owned()),
+            Property::CorrelationData(data) => Forwarded::CorrelationData(Bytes::new(data)),
+            Property::UserProperty(name, value) => Forwarded::UserProperty(name.to_owned(), value.to_owned()),
             _ => return None,
         })
     }
@@ -241,14 +241,14 @@ impl Property {
     /// Appends it as it is on the wire (section 2.2.2).
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), String> {
         match self {
-            Property::PayloadFormatIndicator(value) => {
-                out.extend([Told::PayloadFormatIndicator(0).id() as u8, *value])
+            Forwarded::PayloadFormatIndicator(value) => {
+                out.extend([Property::PayloadFormatIndicator(0).id() as u8, *value])
             }
-            Property::ContentType(text) => put(out, Told::ContentType(""), &[text.as_bytes()])?,
-            Property::ResponseTopic(text) => put(out, Told::ResponseTopic(""), &[text.as_bytes()])?,
-            Property::CorrelationData(data) => put(out, Told::CorrelationData(&[]), &[&data.decode()?])?,
-            Property::UserProperty(name, value) => {
-                put(out, Told::UserProperty("", ""), &[name.as_bytes(), value.as_bytes()])?;
+            Forwarded::ContentType(text) => put(out, Property::ContentType(""), &[text.as_bytes()])?,
+            Forwarded::ResponseTopic(text) => put(out, Property::ResponseTopic(""), &[text.as_bytes()])?,
+            Forwarded::CorrelationData(data) => put(out, Property::CorrelationData(&[]), &[&data.decode()?])?,
+            Forwarded::UserProperty(name, value) => {
+                put(out, Property::UserProperty("", ""), &[name.as_bytes(), value.as_bytes()])?;
             }
         }
         Ok(())
@@ -256,7 +256,7 @@ impl Property {
 }
 
 /// Appends the identifier of `kind`, and each part behind its length.
-fn put(out: &mut Vec<u8>, kind: Told<'_>, parts: &[&[u8]]) -> Result<(), String> {
+fn put(out: &mut Vec<u8>, kind: Property<'_>, parts: &[&[u8]]) -> Result<(), String> {
     out.push(kind.id() as u8);
     for part in parts {
         let length = u16::try_from(part.len())
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn properties_keep_their_bytes_and_their_order() {
         let wire = b"\x26\0\x01a\0\x01b\x01\x01\x03\0\x04text\x08\0\x01r\x09\0\x02\0\xff\x26\0\x01a\0\x01c";
-        let told: Vec<_> = Properties::from_wire(wire).iter().filter_map(Property::new).collect();
+        let told: Vec<_> = Properties::from_wire(wire).iter().filter_map(Forwarded::new).collect();
         assert_eq!(told.len(), 6);
         let mut again = Vec::new();
         told.iter().try_for_each(|property| property.encode(&mut again)).expect("they were right");

@@ -1,7 +1,10 @@
 //! mqttd as a process: what its user and its clients see.
 
+mod client;
 mod documents;
+mod kill;
 mod process;
 mod program;
 mod rumqttc_v4_v5;
+mod store;
 mod store_tools;

@@ -91,7 +91,8 @@ fn sighup_ends_nothing() {
 fn a_used_port_is_one_clear_sentence_and_exit_code_1() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("it is bound").to_string();
-    let output = command().args(["--listen", &address, "--cores", "1", "--ephemeral"]).output().expect("it starts");
+    let output =
+        command().args(["--listen", &address, "--cores", "1", "--ephemeral"]).output().expect("it starts");
     let said = String::from_utf8(output.stderr).expect("UTF-8");
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.starts_with("mqttd: ") && said.contains(&address) && said.lines().count() == 1, "{said}");
@@ -101,7 +102,8 @@ fn a_used_port_is_one_clear_sentence_and_exit_code_1() {
 fn a_second_mqttd_on_the_port_does_not_steal_its_clients() {
     let first = Mqttd::start(&[]);
     let address = first.address.to_string();
-    let output = command().args(["--listen", &address, "--cores", "2", "--ephemeral"]).output().expect("it starts");
+    let output =
+        command().args(["--listen", &address, "--cores", "2", "--ephemeral"]).output().expect("it starts");
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
 }
 

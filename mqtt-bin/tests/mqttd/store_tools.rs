@@ -30,7 +30,7 @@ impl Place {
     fn new() -> Place {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("mqttd-store-{}-{count}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("mqttd-store-tools-{}-{count}", std::process::id()));
         fs::create_dir_all(&path).expect("the temporary folder is writable");
         Place(path)
     }

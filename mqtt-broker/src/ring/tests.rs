@@ -14,6 +14,7 @@ use crate::pieces::{Pieces, Shared};
 
 mod parking;
 mod tables;
+mod write;
 
 /// What the ring did, without the lent bytes.
 #[derive(Debug, PartialEq)]
@@ -23,6 +24,7 @@ enum Seen {
     Ended(SocketId),
     Sent(SocketId, usize),
     Released(SocketId, bool),
+    Written(usize, Result<usize, ErrorKind>),
 }
 
 struct Bench {
@@ -137,6 +139,9 @@ impl Bench {
                 Event::Received { socket, bytes } => Seen::Received(socket, bytes.to_vec()),
                 Event::Ended { socket, .. } => Seen::Ended(socket),
                 Event::Sent { socket, buffer } => Seen::Sent(socket, buffer.len()),
+                Event::Written { pages, result } => {
+                    Seen::Written(pages.len(), result.map_err(|error| error.kind()))
+                }
                 Event::Released { socket, descriptor } => {
                     let arrived = descriptor.is_some();
                     self.released.extend(descriptor);

@@ -124,6 +124,17 @@ impl<M: Retainable> Retained<M> {
         self.order.iter().map(|&index| self.messages.at(index))
     }
 
+    /// All messages whose topics lie behind `after`, in order; those of topics that begin with `$` too.
+    pub fn iter_behind(&self, after: &str) -> impl Iterator<Item = &M> + use<'_, M> {
+        let is_before = |&index: &u32| order(self.messages.at(index).topic_bytes(), after.as_bytes()).is_le();
+        let mut next = self.order.find(is_before);
+        std::iter::from_fn(move || {
+            let &index = self.order.get(next)?;
+            next = self.order.next(next);
+            Some(self.messages.at(index))
+        })
+    }
+
     /// Keeps only the messages for which `keep` holds.
     pub fn retain(&mut self, mut keep: impl FnMut(&M) -> bool) {
         let Retained { hasher, messages, by_topic, order, bytes, .. } = self;

@@ -273,7 +273,8 @@ impl PendingAnswers {
 
 pub(super) enum PendingAnswer {
     PubAck(PacketId, ReasonCode),
-    PubRec(PacketId, ReasonCode),
+    /// Whether the store is told that the message has come when it leaves.
+    PubRec(PacketId, ReasonCode, bool),
     SubAck(PacketId, Box<[u8]>),
     UnsubAck(PacketId, Box<[u8]>),
 }

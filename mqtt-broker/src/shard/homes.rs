@@ -4,13 +4,10 @@
 use std::hash::Hasher;
 use std::sync::Arc;
 
-#[cfg(feature = "runtime")]
-use mqtt_proto::types::SharedFilter;
-use mqtt_proto::types::TopicName;
+use mqtt_proto::types::{SharedFilter, TopicName};
 use siphasher::sip::SipHasher13;
 
 use crate::config::CoreId;
-#[cfg(feature = "runtime")]
 use crate::store::image::Home;
 
 #[derive(Clone, Debug)]
@@ -20,6 +17,20 @@ pub(super) struct Homes {
     key: [u64; 2],
     seed: u64,
     assigned: u64,
+}
+
+/// Which of `cores` cores something is at home on. `hash_key`: that of [`ShardConfig`](super::ShardConfig).
+pub fn home_of(hash_key: [u64; 2], cores: u16, what: Home<'_>) -> u16 {
+    let homes = Homes::new(CoreId(0), cores, hash_key, 0);
+    match what {
+        Home::Session(client_id) => homes.of_client(client_id),
+        Home::Retained(topic) => homes.of_topic(topic),
+        Home::Group(text) => match SharedFilter::new(text) {
+            Ok(SharedFilter { share_name: Some(name), filter }) => homes.of_group(name.as_str(), filter.as_str()),
+            // No group has such a name: what is stored under it is in nobody's way anywhere.
+            _ => 0,
+        },
+    }
 }
 
 impl Homes {
@@ -77,22 +88,6 @@ impl Homes {
             if self.of_client(&client_id) == self.core.0 && !taken(&client_id) {
                 return client_id.into();
             }
-        }
-    }
-}
-
-/// On which of `cores` cores something is at home, by the key of their shards.
-#[cfg(feature = "runtime")]
-pub(crate) fn home_of(key: [u64; 2], what: Home<'_>, cores: u16) -> u16 {
-    let homes = Homes::new(CoreId(0), cores, key, 0);
-    match what {
-        Home::Session(client_id) => homes.of_client(client_id),
-        Home::Retained(topic) => homes.of_topic(topic),
-        Home::Group(text) => {
-            let SharedFilter { share_name, filter } =
-                SharedFilter::new(text).expect("it was a filter before");
-            let share_name = share_name.expect("a group has one");
-            homes.of_group(share_name.as_str(), filter.as_str())
         }
     }
 }

@@ -385,7 +385,10 @@ impl Shard {
             PendingAnswer::PubAck(packet_id, reason) => {
                 self.send_ack(key, Qos::AtLeastOnce, Ack::new(packet_id, reason));
             }
-            PendingAnswer::PubRec(packet_id, reason) => {
+            PendingAnswer::PubRec(packet_id, reason, records) => {
+                if records && !reason.is_error() {
+                    self.record_late(key, packet_id);
+                }
                 self.send_ack(key, Qos::ExactlyOnce, Ack::new(packet_id, reason));
             }
             PendingAnswer::SubAck(packet_id, ref reasons) => {

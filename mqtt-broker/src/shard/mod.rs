@@ -77,8 +77,7 @@ use wheel::Wheel;
 pub use crate::pieces::Pieces;
 pub use contract::{Action, ConnectionId, ConnectionInfo, Handed, Now, ShardConfig};
 pub use envelope::EnvelopeBatch;
-#[cfg(feature = "runtime")]
-pub(crate) use homes::home_of;
+pub use homes::home_of;
 pub use snapshot::SnapshotPosition;
 pub use stats::{DropReason, Stats};
 
@@ -394,15 +393,15 @@ impl Shard {
 
     /// Sends all that waits in `output`.
     fn transmit(id: ConnectionId, output: &mut Output, stats: &mut Stats) -> Action {
-        let action = match output.shared {
-            None => Action::Transmit { id, buffer: core::mem::take(&mut output.buffer) },
-            Some(_) => Action::TransmitShared { id, pieces: output.take() },
-        };
-        let bytes = match &action {
-            Action::TransmitShared { pieces, .. } => pieces.len(),
-            Action::Transmit { buffer, .. } => buffer.len(),
-            _ => 0,
-        };
+            let action = match output.shared {
+                None => Action::Transmit { id, buffer: core::mem::take(&mut output.buffer) },
+                Some(_) => Action::TransmitShared { id, pieces: output.take() },
+            };
+            let bytes = match &action {
+                Action::TransmitShared { pieces, .. } => pieces.len(),
+                Action::Transmit { buffer, .. } => buffer.len(),
+                _ => 0,
+            };
         output.outstanding = u32::try_from(bytes).unwrap_or(u32::MAX);
         stats.bytes_sent += bytes as u64;
         action

@@ -124,21 +124,36 @@ impl Shard {
             let reason =
                 if routed.matched { ReasonCode::SUCCESS } else { ReasonCode::NO_MATCHING_SUBSCRIBERS };
             if publish.qos == Qos::ExactlyOnce {
-                self.record_received(session_key, packet_id, &mut routed.commit);
+                self.record_received(session_key, packet_id, &mut routed);
             }
             self.acknowledge(key, publish.qos, packet_id, reason, routed);
         }
         Step::Next
     }
 
-    /// A QoS 2 message was routed: sent again by its Client, which remembers it as long as the session, it is not again.
-    pub(super) fn record_received(&mut self, session: Key, packet_id: PacketId, commit: &mut Option<u64>) {
-        let Some(session) = self.sessions.get(session).filter(|session| session.is_persistent()) else {
+    /// A QoS 2 message was routed: sent again by its Client after a crash, it must not be again. If other cores were sent
+    /// it, the Client has to send it again until they have committed it: the store is told behind that.
+    pub(super) fn record_received(&mut self, session: Key, packet_id: PacketId, routed: &mut Routed) {
+        let Some(session) = self.sessions.get_mut(session).filter(|session| session.is_persistent()) else {
             return;
         };
+        if !routed.cores.is_empty() {
+            return session.flight().untold.push(packet_id);
+        }
         let record = Record::Received { client_id: &session.client_id, packet_id };
         if let Commit::At(position) = self.records.append(self.now, &record) {
-            *commit = (*commit).max(Some(position));
+            routed.commit = routed.commit.max(Some(position));
+        }
+    }
+
+    /// The other cores have committed a QoS 2 message, its PUBREC is about to leave.
+    pub(super) fn record_late(&mut self, key: Key, packet_id: PacketId) {
+        let live = self.connections.get(key).and_then(Connection::live);
+        let Some(session) = live.and_then(|live| self.sessions.get_mut(live.session)) else { return };
+        if session.tell(packet_id) {
+            let record = Record::Received { client_id: &session.client_id, packet_id };
+            let commit = self.records.append(self.now, &record);
+            self.close_gate(key, commit);
         }
     }
 
@@ -236,7 +251,7 @@ impl Shard {
             return self.send_ack(key, qos, Ack::new(packet_id, reason));
         }
         let answer = match qos {
-            Qos::ExactlyOnce => PendingAnswer::PubRec(packet_id, reason),
+            Qos::ExactlyOnce => PendingAnswer::PubRec(packet_id, reason, !routed.cores.is_empty()),
             _ => PendingAnswer::PubAck(packet_id, reason),
         };
         let (connection, serial) = (key.into(), self.next_serial(key));
@@ -257,7 +272,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(session) else { return };
         let reason = match session.flight().inbound.pubrel_received(ack.packet_id) {
             true => {
-                if session.is_persistent() {
+                if session.is_persistent() && !session.tell(ack.packet_id) {
                     let (client_id, packet_id) = (&*session.client_id, ack.packet_id);
                     let commit = self.records.append(self.now, &Record::Completed { client_id, packet_id });
                     // The Client uses the identifier for another message from then on.

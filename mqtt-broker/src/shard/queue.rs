@@ -140,6 +140,11 @@ impl Queue {
         Some(delivery)
     }
 
+    /// Those that wait, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Delivery> {
+        self.pieces.iter().flatten()
+    }
+
     /// Takes out the messages for which `which` is true, in order.
     pub(super) fn extract(&mut self, which: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
         let mut taken = Vec::new();
@@ -164,9 +169,8 @@ impl Queue {
     }
 
     pub(super) fn check_invariants(&self) {
-        let waiting = || self.pieces.iter().flatten();
-        debug_assert_eq!(self.len, waiting().count());
-        debug_assert_eq!(self.bytes, waiting().map(Delivery::cost).sum::<usize>());
+        debug_assert_eq!(self.len, self.iter().count());
+        debug_assert_eq!(self.bytes, self.iter().map(Delivery::cost).sum::<usize>());
         let last = self.pieces.len().saturating_sub(1);
         debug_assert!(self.pieces.iter().take(last).all(|piece| !piece.is_empty()));
         debug_assert!(self.pieces.iter().take(last).skip(1).all(|piece| piece.len() == PIECE));

@@ -40,6 +40,11 @@ impl Records {
         now.wall_millis + self.behind
     }
 
+    /// The wall time at the monotonic time `at`, which lies ahead.
+    pub(super) fn wall_at(&self, now: Now, at: u64) -> u64 {
+        self.wall(now).saturating_add(at.saturating_sub(now.millis))
+    }
+
     /// The store knows of the time `last`.
     pub(super) fn begin_at(&mut self, last: u64, now: Now) {
         self.behind = last.saturating_sub(now.wall_millis);
@@ -69,8 +74,8 @@ impl Records {
 
     /// Tells `message`, which expires by monotonic time; its number.
     fn tell(&mut self, now: Now, message: &MessageRef<'_>, publisher: u32) -> u64 {
-        let wall = |at: u64| self.wall(now).saturating_add(at.saturating_sub(now.millis));
-        let message = MessageRef { expires_at: message.expires_at.map(wall), ..*message };
+        let expires_at = message.expires_at.map(|at| self.wall_at(now, at));
+        let message = MessageRef { expires_at, ..*message };
         self.append(now, &Record::Message { message, publisher, shared: false });
         self.messages += 1;
         self.messages
@@ -107,7 +112,8 @@ impl Records {
         packet_id: Option<PacketId>,
     ) -> Commit {
         let identifiers = Identifiers::new(how.identifiers);
-        let record = Record::Enqueued { client_id, qos: how.qos, retain: how.retain, identifiers, packet_id };
+        let record =
+            Record::Enqueued { client_id, qos: how.qos, retain: how.retain, identifiers, packet_id };
         self.keep_outgoing(now, outgoing, &record)
     }
 }

@@ -12,8 +12,8 @@ use super::Shard;
 use super::deliver::Outgoing;
 use crate::message::Message;
 use crate::ports::Commit;
-use crate::router::Retainable;
 use crate::store::record::Record;
+use crate::router::Retainable;
 
 /// Retained messages that expire, the one that is due first in front. They share their bytes with those retained.
 #[derive(Debug, Default)]

@@ -387,7 +387,7 @@ impl Shard {
                 let reason = if matched { ReasonCode::SUCCESS } else { ReasonCode::NO_MATCHING_SUBSCRIBERS };
                 let mut routed = Routed { matched, cores, commit: outgoing.commit };
                 if publish.qos == Qos::ExactlyOnce {
-                    self.record_received(session, packet_id, &mut routed.commit);
+                    self.record_received(session, packet_id, &mut routed);
                 }
                 self.acknowledge(key, publish.qos, packet_id, reason, routed);
             }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ahash::RandomState;
 use hashbrown::HashTable;
+use mqtt_proto::packet::SubscriptionOptions;
 use mqtt_proto::session::{Inbound, Outbound};
 use mqtt_proto::types::{PacketId, Qos};
 
@@ -43,6 +44,8 @@ pub(super) struct Flight {
     /// The send window. What is in flight counts as delivered only when it is acknowledged.
     pub(super) outbound: Outbound<Delivery>,
     pub(super) inbound: Inbound,
+    /// QoS 2 messages that have come and that the store is told of once the other cores have committed them.
+    pub(super) untold: Vec<PacketId>,
     /// Messages that wait for the Client, its send quota or its output buffer.
     pub(super) queue: Queue,
 }
@@ -70,9 +73,18 @@ pub(super) struct Aside {
     pub(super) ends_at: Option<u64>,
 }
 
-/// Memberships in shared groups, by the whole filter, `$share/` included: the group, `None` until its owner core has
-/// answered.
-pub(super) type Memberships = BTreeMap<Box<str>, Option<GroupRef>>;
+/// Memberships in shared groups, by the whole filter, `$share/` included.
+pub(super) type Memberships = BTreeMap<Box<str>, Membership>;
+
+/// A membership in a shared group.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Membership {
+    /// The group, `None` until its owner core has answered.
+    pub(super) group: Option<GroupRef>,
+    pub(super) options: SubscriptionOptions,
+    /// Subscription Identifier, 0 for none.
+    pub(super) identifier: u32,
+}
 
 /// The filters of a session's Non-shared Subscriptions, in order: one needs no memory of its own.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -223,6 +235,13 @@ impl Session {
         self.flight.as_deref_mut()
     }
 
+    /// Whether the store was not told yet of the QoS 2 message that has come under this identifier, which it is no more.
+    pub(super) fn tell(&mut self, packet_id: PacketId) -> bool {
+        let Some(flight) = &mut self.flight else { return false };
+        let place = flight.untold.iter().position(|untold| *untold == packet_id);
+        place.map(|place| flight.untold.swap_remove(place)).is_some()
+    }
+
     /// Whether no message waits.
     pub(super) fn queue_is_empty(&self) -> bool {
         self.flight.as_ref().is_none_or(|flight| flight.queue.is_empty())
@@ -272,6 +291,11 @@ impl Session {
         });
     }
 
+    /// Monotonic milliseconds at which it ends, unless its Client is back before that.
+    pub(super) fn ends_at(&self) -> Option<u64> {
+        self.aside.as_ref()?.ends_at
+    }
+
     pub(super) fn will(&self) -> Option<&Will> {
         self.aside.as_ref()?.will.as_deref()
     }
@@ -312,32 +336,34 @@ impl Session {
 
     /// The shared groups that have taken it in.
     pub(super) fn groups(&self) -> impl Iterator<Item = GroupRef> {
-        self.memberships().into_iter().flat_map(|shared| shared.values().copied().flatten())
+        self.memberships().into_iter().flat_map(|shared| shared.values().filter_map(|membership| membership.group))
     }
 
     pub(super) fn is_member(&self, text: &str) -> bool {
         self.memberships().is_some_and(|shared| shared.contains_key(text))
     }
 
-    /// Becomes a member of a shared group that has not answered yet.
-    pub(super) fn join(&mut self, text: &str) {
-        self.aside().shared.get_or_insert_default().insert(text.into(), None);
+    /// Becomes a member of a shared group that has not answered yet, or one with other options; whether it was none.
+    pub(super) fn join(&mut self, text: &str, options: SubscriptionOptions, identifier: u32) -> bool {
+        let shared = self.aside().shared.get_or_insert_default();
+        let group = shared.get(text).and_then(|known| known.group);
+        shared.insert(text.into(), Membership { group, options, identifier }).is_none()
     }
 
     /// The group has taken it in; `false` if it is no member any more.
     pub(super) fn joined(&mut self, text: &str, group: GroupRef) -> bool {
         let shared = self.aside.as_mut().and_then(|aside| aside.shared.as_mut());
         let known = shared.and_then(|shared| shared.get_mut(text));
-        known.map(|known| *known = Some(group)).is_some()
+        known.map(|known| known.group = Some(group)).is_some()
     }
 
     /// Ends its membership `text`, if it has it.
     pub(super) fn leave(&mut self, text: &str) -> Option<Option<GroupRef>> {
         let aside = self.aside.as_mut()?;
-        let group = aside.shared.as_mut()?.remove(text)?;
+        let membership = aside.shared.as_mut()?.remove(text)?;
         aside.shared.take_if(|shared| shared.is_empty());
         self.tidy_aside();
-        Some(group)
+        Some(membership.group)
     }
 
     /// Ends all its memberships.
@@ -430,6 +456,11 @@ impl Sessions {
     /// The key of the live session at `index`, which subscription tables name it by.
     pub(super) fn at(&self, index: u32) -> Option<Key> {
         self.table.at(index)
+    }
+
+    /// An index that no session has, nor one above it.
+    pub(super) fn end(&self) -> u32 {
+        self.table.end()
     }
 
     pub(super) fn len(&self) -> usize {

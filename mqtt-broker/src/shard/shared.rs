@@ -131,7 +131,7 @@ impl Shard {
         subscriber: Subscriber,
     ) {
         debug_assert!(shared.share_name.is_some());
-        self.membership(session, text);
+        self.membership(session, text, subscriber);
         let token = self.token();
         let Subscriber { options, identifier, .. } = subscriber;
         let join =

@@ -8,6 +8,7 @@ use super::barrier::Then;
 use super::connection::{PendingAnswer, Why};
 use super::envelope::Envelope;
 use super::input::Step;
+use super::session::Membership;
 use super::table::Key;
 use crate::ports::{AuthorizeRequest, Commit, Decision, Event, Permission};
 use crate::router::{Removed, Subscriber};
@@ -259,20 +260,16 @@ impl Shard {
             let removed = self.subscriptions.remove_id(filter, session.index);
             self.withdraw(TopicFilter::new(&text).expect("it was subscribed to"), removed);
         }
-        for group in shared.into_values() {
+        for Membership { group, .. } in shared.into_values() {
             self.stats.shared_subscriptions -= 1;
             self.end_membership(session, group);
         }
     }
 
-    /// The membership `text` of a session, made if it has none; whether it was made.
-    pub(super) fn membership(&mut self, session: Key, text: &str) -> bool {
-        let Some(state) = self.sessions.get_mut(session) else { return false };
-        if state.is_member(text) {
-            return false;
-        }
-        state.join(text);
-        self.stats.shared_subscriptions += 1;
-        true
+    /// Makes or replaces the membership `text` of a session.
+    pub(super) fn membership(&mut self, session: Key, text: &str, subscriber: Subscriber) {
+        let Some(state) = self.sessions.get_mut(session) else { return };
+        let is_new = state.join(text, subscriber.options, subscriber.identifier);
+        self.stats.shared_subscriptions += u64::from(is_new);
     }
 }

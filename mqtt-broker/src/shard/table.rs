@@ -117,6 +117,11 @@ impl<T> Table<T> {
         value.expect("an index is kept no longer than its entry lives")
     }
 
+    /// An index that no entry has, nor one above it.
+    pub(super) fn end(&self) -> u32 {
+        (self.chunks.len() * CHUNK) as u32
+    }
+
     pub(super) fn len(&self) -> usize {
         self.len
     }

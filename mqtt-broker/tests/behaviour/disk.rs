@@ -139,7 +139,12 @@ impl Disk {
 
     /// Writes a snapshot of every core, in slices of so many bytes between which `meanwhile` is done; the log before it is
     /// forgotten.
-    pub(crate) fn snapshot(&self, cluster: &mut Cluster, bytes: usize, mut meanwhile: impl FnMut(&mut Cluster)) {
+    pub(crate) fn snapshot(
+        &self,
+        cluster: &mut Cluster,
+        bytes: usize,
+        mut meanwhile: impl FnMut(&mut Cluster),
+    ) {
         for core in 0..cluster.shards.len() {
             let from = self.logs.borrow()[core].records.len() as u64;
             let (mut position, mut snapshot) = (SnapshotPosition::default(), Vec::new());

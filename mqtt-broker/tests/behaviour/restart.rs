@@ -62,9 +62,10 @@ fn what_is_in_flight_is_sent_again_with_dup_under_its_packet_identifier() {
         let (client, _) = cluster.resume(0, Version::V5, "c");
         cluster.subscribe(client, "a", Qos::ExactlyOnce);
         let publisher = cluster.connect(0, Version::V5, "publisher");
-        for (nth, qos) in [Qos::AtLeastOnce, Qos::ExactlyOnce, Qos::AtLeastOnce, Qos::ExactlyOnce, Qos::ExactlyOnce]
-            .into_iter()
-            .enumerate()
+        for (nth, qos) in
+            [Qos::AtLeastOnce, Qos::ExactlyOnce, Qos::AtLeastOnce, Qos::ExactlyOnce, Qos::ExactlyOnce]
+                .into_iter()
+                .enumerate()
         {
             let payload = [nth as u8];
             let message = publish("a", &payload, qos, nth as u16 + 1);
@@ -108,7 +109,8 @@ fn nothing_is_acknowledged_before_it_is_on_the_disk() {
             cluster.send(publisher, &Packet::Publish(publish("a", b"kept", qos, 1)));
             cluster.expect_nothing(publisher);
             disk.commit(&mut cluster);
-            cluster.expect(publisher, |packet| assert!(matches!(packet, Packet::PubAck(_) | Packet::PubRec(_))));
+            cluster
+                .expect(publisher, |packet| assert!(matches!(packet, Packet::PubAck(_) | Packet::PubRec(_))));
             cluster.send(publisher, &Packet::Publish(publish("a", b"lost", qos, 2)));
             cluster.expect_nothing(publisher);
             disk.set_late(false);
@@ -288,7 +290,9 @@ fn a_will_is_published_30_seconds_after_a_restart_unless_its_client_is_back() {
     for cores in CORES {
         let (mut cluster, disk) = Disk::new(cores, Limits::default());
         goes_away(&mut cluster, "watcher", "will");
-        for (name, expiry, delay) in [("clean", 0, 0), ("kept", 3600, 0), ("slow", 3600, 50), ("returns", 3600, 0)] {
+        for (name, expiry, delay) in
+            [("clean", 0, 0), ("kept", 3600, 0), ("slow", 3600, 50), ("returns", 3600, 0)]
+        {
             with_will(&mut cluster, name, expiry, delay, true);
         }
         with_will(&mut cluster, "clean and returns", 0, 0, true);
@@ -395,4 +399,65 @@ fn a_message_is_written_once_for_all_that_keep_it() {
     assert_eq!(disk.count(|record| matches!(record, Record::Message { .. })), 1);
     assert_eq!(disk.count(|record| matches!(record, Record::Enqueued { .. })), 20);
     assert_eq!(disk.count(|record| matches!(record, Record::Retained)), 1);
+}
+
+#[test]
+fn a_broker_begins_with_a_snapshot_made_while_it_went_on() {
+    for cores in CORES {
+        for bytes in [1, 500, 1_000_000] {
+            let (mut cluster, disk) = Disk::new(cores, Limits::default());
+            for n in 0..6 {
+                goes(&mut cluster, &format!("c{n}"), "a/#");
+            }
+            let (member, _) = cluster.resume(0, Version::V5, "member");
+            cluster.subscribe(member, "$share/g/s", Qos::AtLeastOnce);
+            let (in_flight, _) = cluster.resume(0, Version::V5, "in flight");
+            cluster.subscribe(in_flight, "a/#", Qos::ExactlyOnce);
+            with_will(&mut cluster, "clean", 0, 0, true);
+            let publisher = cluster.connect(0, Version::V5, "publisher");
+            let mut published = Vec::new();
+            let mut publish_one = |cluster: &mut Cluster| {
+                let payload = [published.len() as u8];
+                let topic = format!("a/{}", published.len() % 5);
+                let message = Publish { retain: true, ..publish(&topic, &payload, Qos::ExactlyOnce, 7) };
+                cluster.send(publisher, &Packet::Publish(message));
+                cluster.send(publisher, &Packet::PubRel(ok(packet_id(7))));
+                published.push(payload);
+            };
+            (0..10).for_each(|_| publish_one(&mut cluster));
+            let mut slices = 0;
+            disk.snapshot(&mut cluster, bytes, |cluster| {
+                slices += 1;
+                if slices < 100 {
+                    publish_one(cluster);
+                }
+                if slices == 3 {
+                    goes(cluster, "comes meanwhile", "a/#");
+                    let (client, _) = cluster.resume(0, Version::V5, "c5");
+                    cluster.send(client, &Packet::Disconnect(Disconnect {
+                        reason: ReasonCode::NORMAL_DISCONNECTION,
+                        properties: Properties::new(&[Property::SessionExpiryInterval(0)]),
+                    }));
+                }
+            });
+            publish_one(&mut cluster);
+            let mut cluster = disk.restart(cluster, 10);
+            for n in 0..5 {
+                let client = resume(&mut cluster, &format!("c{n}"));
+                let got: Vec<u8> = published.iter().map(|_| cluster.take(client).1[0]).collect();
+                assert!(got.iter().copied().eq(published.iter().map(|payload| payload[0])), "{got:?}");
+                cluster.expect_nothing(client);
+            }
+            let client = resume(&mut cluster, "in flight");
+            let seen = see(&mut cluster, client);
+            assert_eq!((seen.dup, seen.payload, seen.packet_id), (true, vec![0], Some(packet_id(1))));
+            let reader = cluster.connect(0, Version::V5, "reader");
+            cluster.subscribe(reader, "a/#", Qos::AtLeastOnce);
+            assert_eq!(cluster.pending(reader), 5);
+            let sessions = 5 + 1 + 1 + 1 + 1 + usize::from(slices > 2) + usize::from(slices < 3);
+            assert_eq!(cluster.total(|stats| stats.sessions), sessions as u64);
+            let publisher = cluster.connect(0, Version::V5, "publisher");
+            assert_eq!(cluster.publish_1(publisher, "s", b"x"), ReasonCode::SUCCESS);
+        }
+    }
 }

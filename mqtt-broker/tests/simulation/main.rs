@@ -8,11 +8,13 @@ mod engine;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use engine::{Coverage, Scenario, Violation, schedule, shrink, simulate};
+use engine::{Coverage, Scenario, Violation, crash, schedule, shrink, simulate};
 
 /// Seeds that every run of the tests goes through.
 const SEEDS: u64 = 2000;
 const THREADS: usize = 2;
+/// Seeds of runs in which the broker is killed.
+const CRASH_SEEDS: u64 = 300;
 
 #[derive(Default)]
 struct Sum {
@@ -94,6 +96,21 @@ fn nothing_was_left_out(coverage: &Coverage) {
     }
     let inconclusive = coverage.0.get("inconclusive").copied().unwrap_or(0);
     assert!(inconclusive < SEEDS / 20, "{inconclusive} runs say nothing");
+}
+
+#[test]
+fn what_was_acknowledged_outlives_crashes() {
+    let mut crashes = 0;
+    for seed in 0..CRASH_SEEDS {
+        match crash(seed, false) {
+            Ok(count) => crashes += count,
+            Err(violation) => panic!(
+                "seed {seed}: {violation}\n\
+                 replay: cargo run -p mqtt-broker --no-default-features --example simulate -- --crashes --seed {seed}"
+            ),
+        }
+    }
+    assert!(crashes > CRASH_SEEDS, "a run has several: {crashes}");
 }
 
 #[test]

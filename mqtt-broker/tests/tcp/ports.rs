@@ -6,8 +6,8 @@ use std::sync::mpsc::{Sender, channel};
 use mqtt_broker::Broker;
 use mqtt_broker::config::CoreId;
 use mqtt_broker::ports::{
-    Answer, Authenticate, AuthenticateRequest, Authentication, Commit, Decision, Identity, Ports,
-    Responder, Store, Ticket,
+    Answer, Authenticate, AuthenticateRequest, Authentication, Commit, Decision, Identity, Ports, Responder,
+    Store, Ticket,
 };
 use mqtt_broker::store::record::Record;
 use mqtt_proto::types::ReasonCode;

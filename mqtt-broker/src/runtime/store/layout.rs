@@ -51,7 +51,7 @@ pub(super) fn lay_out(
     seed: [u64; 4],
 ) -> Result<(), StoreError> {
     let key = directory.meta.hash_key;
-    let images = Image::deal(images, cores, seed, |what, cores| home_of(key, what, cores));
+    let images = Image::deal(images, cores, seed, |what, cores| home_of(key, cores, what));
     let meta = directory.next_layout(cores)?;
     for (core, image) in (0..).zip(&images) {
         let files = directory.core_of(&meta, core);

@@ -49,7 +49,7 @@ impl Meta {
         };
         // The first line and the checksum stay as they are in all versions to come.
         let (body, crc) = text.rsplit_once("crc ").ok_or_else(damaged)?;
-        if u32::from_str_radix(crc.trim_end(), 16) != Ok(crc32c(body.as_bytes())) {
+        if crc != format!("{:08x}\n", crc32c(body.as_bytes())) {
             return Err(damaged());
         }
         let mut lines = body.lines();
@@ -94,11 +94,8 @@ mod tests {
             let mut bytes = text.clone().into_bytes();
             bytes[place] ^= 1;
             let changed = String::from_utf8(bytes).expect("still ASCII");
-            assert_ne!(Meta::decode(&changed).ok(), Some(META).filter(|_| changed != text), "byte {place}");
-            assert!(
-                Meta::decode(&text[..place]).is_err() || text[place..].trim().is_empty(),
-                "cut at {place}"
-            );
+            assert!(Meta::decode(&changed).is_err(), "byte {place}");
+            assert!(Meta::decode(&text[..place]).is_err(), "cut at {place}");
         }
     }
 

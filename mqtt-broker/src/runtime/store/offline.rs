@@ -165,7 +165,7 @@ impl OfflineStore {
         assert_eq!(cores.len(), usize::from(self.cores()), "all cores of this store");
         let images = cores.into_iter().map(|core| core.found.image).collect();
         let key = self.directory.hash_key();
-        let mut merged = Image::deal(images, 1, SEED, |what, cores| home_of(key, what, cores));
+        let mut merged = Image::deal(images, 1, SEED, |what, cores| home_of(key, cores, what));
         merged.pop().expect("there is one core")
     }
 

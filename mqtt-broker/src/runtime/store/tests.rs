@@ -48,7 +48,8 @@ impl Place {
 
     /// What is called so at the top.
     fn names(&self, prefix: &str) -> Vec<String> {
-        let names = fs::read_dir(&self.0).expect("it is there").map(|entry| entry.expect("listed").file_name());
+        let names =
+            fs::read_dir(&self.0).expect("it is there").map(|entry| entry.expect("listed").file_name());
         let mut names: Vec<String> = names.map(|name| name.into_string().expect("ours are ASCII")).collect();
         names.retain(|name| name.starts_with(prefix));
         names.sort();
@@ -67,7 +68,7 @@ fn fill(stored: &mut Stored, clients: u32, each: u32) {
     let (key, cores) = (stored.directory.hash_key(), stored.cores.len() as u16);
     for client in 0..clients {
         let client_id = &*format!("client-{client}");
-        let core = &mut stored.cores[usize::from(home_of(key, Home::Session(client_id), cores))];
+        let core = &mut stored.cores[usize::from(home_of(key, cores, Home::Session(client_id)))];
         let next_packet_id = PacketId::new(1).expect("not 0");
         append(core, &Record::Opened { client_id, expiry_seconds: u32::MAX, next_packet_id });
         let options = SubscriptionOptions::default();
@@ -119,7 +120,7 @@ fn kept(stored: &Stored, clients: u32) -> Vec<Vec<String>> {
     let (key, cores) = (stored.directory.hash_key(), stored.cores.len() as u16);
     let messages = |client| {
         let client_id = format!("client-{client}");
-        let core = usize::from(home_of(key, Home::Session(&client_id), cores));
+        let core = usize::from(home_of(key, cores, Home::Session(&client_id)));
         let Some(session) = stored.cores[core].image.find_session(&client_id) else { return Vec::new() };
         assert_eq!(session.subscriptions().iter().count(), 1);
         let payload = |message: &crate::message::Message| {
@@ -208,7 +209,8 @@ fn going_over_to_another_number_of_cores_may_end_at_any_step() {
     // Folders were made, a snapshot was begun.
     let directory = Directory::open(&place.0, 2).expect("it was right");
     let meta = directory.next_layout(3).expect("made");
-    fs::write(directory.core_of(&meta, 0).folder.join("snapshot-000000000001.new"), b"half").expect("written");
+    fs::write(directory.core_of(&meta, 0).folder.join("snapshot-000000000001.new"), b"half")
+        .expect("written");
     drop(directory);
     assert_eq!(kept(&place.open(2).expect("the old one counts"), 6), expected(6, 3));
     assert_eq!(place.names("layout-"), ["layout-1"]);
@@ -239,7 +241,10 @@ fn damage_is_refused_by_file_and_place_and_salvage_keeps_the_rest() {
         there += found.len();
     }
     assert!(lost > 0 && there > 9, "{lost} lost, {there} there");
-    assert_eq!((place.names("layout-"), place.names("damaged-")), (vec!["layout-2".into()], vec!["damaged-1".into()]));
+    assert_eq!(
+        (place.names("layout-"), place.names("damaged-")),
+        (vec!["layout-2".into()], vec!["damaged-1".into()])
+    );
     let report = fs::read_to_string(place.0.join("damaged-1/damage.txt")).expect("a report");
     assert!(report.contains("segment 0, byte 8192") && report.contains("gone"), "{report}");
     drop(stored);

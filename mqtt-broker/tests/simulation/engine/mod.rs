@@ -6,6 +6,7 @@
 
 mod client;
 mod coverage;
+mod crash;
 mod epilogue;
 mod network;
 mod oracle;
@@ -21,6 +22,7 @@ mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub(crate) use coverage::Coverage;
+pub(crate) use crash::crash;
 pub(crate) use oracle::Violation;
 pub(crate) use run::Outcome;
 pub(crate) use scenario::Scenario;

@@ -1,0 +1,190 @@
+//! A small blocking 3.1.1 client that remembers, as a good client does, what it has not finished: so that what a broker
+//! loses or sends twice shows. It serves tests in which the broker is killed at any time.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+
+use crate::process::DEADLINE;
+
+/// What the broker has sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Packet {
+    Publish { topic: String, payload: String, qos: u8, packet_id: u16 },
+    PubAck(u16),
+    PubRec(u16),
+    PubRel(u16),
+    PubComp(u16),
+    SubAck(u16),
+}
+
+/// A connection.
+pub(crate) struct Client {
+    stream: TcpStream,
+    input: Vec<u8>,
+    /// What came while something else was waited for.
+    early: VecDeque<Packet>,
+    /// Whether the broker had its session.
+    pub(crate) session_present: bool,
+}
+
+fn text(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(&(text.len() as u16).to_be_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// A packet; the tests' are all short.
+fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+    assert!(body.len() < 128, "one byte of length");
+    [&[first, body.len() as u8], body].concat()
+}
+
+fn broken(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+impl Client {
+    /// Connects with Clean Session 0 and takes CONNACK.
+    pub(crate) fn connect(address: SocketAddr, client_id: &str) -> io::Result<Client> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.set_nodelay(true)?;
+        let mut client = Client { stream, input: Vec::new(), early: VecDeque::new(), session_present: false };
+        let mut body = b"\x00\x04MQTT\x04\x00\x00\x00".to_vec();
+        text(&mut body, client_id);
+        client.stream.write_all(&packet(0x10, &body))?;
+        let (first, body) = client.read()?;
+        if first != 0x20 || body[1] != 0 {
+            return Err(broken("no CONNACK that accepts"));
+        }
+        client.session_present = body[0] == 1;
+        Ok(client)
+    }
+
+    /// Subscribes and takes SUBACK.
+    pub(crate) fn subscribe(&mut self, filter: &str, qos: u8) -> io::Result<()> {
+        let mut body = vec![0, 1];
+        text(&mut body, filter);
+        body.push(qos);
+        self.stream.write_all(&packet(0x82, &body))?;
+        loop {
+            match self.receive_next()? {
+                Packet::SubAck(1) => return Ok(()),
+                // A broker may send messages before it (section 3.8.4).
+                other => self.early.push_back(other),
+            }
+        }
+    }
+
+    pub(crate) fn publish(
+        &mut self,
+        topic: &str,
+        payload: &str,
+        qos: u8,
+        packet_id: u16,
+        dup: bool,
+    ) -> io::Result<()> {
+        self.publish_as(0x30 | u8::from(dup) << 3 | qos << 1, topic, payload, packet_id)
+    }
+
+    /// A message to be retained, at QoS 1.
+    pub(crate) fn retain(&mut self, topic: &str, payload: &str, packet_id: u16) -> io::Result<()> {
+        self.publish_as(0x33, topic, payload, packet_id)
+    }
+
+    fn publish_as(&mut self, first: u8, topic: &str, payload: &str, packet_id: u16) -> io::Result<()> {
+        let mut body = Vec::new();
+        text(&mut body, topic);
+        body.extend_from_slice(&packet_id.to_be_bytes());
+        body.extend_from_slice(payload.as_bytes());
+        self.stream.write_all(&packet(first, &body))
+    }
+
+    /// Sends an acknowledgement: 0x40 PUBACK, 0x50 PUBREC, 0x62 PUBREL, 0x70 PUBCOMP.
+    pub(crate) fn acknowledge(&mut self, first: u8, packet_id: u16) -> io::Result<()> {
+        self.stream.write_all(&packet(first, &packet_id.to_be_bytes()))
+    }
+
+    /// The next packet.
+    pub(crate) fn receive(&mut self) -> io::Result<Packet> {
+        self.early.pop_front().map_or_else(|| self.receive_next(), Ok)
+    }
+
+    fn receive_next(&mut self) -> io::Result<Packet> {
+        let (first, body) = self.read()?;
+        let id = |at: usize| u16::from_be_bytes([body[at], body[at + 1]]);
+        Ok(match first >> 4 {
+            3 => {
+                let end = 2 + usize::from(id(0));
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                let (topic, qos) = (text(&body[2..end]), first >> 1 & 3);
+                let (packet_id, payload) = match qos {
+                    0 => (0, text(&body[end..])),
+                    _ => (id(end), text(&body[end + 2..])),
+                };
+                Packet::Publish { topic, payload, qos, packet_id }
+            }
+            4 => Packet::PubAck(id(0)),
+            5 => Packet::PubRec(id(0)),
+            6 => Packet::PubRel(id(0)),
+            7 => Packet::PubComp(id(0)),
+            9 => Packet::SubAck(id(0)),
+            _ => return Err(broken("a packet that was not expected")),
+        })
+    }
+
+    fn read(&mut self) -> io::Result<(u8, Vec<u8>)> {
+        loop {
+            if let [first, length, rest @ ..] = &*self.input
+                && rest.len() >= usize::from(*length)
+            {
+                let (first, length) = (*first, usize::from(*length));
+                let body = self.input[2..2 + length].to_vec();
+                self.input.drain(..2 + length);
+                return Ok((first, body));
+            }
+            let mut bytes = [0; 4096];
+            match self.stream.read(&mut bytes)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                length => self.input.extend_from_slice(&bytes[..length]),
+            }
+        }
+    }
+
+    /// Cuts the connection from another thread.
+    pub(crate) fn stream(&self) -> io::Result<TcpStream> {
+        self.stream.try_clone()
+    }
+}
+
+/// The receiving side of a session: takes each message once, as the QoS says.
+#[derive(Debug, Default)]
+pub(crate) struct Receiver {
+    /// QoS 2 Packet Identifiers of which PUBREL has not come.
+    open: BTreeSet<u16>,
+    /// What came, in order: topic and payload.
+    pub(crate) taken: Vec<(String, String)>,
+}
+
+impl Receiver {
+    /// Answers a packet.
+    pub(crate) fn handle(&mut self, client: &mut Client, packet: Packet) -> io::Result<()> {
+        match packet {
+            Packet::Publish { topic, payload, qos, packet_id } => {
+                if qos < 2 || self.open.insert(packet_id) {
+                    self.taken.push((topic, payload));
+                }
+                match qos {
+                    0 => Ok(()),
+                    1 => client.acknowledge(0x40, packet_id),
+                    _ => client.acknowledge(0x50, packet_id),
+                }
+            }
+            Packet::PubRel(packet_id) => {
+                self.open.remove(&packet_id);
+                client.acknowledge(0x70, packet_id)
+            }
+            other => panic!("nobody asked for {other:?}"),
+        }
+    }
+}

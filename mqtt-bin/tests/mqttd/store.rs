@@ -1,0 +1,184 @@
+//! What outlives mqttd, however it ends.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::sys::signal::Signal;
+
+use crate::client::{Client, Packet, Receiver};
+use crate::process::{Mqttd, command};
+
+/// A data directory and a configuration of a test's own, removed when dropped.
+pub(crate) struct Data {
+    folder: PathBuf,
+}
+
+impl Data {
+    pub(crate) fn new() -> Data {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("mqttd-store-{}-{count}", std::process::id()));
+        fs::create_dir_all(&folder).expect("the temporary folder is writable");
+        let data = Data { folder };
+        // Small, so that a test goes through several segments and snapshots and takes little room.
+        let settings = "[store]\nsegment_bytes = 262144\nlog_bytes_max = 8388608\n";
+        fs::write(data.config(), settings).expect("the temporary folder is writable");
+        data
+    }
+
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.join("mqttd.toml")
+    }
+
+    pub(crate) fn start(&self, cores: &str) -> Mqttd {
+        self.start_with(cores, &[])
+    }
+
+    pub(crate) fn start_with(&self, cores: &str, more: &[&str]) -> Mqttd {
+        let (directory, config) = (self.directory(), self.config());
+        let (directory, config) = (directory.to_str().expect("UTF-8"), config.to_str().expect("UTF-8"));
+        let all = [&["--cores", cores, "--data-dir", directory, "--config", config], more].concat();
+        Mqttd::start_as(&all)
+    }
+}
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Publishes, and waits for all of the acknowledgement.
+fn publish(client: &mut Client, topic: &str, payload: &str, qos: u8, packet_id: u16) {
+    client.publish(topic, payload, qos, packet_id, false).expect("it reads");
+    if qos == 2 {
+        assert_eq!(client.receive().expect("it answers"), Packet::PubRec(packet_id));
+        client.acknowledge(0x62, packet_id).expect("it reads");
+        assert_eq!(client.receive().expect("it answers"), Packet::PubComp(packet_id));
+    } else {
+        assert_eq!(client.receive().expect("it answers"), Packet::PubAck(packet_id));
+    }
+}
+
+/// Takes so many messages.
+fn take(client: &mut Client, count: usize) -> Vec<(String, String)> {
+    let mut receiver = Receiver::default();
+    while receiver.taken.len() < count {
+        let packet = client.receive().expect("it sends");
+        receiver.handle(client, packet).expect("it reads");
+    }
+    receiver.taken
+}
+
+fn message(topic: &str, payload: &str) -> (String, String) {
+    (topic.to_owned(), payload.to_owned())
+}
+
+/// Fills a broker of two cores: a subscription of a Client that is away, messages for it, and a retained one.
+fn fill(mqttd: &Mqttd) {
+    let mut away = Client::connect(mqttd.address, "away").expect("it listens");
+    assert!(!away.session_present);
+    away.subscribe("to/away", 2).expect("it answers");
+    drop(away);
+    let mut publisher = Client::connect(mqttd.address, "publisher").expect("it listens");
+    for (packet_id, payload) in (1..).zip(["a", "b", "c", "d"]) {
+        publish(&mut publisher, "to/away", payload, 1 + packet_id as u8 % 2, packet_id);
+    }
+    publisher.retain("kept", "value", 9).expect("it reads");
+    assert_eq!(publisher.receive().expect("it answers"), Packet::PubAck(9));
+}
+
+/// What [`fill`] has left is there.
+fn check(mqttd: &Mqttd) {
+    let mut late = Client::connect(mqttd.address, "late").expect("it listens");
+    late.subscribe("kept", 1).expect("it answers");
+    assert_eq!(take(&mut late, 1), [message("kept", "value")]);
+    let mut away = Client::connect(mqttd.address, "away").expect("it listens");
+    assert!(away.session_present, "its session is gone");
+    let expected = ["a", "b", "c", "d"].map(|payload| message("to/away", payload));
+    assert_eq!(take(&mut away, 4), expected);
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_kill() {
+    let data = Data::new();
+    let mqttd = data.start("2");
+    fill(&mqttd);
+    mqttd.signal(Signal::SIGKILL);
+    mqttd.wait();
+    check(&data.start("2"));
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_clean_end_on_another_number_of_cores() {
+    let data = Data::new();
+    let mqttd = data.start("2");
+    fill(&mqttd);
+    mqttd.signal(Signal::SIGTERM);
+    let (code, log) = mqttd.wait();
+    assert_eq!(code, Some(0), "{log}");
+    // Nothing was torn, and nothing is said to be.
+    let mqttd = data.start("3");
+    check(&mqttd);
+    mqttd.signal(Signal::SIGTERM);
+    let (code, log) = mqttd.wait();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("dropped"), "{log}");
+}
+
+#[test]
+fn an_ephemeral_broker_keeps_nothing_and_makes_no_directory() {
+    let data = Data::new();
+    let here = data.folder.to_str().expect("UTF-8").to_owned();
+    let mut command = command();
+    command.env("XDG_STATE_HOME", &here).args(["check", "--ephemeral"]);
+    let printed = command.output().expect("it starts");
+    assert!(String::from_utf8_lossy(&printed.stdout).contains("ephemeral = true"), "{printed:?}");
+    let mqttd = Mqttd::start(&[]);
+    fill(&mqttd);
+    mqttd.signal(Signal::SIGTERM);
+    assert_eq!(mqttd.wait().0, Some(0));
+    assert!(!data.directory().exists());
+}
+
+/// Every write of the log is on the disk before it counts: the files are open with O_DSYNC.
+#[test]
+fn the_log_is_written_through_to_the_disk() {
+    const O_DSYNC: u32 = 0o10000;
+    let data = Data::new();
+    let mqttd = data.start("1");
+    fill(&mqttd);
+    let process = format!("/proc/{}", mqttd.id());
+    let mut segments = 0;
+    for entry in fs::read_dir(format!("{process}/fd")).expect("it runs") {
+        let entry = entry.expect("it runs");
+        let Ok(target) = fs::read_link(entry.path()) else { continue };
+        if !target.to_string_lossy().ends_with("segment-00000000") {
+            continue;
+        }
+        let number = entry.file_name().into_string().expect("a number");
+        let info = fs::read_to_string(format!("{process}/fdinfo/{number}")).expect("it is open");
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("it has flags");
+        let flags = u32::from_str_radix(flags.trim(), 8).expect("octal");
+        assert_ne!(flags & O_DSYNC, 0, "{}: {flags:o}", target.display());
+        segments += 1;
+    }
+    assert_eq!(segments, 1, "the segment that is written to, and nobody makes it any more");
+}
+
+#[test]
+fn a_second_broker_on_the_directory_is_refused() {
+    let data = Data::new();
+    let _first = data.start("1");
+    let mut second = command();
+    let second = second.args(["--listen", "127.0.0.1:0", "--cores", "1", "--data-dir"]).arg(data.directory());
+    let output = second.output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&*data.directory().to_string_lossy()) && said.contains("another broker"), "{said}");
+}

@@ -1,0 +1,218 @@
+//! The disk of one core: the segments of its log and its snapshot, in memory. A write takes its time, and a crash leaves any
+//! of its sectors.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+
+use mqtt_broker::ports::{Commit, Store};
+use mqtt_broker::shard::{Shard, SnapshotPosition};
+use mqtt_broker::store::image::Image;
+use mqtt_broker::store::log::{
+    Identity, Log, LogConfig, Media, Purpose, ReadConfig, Reader, Room, SEGMENT_STEP, SnapshotReader,
+    SnapshotWriter, Source, Write,
+};
+use mqtt_broker::store::record::Record;
+
+use crate::engine::random::Random;
+
+/// Bytes that a disk writes whole or not at all.
+const SECTOR: usize = 512;
+
+/// What outlives a crash.
+/// A file; a copy shares the bytes until either changes.
+#[derive(Clone, Default)]
+pub(crate) struct Files {
+    segments: BTreeMap<u32, File>,
+    /// The snapshot, and the last record that it was made of.
+    snapshot: Option<(File, u64)>,
+}
+
+/// A file; a copy shares the bytes until either changes.
+#[derive(Clone, Default)]
+pub(crate) struct File(Rc<Vec<u8>>);
+
+impl Source for File {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.len() as u64)
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let bytes = self.0.get(offset as usize..offset as usize + out.len());
+        out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
+impl Media for Files {
+    type File = File;
+
+    fn segments(&self) -> io::Result<Vec<u32>> {
+        Ok(self.segments.keys().copied().collect())
+    }
+
+    fn open(&self, segment: u32) -> io::Result<File> {
+        self.segments.get(&segment).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Files {
+    /// As much of a write as `lands` says, sector by sector.
+    fn write(&mut self, write: &Write, mut lands: impl FnMut() -> bool) {
+        let file = self.segments.get_mut(&write.segment).expect("written to once it is made");
+        let bytes = Rc::make_mut(&mut file.0);
+        for (nth, sector) in write.pages.chunks(SECTOR).enumerate() {
+            if lands() {
+                let at = write.offset as usize + nth * SECTOR;
+                bytes[at..at + sector.len()].copy_from_slice(sector);
+            }
+        }
+    }
+
+    /// What the files add up to, and the log to go on with.
+    pub(crate) fn read(&self, identity: Identity, seed: [u64; 4]) -> (Image, Log) {
+        let mut image = Image::new(seed);
+        let (mut from, mut reach) = (1, 0);
+        if let Some((file, last)) = &self.snapshot {
+            let mut reader = SnapshotReader::open(file.clone(), identity, false).expect("a snapshot is whole");
+            from = reader.header().from;
+            while let Some(record) = reader.next_record().expect("a snapshot is whole") {
+                let said = Record::decode(record.kind, record.body).expect("written by a shard");
+                image.apply_snapshot(record.number, &said).expect("messages come first");
+            }
+            reach = *last;
+        }
+        let config = ReadConfig { identity, from, reach, salvage: false };
+        let mut reader = Reader::open(self, config).expect("a crash is no damage");
+        while let Some(record) = reader.next_record().expect("a crash is no damage") {
+            let said = Record::decode(record.kind, record.body).expect("written by a shard");
+            image.apply(record.number, &said).expect("messages come first");
+        }
+        let found = reader.finish().expect("a crash is no damage");
+        (image, Log::open(log_config(identity), found))
+    }
+
+    /// The files of a new core that begins with this image.
+    pub(crate) fn begin(identity: Identity, image: &Image) -> Files {
+        let mut writer = SnapshotWriter::new(identity, 1);
+        image.write_snapshot(|record| writer.append(0, record.kind(), |out| record.encode(out)));
+        Files { snapshot: Some((finish(&mut writer), 0)), ..Files::default() }
+    }
+}
+
+fn log_config(identity: Identity) -> LogConfig {
+    LogConfig { identity, segment_bytes: SEGMENT_STEP, segments_max: 10_000 }
+}
+
+/// All that the writer has, as a file.
+fn finish(writer: &mut SnapshotWriter) -> File {
+    writer.finish();
+    let mut bytes = Vec::new();
+    while let Some(write) = writer.poll_write() {
+        assert_eq!(write.offset, bytes.len() as u64);
+        bytes.extend_from_slice(&write.pages);
+        let len = write.pages.len();
+        writer.written(write, len).expect("all of it is written");
+    }
+    assert!(writer.is_complete());
+    File(Rc::new(bytes))
+}
+
+/// A snapshot that is being made.
+struct Snapshot {
+    writer: SnapshotWriter,
+    position: SnapshotPosition,
+    from: u64,
+    reach: u64,
+    is_done: bool,
+}
+
+/// The disk of one core while the broker runs.
+pub(crate) struct Disk {
+    identity: Identity,
+    files: Files,
+    log: Log,
+    writing: Option<Write>,
+    snapshot: Option<Snapshot>,
+}
+
+/// The disk as the shard sees it.
+#[derive(Clone)]
+pub(crate) struct Handle(pub(crate) Rc<RefCell<Disk>>);
+
+impl Store for Handle {
+    fn append(&mut self, record: &Record<'_>) -> Commit {
+        Commit::At(self.0.borrow_mut().log.append(record.kind(), |out| record.encode(out)))
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.0.borrow_mut().log.room_for(bytes, Purpose::Keep) != Room::Full
+    }
+}
+
+impl Handle {
+    pub(crate) fn new(identity: Identity, files: Files, log: Log) -> Handle {
+        Handle(Rc::new(RefCell::new(Disk { identity, files, log, writing: None, snapshot: None })))
+    }
+
+    /// A call of the shard is over: a write begins if none is under way.
+    pub(crate) fn go_on(&self) {
+        let disk = &mut *self.0.borrow_mut();
+        disk.log.boundary();
+        while let Some(segment) = disk.log.poll_make() {
+            let made = File(Rc::new(vec![0; segment.bytes as usize]));
+            disk.files.segments.insert(segment.number, made);
+            disk.log.made(true);
+        }
+        if disk.writing.is_none() {
+            disk.writing = disk.log.poll_write();
+        }
+    }
+
+    /// The write under way is done; up to where all is committed.
+    pub(crate) fn written(&self) -> Option<u64> {
+        let disk = &mut *self.0.borrow_mut();
+        let write = disk.writing.take()?;
+        disk.files.write(&write, || true);
+        let bytes = write.pages.len();
+        Some(disk.log.written(write, bytes).expect("all of it is written"))
+    }
+
+    /// A slice of a snapshot of this core is told, or the snapshot takes its place.
+    pub(crate) fn snapshot(&self, shard: &mut Shard, random: &mut Random) {
+        let disk = &mut *self.0.borrow_mut();
+        let next = disk.log.next();
+        let snapshot = disk.snapshot.get_or_insert_with(|| Snapshot {
+            writer: SnapshotWriter::new(disk.identity, next),
+            position: SnapshotPosition::default(),
+            from: next,
+            reach: 0,
+            is_done: false,
+        });
+        if !snapshot.is_done {
+            let (as_of, bytes) = (next - 1, random.pick(&[1, 200, 3_000, 1_000_000]));
+            snapshot.reach = as_of;
+            let writer = &mut snapshot.writer;
+            let mut sink =
+                |record: &Record<'_>| writer.append(as_of, record.kind(), |out| record.encode(out));
+            snapshot.is_done = shard.write_snapshot(&mut snapshot.position, bytes, &mut sink);
+        } else if disk.log.committed() >= snapshot.reach
+            && let Some(mut snapshot) = disk.snapshot.take()
+        {
+            disk.files.snapshot = Some((finish(&mut snapshot.writer), snapshot.reach));
+            disk.log.release(snapshot.from - 1);
+        }
+    }
+
+    /// Power fails: what is left.
+    pub(crate) fn crash(self, random: &mut Random) -> Files {
+        let disk = &mut *self.0.borrow_mut();
+        let mut files = std::mem::take(&mut disk.files);
+        if let Some(write) = disk.writing.take() {
+            let percent = random.pick(&[0, 50, 90, 100]);
+            files.write(&write, || random.percent(percent));
+        }
+        files
+    }
+}
