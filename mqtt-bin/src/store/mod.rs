@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use clap::{Args, Subcommand};
-use mqtt_broker::store::image::Image;
 use mqtt_broker::runtime::{OfflineStore, OnDamage, StoreError, StoredCore};
+use mqtt_broker::store::image::Image;
 
 use crate::config;
 use crate::serve::Failure;
@@ -157,9 +157,13 @@ fn holds<'a>(images: impl IntoIterator<Item = &'a Image>) -> String {
     for image in images {
         sessions += image.session_count();
         retained += image.retained().len();
-        queued += image.sessions().map(|session| session.waiting().len() + session.under_way().count()).sum::<usize>();
+        queued += image
+            .sessions()
+            .map(|session| session.waiting().len() + session.under_way().count())
+            .sum::<usize>();
     }
-    [count(sessions, "session"), count(queued, "queued message"), count(retained, "retained message")].join(", ")
+    [count(sessions, "session"), count(queued, "queued message"), count(retained, "retained message")]
+        .join(", ")
 }
 
 /// Which records a log has, and how it ended.

@@ -184,6 +184,23 @@ fn an_export_that_is_imported_is_exported_byte_for_byte() {
 }
 
 #[test]
+fn the_order_of_an_import_makes_no_difference_to_an_export() {
+    let place = Place::new();
+    let lines: Vec<_> = GOLDEN.lines().collect();
+    let (filters, others) =
+        (r#"{"filter":"$share/workers/jobs/#","qos":2},"#, r#"{"filter":"b/#","qos":2,"no_local":true}"#);
+    let away =
+        lines[5].replace(filters, "").replace(others, &format!("{others},{}", filters.trim_end_matches(',')));
+    assert_eq!(away.len(), lines[5].len(), "a subscription has changed its place");
+    let mixed =
+        [&lines[..1], &lines[11..], &[&away], &lines[6..11], &lines[3..5], &[lines[2], lines[1]]].concat();
+    let file = place.path("mixed.jsonl");
+    fs::write(&file, mixed.join("\n")).expect("written");
+    done(place.store(&["import", &file]));
+    assert_eq!(done(place.store(&["export"])), GOLDEN);
+}
+
+#[test]
 fn an_export_is_of_what_is_wanted_and_can_be_imported() {
     let place = Place::new();
     let file = place.path("golden.jsonl");
