@@ -337,6 +337,24 @@ fn damage_is_found_refused_and_salvaged() {
 }
 
 #[test]
+fn a_write_that_was_cut_short_is_no_damage() {
+    let place = Place::new();
+    place.filled();
+    let segment = place.segment();
+    let pages = fs::read(&segment).expect("readable");
+    let last =
+        pages.chunks(4096).rposition(|page| page.starts_with(b"mqLC")).expect("there are commits") as u64;
+    flip(&segment, last * 4096 + 48);
+    let before = contents(&place.0);
+    let check = done(place.store(&["check"]));
+    let torn = format!("torn: {}, byte {}: ", segment.display(), last * 4096);
+    assert!(check.contains(&torn) && check.contains("(4096 bytes)"), "{torn}: {check}");
+    let dump = done(place.store(&["dump-log"]));
+    assert!(dump.contains(&format!("torn: segment 0, byte {}: 4096 bytes", last * 4096)), "{dump}");
+    assert_eq!(contents(&place.0), before);
+}
+
+#[test]
 fn a_broker_goes_on_with_what_was_imported() {
     let place = Place::new();
     place.filled();
