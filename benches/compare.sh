@@ -190,6 +190,11 @@ broke() {
     [[ -s $reports/$1.$2.json ]] && jq -es 'any(.[]; .violations > 0)' "$reports/$1.$2.json" >/dev/null
 }
 
+# lost NAME LOAD: whether a QoS 0 message was.
+lost() {
+    [[ -s $reports/$1.$2.json ]] && jq -es 'any(.[]; .qos == 0 and .lost > 0)' "$reports/$1.$2.json" >/dev/null
+}
+
 quotient() {
     if [[ -n $1 && -n $2 ]]; then awk -v a="$1" -v b="$2" 'BEGIN { if (b > 0) printf "%.2f", a / b }'; fi
 }
@@ -249,6 +254,7 @@ tr '\t' '\001' <"$work/cells" | while IFS=$'\001' read -r what figure title valu
     for at in "${!brokers[@]}"; do
         name=${brokers[at]} value=${values[at]:-}
         mark=''
+        if lost "$name" "$what"; then mark=' (lost some)'; fi
         if broke "$name" "$what"; then mark=' (wrong)'; fi
         printf ' %s%s |' "${value:--}" "$mark"
         case $name in

@@ -3,8 +3,9 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use mqtt_proto::codec::{Framer, encode_publish};
-use mqtt_proto::{Packet, Version, decode};
+use mqtt_proto::codec::{Alike, Framer, encode_publish};
+use mqtt_proto::packet::{Connect, Properties};
+use mqtt_proto::{Packet, Receiver, Version, decode, encode};
 
 #[path = "shared/packets.rs"]
 mod packets;
@@ -27,6 +28,45 @@ fn read(criterion: &mut Criterion) {
                     let Ok(Packet::Publish(publish)) = decode(version, frame) else { panic!("a PUBLISH") };
                     sum += black_box(publish).payload.len();
                 }
+                sum
+            });
+        });
+    }
+}
+
+/// As the broker reads packets of one publisher that come in a row.
+fn read_alike(criterion: &mut Criterion) {
+    let mut group =
+        criterion.benchmark_group("read a PUBLISH of 64 bytes like the one before, 256 in 16 KiB");
+    group.throughput(Throughput::Elements(COUNT as u64));
+    for (name, version) in VERSIONS {
+        let (mut receiver, mut bytes) = (Receiver::default(), Vec::new());
+        let connect = Connect {
+            version,
+            clean_start: true,
+            keep_alive: 0,
+            client_id: "c",
+            properties: Properties::EMPTY,
+            will: None,
+            user_name: None,
+            password: None,
+        };
+        encode(&Packet::Connect(connect), version, &mut bytes).expect("valid");
+        assert!(matches!(receiver.poll_packet(&mut &bytes[..]), Ok(Some(_))));
+        let topic = topic(0);
+        let payload = payload(version, &topic);
+        bytes.clear();
+        encode_publish(&publish(&topic, &payload), version, &mut bytes).expect("valid");
+        let alike = Alike::to(&bytes, version).expect("a plain PUBLISH");
+        let bytes = bytes.repeat(COUNT);
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let mut input = black_box(&*bytes);
+                let mut sum = 0;
+                while let Some((publish, _)) = receiver.poll_alike(&alike, &mut input) {
+                    sum += black_box(publish).payload.len();
+                }
+                assert_eq!(sum, payload.len() * COUNT);
                 sum
             });
         });
@@ -58,5 +98,5 @@ fn write(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, read, write);
+criterion_group!(benches, read, read_alike, write);
 criterion_main!(benches);

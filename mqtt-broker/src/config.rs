@@ -187,7 +187,7 @@ impl Default for Limits {
             queue_bytes_max: 256 * MIB,
             queue_overflow: Overflow::DropOldest,
             queue_qos0_offline: false,
-            output_bytes_max: MIB as u32,
+            output_bytes_max: 8 * MIB as u32,
             memory_bytes_max: 0,
             retained_messages_max: 10_000_000,
             retained_bytes_max: 4096 * MIB,

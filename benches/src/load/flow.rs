@@ -139,6 +139,12 @@ pub(crate) fn run(plan: &Plan, fleet: Fleet) -> io::Result<Report> {
     if undelivered > 0 && plan.qos != Qos::AtMostOnce {
         report.violation(format!("{undelivered} deliveries did not come within {DRAIN:?}"));
     }
+    if plan.qos == Qos::AtMostOnce && lost > 0 {
+        report.warn(format!(
+            "{lost} messages were lost{}",
+            if undelivered == lost { ", the last ones: the broker had stopped answering" } else { "" }
+        ));
+    }
     report.add("shape", format!("{:?}", plan.shape));
     report.add("qos", plan.qos.bits());
     report.add("payload_bytes", plan.payload_len);

@@ -3,6 +3,8 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -36,6 +38,10 @@ pub(crate) fn sample(pid: u32) -> io::Result<Sample> {
     Ok(Sample { cpu_ns: cpu_ns(pid)?, rss: bytes("VmRSS"), rss_anon: bytes("RssAnon"), fds: fds(pid) })
 }
 
+/// A broker may take three seconds to listen.
+const START_LOOKS: u32 = 150;
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
 /// CPU that a broker may have used before a run and still be as it was when it started.
 const FRESH_NS: u64 = 100_000_000;
 
@@ -49,6 +55,13 @@ pub(crate) fn check_broker(pid: u32, port: u16, growth_matters: bool) -> io::Res
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let process = format!("process {pid} ({})", name.trim_end());
     let mut doubts = Vec::new();
+    // One that was started just now may not have come to that.
+    for _ in 0..START_LOOKS {
+        if listens(pid, port) != Some(false) {
+            break;
+        }
+        sleep(LOOK_PAUSE);
+    }
     match listens(pid, port) {
         Some(true) => {}
         Some(false) => {

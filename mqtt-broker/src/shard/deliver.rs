@@ -8,6 +8,7 @@ use mqtt_proto::connection::{Sender, TooLarge};
 use mqtt_proto::packet::{Ack, Packet, Properties, Property, Publish};
 use mqtt_proto::session::{Discarded, PubRec, Resend};
 use mqtt_proto::types::{PacketId, Qos, ReasonCode, Version};
+use tracing::warn;
 
 use super::Shard;
 use super::connection::{Connection, State};
@@ -25,6 +26,9 @@ use crate::store::record::{Identifiers, Record};
 /// Payloads from here on are shared where the message is kept anyway or goes to several: below, copying costs less than
 /// one more piece to send.
 pub(super) const SHARED_BYTES_MIN: usize = 4 * 1024;
+
+/// Slow subscribers are many at a time: one line a core in this time tells of all.
+const TELL_SLOW_MILLIS: u64 = 10_000;
 
 /// A message that is being routed: borrowed, and owned from the first moment that something keeps it.
 pub(super) struct Outgoing<'a> {
@@ -249,6 +253,13 @@ impl Shard {
         };
         if let Some(reason) = dropped {
             self.stats.dropped(reason, 1);
+            if reason == DropReason::SlowConsumer && self.now.millis >= self.tell_slow_at {
+                self.tell_slow_at = self.now.millis + TELL_SLOW_MILLIS;
+                warn!(
+                    client_id = &*session.client_id,
+                    "reads more slowly than others publish: QoS 0 messages for it are dropped (output_bytes_max)"
+                );
+            }
             return self.credit(how.group, key);
         }
         let cost = outgoing.keep(&mut self.spares).cost() + Delivery::PLACE;

@@ -6,7 +6,6 @@
 use mqtt_proto::packet::SubscriptionOptions;
 use mqtt_proto::types::{Qos, TopicFilter, TopicName, Version};
 
-use super::run::Batch;
 use crate::message::{Message, MessageRef};
 
 /// Messages of more bytes are shared by reference; up to here a copy is cheaper than two touches of a shared count.
@@ -58,6 +57,15 @@ pub(super) struct SessionRef {
     pub(super) core: u16,
     pub(super) index: u32,
     pub(super) generation: u32,
+}
+
+/// Packets in a row that may be published and have not been delivered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Batch<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) count: u32,
+    /// Length of the longest.
+    pub(super) longest: u32,
 }
 
 /// What one core tells another.

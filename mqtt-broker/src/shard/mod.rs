@@ -143,6 +143,8 @@ pub struct Shard {
     group_matches: Vec<GroupId>,
     properties: Vec<u8>,
     packet_ids: Vec<PacketId>,
+    /// When a slow subscriber is worth a line in the log again, in monotonic milliseconds.
+    tell_slow_at: u64,
     due: Vec<u32>,
     stats: Stats,
     /// The last counters that the other cores told core 0.
@@ -233,6 +235,7 @@ impl Shard {
             group_matches: Vec::new(),
             properties: Vec::new(),
             packet_ids: Vec::new(),
+            tell_slow_at: 0,
             due: Vec::new(),
             stats: Stats::default(),
             peer_stats: vec![Stats::default(); usize::from(cores)],

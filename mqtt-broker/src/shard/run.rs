@@ -13,7 +13,7 @@ use tracing::{debug, trace};
 use super::Shard;
 use super::connection::{Connection, Why};
 use super::deliver::{Outgoing, SHARED_BYTES_MIN};
-use super::envelope::Envelope;
+use super::envelope::{Batch, Envelope};
 use super::frame::Received;
 use super::input::Step;
 use super::publish::{Routed, bounded_expiry};
@@ -33,15 +33,6 @@ pub(super) enum RunEnd {
     Wait(Why, usize),
     /// The connection is closed.
     Gone,
-}
-
-/// Packets in a row that may be published and have not been delivered.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Batch<'a> {
-    pub(super) bytes: &'a [u8],
-    pub(super) count: u32,
-    /// Length of the longest.
-    pub(super) longest: u32,
 }
 
 /// What the packets of a run have in common.
