@@ -7,8 +7,9 @@ use std::rc::Rc;
 use mqtt_broker::config::CoreId;
 use mqtt_broker::ports::{
     Answer, Authenticate, AuthenticateRequest, Authentication, Authorize, AuthorizeRequest, Commit, Decision,
-    Identity, Permission, Ports, Record, Store, Ticket,
+    Identity, Permission, Ports, Store, Ticket,
 };
+use mqtt_broker::store::record::Record;
 use mqtt_proto::types::ReasonCode;
 
 /// What was asked.

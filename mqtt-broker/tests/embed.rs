@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use mqtt_broker::runtime::{ClientError, LocalClient};
+use mqtt_broker::runtime::{ClientError, LocalClient, StoreConfig};
 use mqtt_broker::{Broker, Handle, Limits};
 use mqtt_proto::connection::Message;
 use mqtt_proto::packet::{Connect, Properties, Property, SubscriptionOptions, Will};
@@ -213,4 +213,41 @@ fn limits_that_cannot_work_are_refused_before_anything_starts() {
     let broker = Broker::builder().cores(1).start().expect("the broker starts");
     assert!(broker.limits().connections_max > 100, "derived from the limit of open files");
     assert_eq!(broker.connections_before_tables(), None, "each of them can be one");
+}
+
+/// A directory of a test's own, removed when dropped.
+struct Directory(std::path::PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_broker_with_a_store_goes_on_where_the_last_one_ended_in_the_same_process() {
+    let path = std::env::temp_dir().join(format!("mqtt-embed-{}", std::process::id()));
+    let directory = Directory(path);
+    let start = |cores| {
+        let mut store = StoreConfig::new(&directory.0);
+        (store.segment_bytes, store.log_bytes_max) = (64 << 10, 1 << 20);
+        Broker::builder().cores(cores).store(store).start()
+    };
+    for round in 0..4u32 {
+        let broker = start(1 + round as usize % 3).expect("the broker starts");
+        let used = start(1).expect_err("one at a time").to_string();
+        assert!(used.contains("in use by another broker"), "{used}");
+        let mut client = broker.client("client").expect("connected");
+        subscribe(&mut client, "t/+");
+        for topic in 0..round {
+            let received = client.recv(PATIENCE).expect("connected").expect("a message");
+            assert!(received.retain, "{topic}");
+        }
+        let mut publisher = broker.client("publisher").expect("connected");
+        let retained = message(&format!("t/{round}"), Qos::ExactlyOnce, b"kept");
+        publisher.publish(retained.retained()).expect("published");
+        assert!(!client.recv(PATIENCE).expect("connected").expect("a message").retain);
+        broker.shutdown();
+        broker.wait().expect("a clean end");
+    }
 }

@@ -112,7 +112,7 @@ fn publish(run: &Run, place: usize, qos: u8) -> u32 {
             true => client.acknowledge(0x62, flight.packet_id),
             false => client.publish(&topic, &flight.number.to_string(), qos, flight.packet_id, true),
         });
-        let mut go_on = || -> io::Result<()> {
+        let go_on = || -> io::Result<()> {
             again?;
             loop {
                 let is_over = run.state().is_over;

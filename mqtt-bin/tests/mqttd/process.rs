@@ -28,7 +28,11 @@ impl Mqttd {
 
     /// Starts mqttd with `arguments`, and waits until it is ready.
     pub(crate) fn start_as(arguments: &[&str]) -> Mqttd {
-        let mut command = command();
+        Mqttd::start_by(command(), arguments)
+    }
+
+    /// Starts mqttd by a command that ends with its name, with `arguments`, and waits until it is ready.
+    pub(crate) fn start_by(mut command: Command, arguments: &[&str]) -> Mqttd {
         command.args(["--listen", "127.0.0.1:0", "--log-format", "json"]).args(arguments);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary was built with this test");
         let stderr = BufReader::new(child.stderr.take().expect("it is piped"));

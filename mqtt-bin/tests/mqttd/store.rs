@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::Signal;
@@ -22,7 +23,7 @@ impl Data {
         fs::create_dir_all(&folder).expect("the temporary folder is writable");
         let data = Data { folder };
         // Small, so that a test goes through several segments and snapshots and takes little room.
-        let settings = "[store]\nsegment_bytes = 262144\nlog_bytes_max = 8388608\n";
+        let settings = "[store]\nsegment_bytes = 65536\nlog_bytes_max = 1048576\n";
         fs::write(data.config(), settings).expect("the temporary folder is writable");
         data
     }
@@ -36,14 +37,13 @@ impl Data {
     }
 
     pub(crate) fn start(&self, cores: &str) -> Mqttd {
-        self.start_with(cores, &[])
+        self.start_by(command(), cores)
     }
 
-    pub(crate) fn start_with(&self, cores: &str, more: &[&str]) -> Mqttd {
+    fn start_by(&self, command: Command, cores: &str) -> Mqttd {
         let (directory, config) = (self.directory(), self.config());
         let (directory, config) = (directory.to_str().expect("UTF-8"), config.to_str().expect("UTF-8"));
-        let all = [&["--cores", cores, "--data-dir", directory, "--config", config], more].concat();
-        Mqttd::start_as(&all)
+        Mqttd::start_by(command, &["--cores", cores, "--data-dir", directory, "--config", config])
     }
 }
 
@@ -181,4 +181,51 @@ fn a_second_broker_on_the_directory_is_refused() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains(&*data.directory().to_string_lossy()) && said.contains("another broker"), "{said}");
+}
+
+/// A limit of the process makes each write of the log fail, as a broken disk does.
+#[test]
+fn a_write_that_fails_is_the_end_and_acknowledges_nothing() {
+    let data = Data::new();
+    // A write beyond the limit is to fail, not to kill.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_mqttd")]).stdin(Stdio::null());
+    let mqttd = data.start_by(shell, "2");
+    fill(&mqttd);
+    let mut publisher = Client::connect(mqttd.address, "publisher").expect("it listens");
+    let id = mqttd.id().to_string();
+    let limited = Command::new("prlimit").args(["--pid", &id, "--fsize=4096"]).status();
+    assert!(limited.expect("util-linux is installed").success());
+    publisher.publish("to/away", "e", 1, 77, false).expect("it reads");
+    assert!(publisher.receive().is_err(), "nothing of it is on the disk");
+    let (code, log) = mqttd.wait();
+    assert_eq!(code, Some(3), "{log}");
+    assert!(log.contains("the store of core") && log.contains("layout-1/core-"), "{log}");
+    check(&data.start("2"));
+}
+
+/// Several times what a log may take goes through it, as snapshots stand for what is over.
+#[test]
+fn snapshots_keep_the_log_short_and_are_read_again() {
+    let data = Data::new();
+    let mqttd = data.start("1");
+    fill(&mqttd);
+    let mut publisher = Client::connect(mqttd.address, "publisher").expect("it listens");
+    let payload = "x".repeat(100);
+    for number in 0..800 {
+        publisher.retain(&format!("many/{}", number % 50), &payload, 1 + number).expect("it reads");
+        assert_eq!(publisher.receive().expect("it answers"), Packet::PubAck(1 + number));
+    }
+    mqttd.signal(Signal::SIGKILL);
+    mqttd.wait();
+    let folder = data.directory().join("layout-1/core-0");
+    let names = fs::read_dir(&folder).expect("it is there").map(|entry| entry.expect("listed").file_name());
+    let names: Vec<String> = names.map(|name| name.into_string().expect("ASCII")).collect();
+    let count = |prefix: &str| names.iter().filter(|name| name.starts_with(prefix)).count();
+    assert!(count("snapshot-") > 0 && count("segment-") <= 16, "{names:?}");
+    let mqttd = data.start("1");
+    check(&mqttd);
+    let mut late = Client::connect(mqttd.address, "late").expect("it listens");
+    late.subscribe("many/+", 1).expect("it answers");
+    assert_eq!(take(&mut late, 50).len(), 50);
 }

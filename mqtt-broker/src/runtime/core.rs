@@ -99,14 +99,13 @@ impl Core {
         shared: Arc<Shared>,
         ring: Ring,
         shard: Shard,
-        disk: Option<Disk>,
         seed: u64,
         layers: Arc<[Option<LayerFactory>]>,
         limits: &Limits,
     ) -> Core {
         Core {
-            restoring: if disk.is_some() { Restoring::Telling } else { Restoring::Done },
-            disk,
+            restoring: Restoring::Done,
+            disk: None,
             id,
             backlog: shared.cores.iter().map(|_| VecDeque::new()).collect(),
             blocked: vec![false; shared.cores.len()],
@@ -119,6 +118,11 @@ impl Core {
             gathering: Gathering::default(),
             turned_at: 0,
         }
+    }
+
+    /// With a log, and a shard that was restored: before this core listens it tells the others what it knows.
+    pub(super) fn with_disk(self, disk: Disk) -> Core {
+        Core { disk: Some(disk), restoring: Restoring::Telling, ..self }
     }
 
     /// One turn.
@@ -190,11 +194,14 @@ impl Core {
             }
         }
         disk.turn_to_end(&mut self.ring)?;
-        let is_over = disk.is_ended();
-        if !is_over && now.millis >= until {
-            warn!(core = %self.id, "the log could not be ended in time: the next start goes on as after a crash");
+        if disk.is_ended() {
+            return Ok(Turn::Ended);
         }
-        Ok(if is_over || now.millis >= until { Turn::Ended } else { Turn::Next })
+        if now.millis < until && !disk.is_stuck() {
+            return Ok(Turn::Next);
+        }
+        warn!(core = %self.id, "the log could not be ended in order: the next start goes on as after a crash");
+        Ok(Turn::Ended)
     }
 
     fn broken(&self, error: &io::Error) -> BrokerError {

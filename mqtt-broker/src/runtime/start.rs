@@ -291,13 +291,13 @@ fn make(setup: Setup) -> Result<Core, StartError> {
     let now = clock::now();
     let Some((restored, jobs)) = store else {
         let shard = Shard::new(config, ports, now);
-        return Ok(Core::new(id, shared, ring, shard, None, seed, layers, &limits));
+        return Ok(Core::new(id, shared, ring, shard, seed, layers, &limits));
     };
     let (disk, image) = Disk::new(id, restored, jobs);
     ports.store = Box::new(disk.store());
     let mut shard = Shard::new(config, ports, now);
     shard.restore(image, now);
-    Ok(Core::new(id, shared, ring, shard, Some(disk), seed, layers, &limits))
+    Ok(Core::new(id, shared, ring, shard, seed, layers, &limits).with_disk(disk))
 }
 
 fn panicked(core: CoreId, panic: &(dyn Any + Send)) -> BrokerError {

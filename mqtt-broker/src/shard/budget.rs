@@ -6,12 +6,14 @@
 use super::Shard;
 use super::envelope::{Envelope, Load};
 use crate::config::{CoreId, Limits};
+use crate::router::CoreSet;
 
 #[derive(Debug)]
 pub(super) struct Budget {
     pub(super) own: Load,
     told: Load,
     peers: Vec<Load>,
+    storage_full_elsewhere: bool,
     /// Change of each part of the load that is worth telling.
     grain: Load,
 }
@@ -27,12 +29,14 @@ impl Budget {
             own: Load::default(),
             told: Load::default(),
             peers: vec![Load::default(); usize::from(cores)],
+            storage_full_elsewhere: false,
             grain: Load {
                 connections: grain(connections.into()),
                 sessions: grain(limits.sessions_max.into()),
                 retained_messages: grain(limits.retained_messages_max.into()),
                 retained_bytes: grain(limits.retained_bytes_max.min(memory)),
                 queued_bytes: grain(memory),
+                storage_full: 1,
             },
         }
     }
@@ -62,20 +66,32 @@ impl Budget {
         self.peers.iter().map(|load| load.retained_bytes + load.queued_bytes).sum()
     }
 
+    /// Whether another core's store is full.
+    pub(super) fn is_full_elsewhere(&self) -> bool {
+        self.storage_full_elsewhere
+    }
+
+    /// Whether the store of one of these other cores is full.
+    pub(super) fn is_full_on(&self, cores: CoreSet) -> bool {
+        cores.iter().any(|core| self.peers[usize::from(core)].storage_full > 0)
+    }
+
     pub(super) fn set_peer(&mut self, core: CoreId, load: Load) {
         self.peers[core.index()] = load;
+        self.storage_full_elsewhere = self.peers.iter().any(|load| load.storage_full > 0);
     }
 
     /// The own load, if it has changed by enough since it was told.
     fn news(&mut self) -> Option<Load> {
         let changed =
             |part: fn(&Load) -> u64| part(&self.own).abs_diff(part(&self.told)) >= part(&self.grain);
-        let parts: [fn(&Load) -> u64; 5] = [
+        let parts: [fn(&Load) -> u64; 6] = [
             |load| load.connections,
             |load| load.sessions,
             |load| load.retained_messages,
             |load| load.retained_bytes,
             |load| load.queued_bytes,
+            |load| load.storage_full,
         ];
         if !parts.into_iter().any(changed) {
             return None;
@@ -92,6 +108,7 @@ impl Shard {
         self.budget.own.retained_messages = self.stats.retained_messages;
         self.budget.own.retained_bytes = self.stats.retained_bytes;
         self.budget.own.queued_bytes = self.stats.queue_bytes;
+        self.budget.own.storage_full = u64::from(self.records.are_full());
         if let Some(load) = self.budget.news() {
             for core in self.lanes.peers() {
                 self.lanes.send(core, &Envelope::Load { load }, &mut None);

@@ -97,11 +97,12 @@ impl Shard {
                 self.stats.takeovers += 1;
                 self.close(old, Some(ReasonCode::SESSION_TAKEN_OVER), true);
             }
-            if self.sessions.get_mut(session).is_some_and(Session::is_over) {
+            let is_over = self.sessions.get_mut(session).is_some_and(Session::is_over);
+            // [MQTT-3.1.2-4]
+            if connect.clean_start {
                 ended = self.end_session(session);
             }
-            // [MQTT-3.1.2-4]
-            if connect.clean_start && self.sessions.get(session).is_some() {
+            if is_over && !connect.clean_start {
                 ended = self.end_session(session);
             }
         }
@@ -112,6 +113,9 @@ impl Shard {
         let session = match present {
             Some(session) => session,
             None if self.budget.sessions() >= u64::from(self.limits.sessions_max) => {
+                return self.refuse(key, connect.version, ReasonCode::QUOTA_EXCEEDED);
+            }
+            None if self.records.are_full() && (expiry_seconds > 0 || connect.will.is_some()) => {
                 return self.refuse(key, connect.version, ReasonCode::QUOTA_EXCEEDED);
             }
             // [MQTT-3.1.2-6]

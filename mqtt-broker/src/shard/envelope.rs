@@ -132,6 +132,8 @@ pub(super) struct Load {
     pub(super) retained_messages: u64,
     pub(super) retained_bytes: u64,
     pub(super) queued_bytes: u64,
+    /// 1 if its store has no room for ordinary records, else 0.
+    pub(super) storage_full: u64,
 }
 
 /// A list of numbers inside an encoded batch.
@@ -298,6 +300,7 @@ impl Writer<'_> {
                     load.retained_messages,
                     load.retained_bytes,
                     load.queued_bytes,
+                    load.storage_full,
                 ] {
                     self.u64(number);
                 }
@@ -465,6 +468,7 @@ impl<'a> Envelopes<'a> {
                     retained_messages: self.u64(),
                     retained_bytes: self.u64(),
                     queued_bytes: self.u64(),
+                    storage_full: self.u64(),
                 },
             },
             RUN => {
@@ -580,8 +584,14 @@ mod tests {
         let member = SessionRef { core: 6, index: 7, generation: 8 };
         let filter = TopicFilter::new("a/+").expect("a filter");
         let options = SubscriptionOptions { no_local: true, ..SubscriptionOptions::new(Qos::AtLeastOnce) };
-        let load =
-            Load { connections: 1, sessions: 2, retained_messages: 3, retained_bytes: 4, queued_bytes: 5 };
+        let load = Load {
+            connections: 1,
+            sessions: 2,
+            retained_messages: 3,
+            retained_bytes: 4,
+            queued_bytes: 5,
+            storage_full: 1,
+        };
         let numbers = Numbers::List(&[1, u64::MAX]);
         let all = [
             Envelope::Publish { message: message(b"x"), deliver: true, retain: false, publisher: 7 },

@@ -65,7 +65,12 @@ impl Gates {
         let mark = Mark { at: output.buffer.len(), position };
         let commits = self.commits;
         output.gated = true;
-        let gate = self.by_connection.entry(key).or_insert(Gate { first: mark, second: None, commits, holds_connack: false });
+        let gate = self.by_connection.entry(key).or_insert(Gate {
+            first: mark,
+            second: None,
+            commits,
+            holds_connack: false,
+        });
         match &mut gate.second {
             Some(second) => second.position = position,
             None if gate.commits == commits => gate.first.position = position,

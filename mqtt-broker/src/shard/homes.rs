@@ -26,7 +26,9 @@ pub fn home_of(hash_key: [u64; 2], cores: u16, what: Home<'_>) -> u16 {
         Home::Session(client_id) => homes.of_client(client_id),
         Home::Retained(topic) => homes.of_topic(topic),
         Home::Group(text) => match SharedFilter::new(text) {
-            Ok(SharedFilter { share_name: Some(name), filter }) => homes.of_group(name.as_str(), filter.as_str()),
+            Ok(SharedFilter { share_name: Some(name), filter }) => {
+                homes.of_group(name.as_str(), filter.as_str())
+            }
             // No group has such a name: what is stored under it is in nobody's way anywhere.
             _ => 0,
         },

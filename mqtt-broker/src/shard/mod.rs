@@ -349,6 +349,7 @@ impl Shard {
         if self.sys_at <= now.millis {
             self.sys_due();
         }
+        self.records.look_for_room();
         self.away_due();
         self.expire_retained();
         self.go_on_gathering();
@@ -396,15 +397,15 @@ impl Shard {
 
     /// Sends all that waits in `output`.
     fn transmit(id: ConnectionId, output: &mut Output, stats: &mut Stats) -> Action {
-            let action = match output.shared {
-                None => Action::Transmit { id, buffer: core::mem::take(&mut output.buffer) },
-                Some(_) => Action::TransmitShared { id, pieces: output.take() },
-            };
-            let bytes = match &action {
-                Action::TransmitShared { pieces, .. } => pieces.len(),
-                Action::Transmit { buffer, .. } => buffer.len(),
-                _ => 0,
-            };
+        let action = match output.shared {
+            None => Action::Transmit { id, buffer: core::mem::take(&mut output.buffer) },
+            Some(_) => Action::TransmitShared { id, pieces: output.take() },
+        };
+        let bytes = match &action {
+            Action::TransmitShared { pieces, .. } => pieces.len(),
+            Action::Transmit { buffer, .. } => buffer.len(),
+            _ => 0,
+        };
         output.outstanding = u32::try_from(bytes).unwrap_or(u32::MAX);
         stats.bytes_sent += bytes as u64;
         action

@@ -15,6 +15,7 @@ use super::frame::Received;
 use super::input::Step;
 use super::lanes::Waiter;
 use super::routes::Route;
+use super::session::Session;
 use super::table::Key;
 use crate::config::CoreId;
 use crate::message::{MessageRef, forwarded_properties};
@@ -94,6 +95,17 @@ impl Shard {
             {
                 Some(ReasonCode::PAYLOAD_FORMAT_INVALID)
             }
+            Permission::Allow
+                if publish.packet_id.is_some()
+                    && (self.records.lack_room(bytes.len()) || self.budget.is_full_elsewhere())
+                    && self.needs_storage(topic, publish.retain) =>
+            {
+                if version != Version::V5 {
+                    // No acknowledgement of that Client's says no: it gets none and sends the message again.
+                    return self.fault(key, ReasonCode::QUOTA_EXCEEDED);
+                }
+                Some(ReasonCode::QUOTA_EXCEEDED)
+            }
             Permission::Allow => None,
         };
         if let Some(reason) = refused {
@@ -155,6 +167,25 @@ impl Shard {
             let commit = self.records.append(self.now, &record);
             self.close_gate(key, commit);
         }
+    }
+
+    /// Whether a QoS 1 or 2 message would be kept by a store that is full, here or on another core.
+    #[cold]
+    fn needs_storage(&mut self, topic: TopicName<'_>, retain: bool) -> bool {
+        let route = self.find_route(topic);
+        let home = CoreSet::from_iter(retain.then(|| self.homes.of_topic(topic)));
+        let keeps = |subscriber: &Subscriber| {
+            let session = self.sessions.at(subscriber.key).and_then(|key| self.sessions.get(key));
+            subscriber.options.qos > Qos::AtMostOnce && session.is_some_and(Session::is_persistent)
+        };
+        let here = home.contains(self.core.0) || route.matches.subscribers.iter().any(keeps);
+        let needs = here && self.records.are_full()
+            || self.budget.is_full_on(route.cores)
+            || self.budget.is_full_on(home);
+        if let Some(matches) = self.routes.give_back(route) {
+            self.matches = matches;
+        }
+        needs
     }
 
     /// How many QoS 1 and 2 messages a Client may send without an acknowledgement.

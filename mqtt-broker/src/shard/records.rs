@@ -64,7 +64,13 @@ impl Records {
 
     /// Asks once more whether there is room.
     pub(super) fn look_for_room(&mut self) {
-        self.full = self.full && !self.store.has_room(ROOM_BYTES);
+        self.full = !self.store.has_room(ROOM_BYTES);
+    }
+
+    /// Whether there is no room for ordinary records of no particular length.
+    #[inline]
+    pub(super) fn are_full(&self) -> bool {
+        self.full
     }
 
     /// Whether there is no room for ordinary records of so many bytes.
@@ -112,8 +118,7 @@ impl Records {
         packet_id: Option<PacketId>,
     ) -> Commit {
         let identifiers = Identifiers::new(how.identifiers);
-        let record =
-            Record::Enqueued { client_id, qos: how.qos, retain: how.retain, identifiers, packet_id };
+        let record = Record::Enqueued { client_id, qos: how.qos, retain: how.retain, identifiers, packet_id };
         self.keep_outgoing(now, outgoing, &record)
     }
 }

@@ -12,8 +12,8 @@ use super::Shard;
 use super::deliver::Outgoing;
 use crate::message::Message;
 use crate::ports::Commit;
-use crate::store::record::Record;
 use crate::router::Retainable;
+use crate::store::record::Record;
 
 /// Retained messages that expire, the one that is due first in front. They share their bytes with those retained.
 #[derive(Debug, Default)]
@@ -118,7 +118,8 @@ impl Shard {
         let replaced = self.retained.get(topic).map(Message::cost);
         let more = cost.saturating_sub(replaced.unwrap_or(0));
         let one_more = replaced.is_none();
-        !(one_more && self.budget.retained_messages() >= u64::from(self.limits.retained_messages_max)
+        !(self.records.lack_room(cost)
+            || one_more && self.budget.retained_messages() >= u64::from(self.limits.retained_messages_max)
             || more > 0
                 && (self.budget.retained_bytes() + more as u64 > self.limits.retained_bytes_max
                     || self.memory_is_full(more)))

@@ -69,7 +69,8 @@ impl Shard {
             self.handle_acks(key, session, receiver, input);
             return RunEnd::Next;
         };
-        if receiver.poll_alike(alike, &mut &**input).is_none() || self.is_reserved(alike.topic()) {
+        let is_full = self.records.are_full() || self.budget.is_full_elsewhere();
+        if receiver.poll_alike(alike, &mut &**input).is_none() || self.is_reserved(alike.topic()) || is_full {
             return RunEnd::Next;
         }
         let route = self.find_route(alike.topic());

@@ -336,7 +336,9 @@ impl Session {
 
     /// The shared groups that have taken it in.
     pub(super) fn groups(&self) -> impl Iterator<Item = GroupRef> {
-        self.memberships().into_iter().flat_map(|shared| shared.values().filter_map(|membership| membership.group))
+        self.memberships()
+            .into_iter()
+            .flat_map(|shared| shared.values().filter_map(|membership| membership.group))
     }
 
     pub(super) fn is_member(&self, text: &str) -> bool {

@@ -137,6 +137,9 @@ impl Shard {
     /// Whether the session may have this subscription beside those it has.
     fn has_room_for(&self, session: Key, subscription: &Subscription<'_>, shared: SharedFilter<'_>) -> bool {
         let Some(state) = self.sessions.get(session) else { return false };
+        if state.is_persistent() && self.records.are_full() {
+            return false;
+        }
         if state.subscription_count() < self.limits.subscriptions_per_session_max as usize {
             return true;
         }

@@ -369,6 +369,14 @@ impl Cluster {
         }
     }
 
+    /// Every core hears from its store.
+    pub(crate) fn look_at_stores(&mut self) {
+        for shard in &mut self.shards {
+            shard.store_committed(0, self.now);
+        }
+        self.run();
+    }
+
     /// Whether the broker has closed the connection.
     pub(crate) fn is_closed(&self, client: ClientId) -> bool {
         self.clients[client.0].closed

@@ -434,10 +434,13 @@ fn a_broker_begins_with_a_snapshot_made_while_it_went_on() {
                 if slices == 3 {
                     goes(cluster, "comes meanwhile", "a/#");
                     let (client, _) = cluster.resume(0, Version::V5, "c5");
-                    cluster.send(client, &Packet::Disconnect(Disconnect {
-                        reason: ReasonCode::NORMAL_DISCONNECTION,
-                        properties: Properties::new(&[Property::SessionExpiryInterval(0)]),
-                    }));
+                    cluster.send(
+                        client,
+                        &Packet::Disconnect(Disconnect {
+                            reason: ReasonCode::NORMAL_DISCONNECTION,
+                            properties: Properties::new(&[Property::SessionExpiryInterval(0)]),
+                        }),
+                    );
                 }
             });
             publish_one(&mut cluster);
@@ -459,5 +462,48 @@ fn a_broker_begins_with_a_snapshot_made_while_it_went_on() {
             let publisher = cluster.connect(0, Version::V5, "publisher");
             assert_eq!(cluster.publish_1(publisher, "s", b"x"), ReasonCode::SUCCESS);
         }
+    }
+}
+
+#[test]
+fn a_full_store_refuses_what_would_need_it_and_goes_on_with_the_rest() {
+    for cores in CORES {
+        let (mut cluster, disk) = Disk::new(cores, Limits::default());
+        goes_away(&mut cluster, "c", "a");
+        let passing = cluster.connect(0, Version::V5, "passing");
+        cluster.subscribe(passing, "b", Qos::AtLeastOnce);
+        let (kept, _) = cluster.resume(0, Version::V5, "kept");
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        let old = cluster.connect(0, Version::V3_1_1, "old");
+        cluster.publish_1(publisher, "a", b"before");
+        disk.set_full(true);
+        cluster.look_at_stores();
+        assert_eq!(cluster.publish_1(publisher, "a", b"x"), ReasonCode::QUOTA_EXCEEDED);
+        assert_eq!(cluster.publish_2(publisher, "a", b"x"), ReasonCode::QUOTA_EXCEEDED);
+        let retained = Publish { retain: true, ..publish("r", b"x", Qos::AtLeastOnce, 1) };
+        cluster.send(publisher, &Packet::Publish(retained));
+        let refused = Packet::PubAck(Ack::new(packet_id(1), ReasonCode::QUOTA_EXCEEDED));
+        cluster.expect(publisher, |packet| assert_eq!(packet, &refused));
+        assert_eq!(cluster.publish_1(publisher, "b", b"goes"), ReasonCode::SUCCESS);
+        gets(&mut cluster, passing, "b", ["goes"]);
+        let options = SubscriptionOptions::new(Qos::AtLeastOnce);
+        let reason = cluster.subscribe_with(kept, "new", options, Properties::EMPTY);
+        assert_eq!(reason, ReasonCode::QUOTA_EXCEEDED);
+        cluster.subscribe(passing, "new", Qos::AtLeastOnce);
+        let expiry = [Property::SessionExpiryInterval(60)];
+        let new = Connect { properties: Properties::new(&expiry), ..connect(Version::V5, "new") };
+        assert_eq!(cluster.connect_reason(0, new), ReasonCode::QUOTA_EXCEEDED);
+        // Before 5.0 nothing says no but the end of the connection.
+        cluster.send(old, &Packet::Publish(publish("a", b"x", Qos::AtLeastOnce, 1)));
+        cluster.expect_nothing(old);
+        assert!(cluster.is_closed(old));
+        // What is there can be fetched, and makes room.
+        is_back(&mut cluster, "c", "a", ["before"]);
+        disk.set_full(false);
+        cluster.look_at_stores();
+        assert_eq!(cluster.publish_1(publisher, "a", b"after"), ReasonCode::SUCCESS);
+        let mut cluster = disk.restart(cluster, 10);
+        is_back(&mut cluster, "c", "a", ["after"]);
+        assert_eq!(cluster.total(|stats| stats.retained_messages), 0);
     }
 }

@@ -214,6 +214,11 @@ impl Disk {
         self.under_way.is_none() && self.log.borrow().is_ended()
     }
 
+    /// Whether what waits cannot be written, as there is no room for it.
+    pub(in crate::runtime) fn is_stuck(&self) -> bool {
+        self.under_way.is_none() && self.retry_at.is_some()
+    }
+
     fn write(&mut self, ring: &mut Ring) -> Result<(), BrokerError> {
         if self.under_way.is_some() {
             return Ok(());

@@ -80,7 +80,8 @@ impl Client {
         (0..IDS).find_map(|_| {
             self.next_id = self.next_id % IDS + 1;
             let id = PacketId::new(self.next_id)?;
-            let used = self.flows.iter().any(|flow| flow.id == id) || self.asked.iter().any(|(of, _)| *of == id);
+            let used =
+                self.flows.iter().any(|flow| flow.id == id) || self.asked.iter().any(|(of, _)| *of == id);
             (!used).then_some(id)
         })
     }

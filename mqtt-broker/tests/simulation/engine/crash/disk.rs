@@ -75,7 +75,8 @@ impl Files {
         let mut image = Image::new(seed);
         let (mut from, mut reach) = (1, 0);
         if let Some((file, last)) = &self.snapshot {
-            let mut reader = SnapshotReader::open(file.clone(), identity, false).expect("a snapshot is whole");
+            let mut reader =
+                SnapshotReader::open(file.clone(), identity, false).expect("a snapshot is whole");
             from = reader.header().from;
             while let Some(record) = reader.next_record().expect("a snapshot is whole") {
                 let said = Record::decode(record.kind, record.body).expect("written by a shard");

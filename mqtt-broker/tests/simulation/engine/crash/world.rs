@@ -7,8 +7,8 @@ use mqtt_broker::config::{CoreId, Limits};
 use mqtt_broker::ports::Ports;
 use mqtt_broker::shard::{Action, ConnectionInfo, EnvelopeBatch, Handed, Now, Shard, ShardConfig, home_of};
 use mqtt_broker::store::image::{self, Home, Image};
-use mqtt_broker::store::log::Log;
 use mqtt_broker::store::log::Identity;
+use mqtt_broker::store::log::Log;
 use mqtt_broker::store::record::Record;
 use mqtt_proto::codec;
 use mqtt_proto::packet::{
@@ -202,7 +202,8 @@ impl World {
                 moved = true;
             }
             if !moved {
-                let waits = self.clients.iter().find(|client| !client.flows.is_empty() || !client.asked.is_empty());
+                let waits =
+                    self.clients.iter().find(|client| !client.flows.is_empty() || !client.asked.is_empty());
                 return match waits {
                     Some(client) => Err(Violation {
                         rule: "answered",
@@ -233,21 +234,27 @@ impl World {
 
     fn act(&mut self, core: usize, action: Action) {
         let of = |id| {
-            move |client: &Client| client.link.as_ref().is_some_and(|link| (link.core, link.id) == (core, Some(id)))
+            move |client: &Client| {
+                client.link.as_ref().is_some_and(|link| (link.core, link.id) == (core, Some(id)))
+            }
         };
         match action {
             Action::TransmitShared { id, pieces } => {
                 self.act(core, Action::Transmit { id, buffer: pieces.into_vec() });
             }
             Action::Transmit { id, buffer } => {
-                if let Some(link) = self.clients.iter_mut().find(|client| of(id)(client)).and_then(Client::link_mut) {
+                if let Some(link) =
+                    self.clients.iter_mut().find(|client| of(id)(client)).and_then(Client::link_mut)
+                {
                     link.from_broker.extend_from_slice(&buffer);
                 }
                 let now = self.now;
                 self.shards[core].transmit_done(id, buffer, now);
             }
             Action::Close { id, last, .. } => {
-                if let Some(link) = self.clients.iter_mut().find(|client| of(id)(client)).and_then(Client::link_mut) {
+                if let Some(link) =
+                    self.clients.iter_mut().find(|client| of(id)(client)).and_then(Client::link_mut)
+                {
                     link.from_broker.extend_from_slice(&last);
                     link.id = None;
                     link.is_closed = true;
@@ -374,7 +381,8 @@ impl World {
         let of = |delivery: &image::Delivery| number(delivery.message.as_ref().payload);
         for session in image.sessions() {
             self.say(|| {
-                let sent: Vec<_> = session.under_way().map(|(id, _, sent)| (id.get(), sent.map(of))).collect();
+                let sent: Vec<_> =
+                    session.under_way().map(|(id, _, sent)| (id.get(), sent.map(of))).collect();
                 let waiting: Vec<_> = session.waiting().map(of).collect();
                 let (name, received) = (session.client_id(), session.received());
                 format!("core {core} has {name}: sent {sent:?}, waiting {waiting:?}, received {received:?}")
@@ -386,7 +394,8 @@ impl World {
         let cores = images.len() as u16;
         self.lanes = (0..cores * cores).map(|_| VecDeque::new()).collect();
         let shard = |core: u16| {
-            let ports = Ports { store: Box::new(self.disks[usize::from(core)].clone()), ..Ports::allow_all() };
+            let ports =
+                Ports { store: Box::new(self.disks[usize::from(core)].clone()), ..Ports::allow_all() };
             let (limits, seed) = (self.limits.clone(), u64::from(core));
             let config = ShardConfig { core: CoreId(core), cores, limits, hash_key: HASH_KEY, seed };
             Shard::new(config, ports, self.now)
@@ -433,7 +442,9 @@ impl World {
 
     fn publish(&mut self, nth: usize, topic: String, qos: Qos, retain: bool) {
         let client = &mut self.clients[nth];
-        let Some(id) = Some(()).filter(|()| client.is_ready()).and_then(|()| client.free_id()) else { return };
+        let Some(id) = Some(()).filter(|()| client.is_ready()).and_then(|()| client.free_id()) else {
+            return;
+        };
         let message = self.judge.messages.len();
         self.judge.messages.push(Published { topic, qos, retain, is_acknowledged: false });
         client.flows.push_back(Flow { id, message, phase: Phase::Publish });
@@ -441,7 +452,9 @@ impl World {
     }
 
     fn send_publish(&mut self, nth: usize, id: PacketId, message: usize, dup: bool) {
-        self.say(|| format!("client-{nth} publishes {message} {:?}, DUP {dup}", self.judge.messages[message]));
+        self.say(|| {
+            format!("client-{nth} publishes {message} {:?}, DUP {dup}", self.judge.messages[message])
+        });
         let Published { topic, qos, retain, .. } = &self.judge.messages[message];
         let payload = message.to_le_bytes();
         self.clients[nth].send(&Packet::Publish(Publish {
