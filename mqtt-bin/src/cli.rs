@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::limit_flags::LimitFlags;
 use crate::settings::{Cores, ListenAddress, LogFilter, LogFormat};
+use crate::store::StoreCommand;
 
 /// An MQTT 3.1, 3.1.1 and 5.0 broker, one core of the machine at a time.
 ///
@@ -25,6 +26,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Checks the configuration and prints the settings that would be in effect, as a configuration file
     Check(Flags),
+    /// Looks at the data directory of a broker that is stopped, takes it apart, puts it together: see docs/store-tools.md
+    #[command(subcommand)]
+    Store(StoreCommand),
 }
 
 /// The flags of the broker; those given override the configuration file.

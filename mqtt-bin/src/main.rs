@@ -11,6 +11,7 @@ mod logging;
 mod serve;
 mod settings;
 mod signals;
+mod store;
 mod store_settings;
 
 use std::io::Write as _;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     spare_memory();
     let outcome = match &cli.command {
         Some(Command::Check(flags)) => check(flags),
+        Some(Command::Store(command)) => store::run(command),
         None => serve::serve(&cli.flags),
     };
     match outcome {

@@ -24,6 +24,11 @@ impl Failure {
         Failure { message: cause.to_string(), exit_code: 1 }
     }
 
+    /// What was to be checked cannot even be read.
+    pub(crate) fn unreadable(cause: impl fmt::Display) -> Failure {
+        Failure { message: cause.to_string(), exit_code: 2 }
+    }
+
     /// The broker died while it served.
     fn died(cause: impl fmt::Display) -> Failure {
         Failure { message: cause.to_string(), exit_code: 3 }

@@ -7,3 +7,4 @@ mod process;
 mod program;
 mod rumqttc_v4_v5;
 mod store;
+mod store_tools;

@@ -24,4 +24,4 @@ pub use client::{ClientError, LocalClient, Received};
 pub use handle::{BrokerStats, Handle};
 pub use listen::ListenError;
 pub use shared::BrokerError;
-pub use store::{OnDamage, StoreConfig, StoreError};
+pub use store::{LogRead, OfflineStore, OnDamage, StoreConfig, StoreError, StoredCore};

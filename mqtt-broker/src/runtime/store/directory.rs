@@ -17,6 +17,9 @@ use crate::store::log::Identity;
 
 const LAYOUT: &str = "layout-";
 
+/// Held by whoever uses the directory.
+pub(super) const LOCK: &str = "lock";
+
 /// What is damaged in a layout.
 const REPORT: &str = "damage.txt";
 
@@ -49,13 +52,7 @@ impl Directory {
         let meta = match fs::read_to_string(&file) {
             Ok(text) => Meta::decode(&text).map_err(|what| StoreError::Meta { path: file, what })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let lost = layouts(&path).map_err(StoreError::system("list", &path))?;
-                if lost.iter().any(|layout| has_data(&layout.1)) {
-                    let what = "the file is missing, and without it nothing in this directory can be read. Put back a \
-                                backup of it, or begin with an empty directory"
-                        .to_owned();
-                    return Err(StoreError::Meta { path: file, what });
-                }
+                not_lost(&path)?;
                 begin(&path, cores)?
             }
             Err(error) => return Err(StoreError::System { doing: "read", path: file, error }),
@@ -63,6 +60,27 @@ impl Directory {
         let directory = Directory { path, meta, direct, _lock: lock };
         directory.tidy()?;
         Ok(directory)
+    }
+
+    /// Opens a directory that is there, and changes nothing in it. It is for reading: logs are not written through this.
+    ///
+    /// # Errors
+    /// There is no store in it, it is in use or cannot be read, or META is not right.
+    pub(super) fn existing(path: &Path) -> Result<Directory, StoreError> {
+        let missing = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => StoreError::Missing(path.to_owned()),
+            _ => StoreError::System { doing: "read", path: path.to_owned(), error },
+        };
+        let path = path.canonicalize().map_err(missing)?;
+        let file = path.join("META");
+        if let Err(error) = file.metadata() {
+            not_lost(&path)?;
+            return Err(missing(error));
+        }
+        let lock = lock(&path)?;
+        let text = fs::read_to_string(&file).map_err(StoreError::system("read", &file))?;
+        let meta = Meta::decode(&text).map_err(|what| StoreError::Meta { path: file, what })?;
+        Ok(Directory { path, meta, direct: false, _lock: lock })
     }
 
     /// What decides which core something is at home on.
@@ -145,8 +163,20 @@ impl Directory {
     }
 }
 
+/// META is missing: that is right only where nothing was kept.
+fn not_lost(directory: &Path) -> Result<(), StoreError> {
+    let lost = layouts(directory).map_err(StoreError::system("list", directory))?;
+    if !lost.iter().any(|layout| has_data(&layout.1)) {
+        return Ok(());
+    }
+    let what = "the file is missing, and without it nothing in this directory can be read. Put back a backup of it, or begin \
+                with an empty directory"
+        .to_owned();
+    Err(StoreError::Meta { path: directory.join("META"), what })
+}
+
 fn lock(directory: &Path) -> Result<File, StoreError> {
-    let path = directory.join("lock");
+    let path = directory.join(LOCK);
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(StoreError::system("open", &path))?;

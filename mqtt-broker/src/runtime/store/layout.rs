@@ -40,7 +40,16 @@ pub(super) fn go_over(
     if old_cores != cores {
         info!(from = old_cores, to = cores, "the number of cores has changed: dealing the store out anew");
     }
-    let images = found.into_iter().map(|found| found.image).collect();
+    lay_out(directory, found.into_iter().map(|found| found.image).collect(), cores, seed)
+}
+
+/// Deals `images` out to `cores` cores, writes them as a layout, and goes over to it.
+pub(super) fn lay_out(
+    directory: &mut Directory,
+    images: Vec<Image>,
+    cores: u16,
+    seed: [u64; 4],
+) -> Result<(), StoreError> {
     let key = directory.meta.hash_key;
     let images = Image::deal(images, cores, seed, |what, cores| home_of(key, cores, what));
     let meta = directory.next_layout(cores)?;

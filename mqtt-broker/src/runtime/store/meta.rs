@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use crc32c::crc32c;
 
 /// The version of the directory that this code makes, and the only one that it reads.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 /// What META says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

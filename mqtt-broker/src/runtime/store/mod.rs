@@ -19,6 +19,7 @@ mod files;
 mod keeper;
 mod layout;
 mod meta;
+mod offline;
 mod port;
 mod recover;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use crate::store::log::{ReadError, SEGMENT_STEP};
 
 pub(super) use disk::Disk;
 pub(super) use keeper::{Done, Jobs, spawn as keep};
+pub use offline::{LogRead, OfflineStore, StoredCore};
 pub(super) use recover::{Restored, Stored, open};
 
 /// Where and how a broker keeps what must outlive it: see [`BrokerBuilder::store`](super::BrokerBuilder::store).
@@ -109,6 +111,12 @@ pub enum StoreError {
         .0.display()
     )]
     InUse(PathBuf),
+    /// There is none to look at.
+    #[error("there is no store in {}: give the data directory of a broker", .0.display())]
+    Missing(PathBuf),
+    /// A store is to be begun where something is.
+    #[error("{} holds something already: give a directory that is empty, or one that there is not yet", .0.display())]
+    NotEmpty(PathBuf),
     /// The system refused something.
     #[error("cannot {doing} {}: {error}", path.display())]
     System {

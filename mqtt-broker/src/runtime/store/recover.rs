@@ -51,8 +51,8 @@ pub(in crate::runtime) struct Restored {
 /// What was read of a core.
 pub(super) struct Found {
     pub(super) image: Image,
-    log: Recovered,
-    snapshot_bytes: u64,
+    pub(super) log: Recovered,
+    pub(super) snapshot_bytes: u64,
     /// What is wrong, in words; nothing unless it was to be salvaged.
     pub(super) damage: Vec<String>,
 }
@@ -69,12 +69,13 @@ pub(in crate::runtime) fn open(
     config.check()?;
     let mut directory = Directory::open(&config.directory, cores)?;
     let salvage = config.on_damage == OnDamage::Salvage;
-    let mut found = read(&directory, seed, salvage)?;
+    let records = AtomicU64::new(0);
+    let mut found = read(&directory, seed, salvage, &records)?;
     let is_damaged = found.iter().any(|found| !found.damage.is_empty());
     if is_damaged || directory.meta.cores != cores {
         layout::go_over(&mut directory, found, cores, seed)?;
         // What was written is what counts from now on: so it is read as any start would read it.
-        found = read(&directory, seed, false)?;
+        found = read(&directory, seed, false, &records)?;
         directory.tidy()?;
     }
     let mut images = Vec::new();
@@ -122,15 +123,19 @@ fn append(log: &mut Log, record: &Record<'_>) {
     log.append(record.kind(), |out| record.encode(out));
 }
 
-/// Reads all cores of the layout that counts.
-pub(super) fn read(directory: &Directory, seed: [u64; 4], salvage: bool) -> Result<Vec<Found>, StoreError> {
-    let records = AtomicU64::new(0);
+/// Reads all cores of the layout that counts; `records` counts what was read.
+pub(super) fn read(
+    directory: &Directory,
+    seed: [u64; 4],
+    salvage: bool,
+    records: &AtomicU64,
+) -> Result<Vec<Found>, StoreError> {
     let cores = directory.meta.cores;
     std::thread::scope(|scope| {
         let (done, all_done) = channel::<()>();
         let threads: Vec<_> = (0..cores)
             .map(|core| {
-                let (files, identity, records) = (directory.core(core), directory.identity(core), &records);
+                let (files, identity) = (directory.core(core), directory.identity(core));
                 let done = done.clone();
                 scope.spawn(move || {
                     let found = read_core(&files, identity, seed, salvage, records);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use mqtt_proto::packet::SubscriptionOptions;
 use mqtt_proto::types::{PacketId, Qos, TopicName};
@@ -216,7 +216,7 @@ fn going_over_to_another_number_of_cores_may_end_at_any_step() {
     assert_eq!(place.names("layout-"), ["layout-1"]);
     // META has changed, and the old one was not removed.
     let mut directory = Directory::open(&place.0, 2).expect("it was right");
-    let found = recover::read(&directory, SEED, false).expect("it was right");
+    let found = recover::read(&directory, SEED, false, &AtomicU64::new(0)).expect("it was right");
     layout::go_over(&mut directory, found, 3, SEED).expect("gone over");
     assert_eq!(place.names("layout-"), ["layout-1", "layout-2"]);
     drop(directory);
@@ -258,7 +258,7 @@ fn damaged_files_are_kept_wherever_a_salvage_ends() {
     filled(&place);
     flip(&some_segment(&place), 2 * PAGE as u64 + 60);
     let mut directory = Directory::open(&place.0, 2).expect("META is right");
-    let found = recover::read(&directory, SEED, true).expect("it keeps what it can");
+    let found = recover::read(&directory, SEED, true, &AtomicU64::new(0)).expect("it keeps what it can");
     layout::go_over(&mut directory, found, 2, SEED).expect("gone over");
     drop(directory);
     place.open(2).expect("the new one is right");
