@@ -332,7 +332,8 @@ mod tests {
             put_record(&mut out, kind, |out| out.extend_from_slice(&body));
             let record = out.split_off(6);
             prop_assert_eq!(&out, b"before");
-            for end in [0, 1, 2, record.len() / 2, record.len() - 1] {
+            // An empty one has no more than two bytes.
+            for end in [0, 1, record.len() / 2, record.len() - 1] {
                 prop_assert_eq!(parse_record(&record[..end]), Parsed::Partial);
             }
             let whole = [&record[..], &behind].concat();
