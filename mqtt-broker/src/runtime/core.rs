@@ -175,7 +175,7 @@ impl Core {
             self.shared.core_told();
         }
         let Some(disk) = &mut self.disk else { return Ok(if ended { Turn::Ended } else { Turn::Next }) };
-        disk.turn(&mut self.ring, &mut self.connections.shard, now.millis)?;
+        disk.turn(&mut self.ring, &mut self.connections.shard, now)?;
         if ended {
             disk.end();
             let until = now.millis + LOG_END_MILLIS.max(self.shutdown_millis);

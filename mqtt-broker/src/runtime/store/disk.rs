@@ -23,7 +23,7 @@ use super::recover::Restored;
 use crate::config::CoreId;
 use crate::ring::{Ring, monotonic_millis};
 use crate::runtime::shared::BrokerError;
-use crate::shard::{Shard, SnapshotPosition};
+use crate::shard::{Now, Shard, SnapshotPosition};
 use crate::store::image::Image;
 use crate::store::log::{Buffer, Identity, Log, SnapshotWriter, Write};
 
@@ -67,6 +67,8 @@ pub(in crate::runtime) struct Disk {
     retry_at: Option<u64>,
     /// That was said.
     is_full: bool,
+    /// There may be more room than when the shard looked last.
+    may_have_room: bool,
     snapshot: Option<Snapshot>,
     /// Bytes of the last one.
     last_bytes: u64,
@@ -115,6 +117,7 @@ impl Disk {
             under_way: None,
             retry_at: None,
             is_full: false,
+            may_have_room: false,
             snapshot: None,
             last_bytes: snapshot_bytes,
             snapshot_from: 0,
@@ -167,6 +170,7 @@ impl Disk {
             Done::Published(Ok(bytes)) => {
                 let Some(snapshot) = self.snapshot.take() else { return };
                 self.log.borrow_mut().release(snapshot.from - 1);
+                self.may_have_room = true;
                 self.last_bytes = bytes;
                 let millis = now.saturating_sub(snapshot.began);
                 debug!(core = %self.core, bytes, millis, "snapshot");
@@ -175,7 +179,7 @@ impl Disk {
         }
     }
 
-    /// Does what is to be done at the end of a turn that began at `began`: the next write, the next segment, a slice of a
+    /// Does what is to be done at the end of a turn that began at `now`: the next write, the next segment, a slice of a
     /// snapshot.
     ///
     /// # Errors
@@ -184,12 +188,18 @@ impl Disk {
         &mut self,
         ring: &mut Ring,
         shard: &mut Shard,
-        began: u64,
+        now: Now,
     ) -> Result<(), BrokerError> {
+        let began = now.millis;
         let tries_again = self.retry_at.is_some_and(|at| at <= began);
         if tries_again {
             self.retry_at = None;
             self.log.borrow_mut().try_again();
+            self.may_have_room = true;
+        }
+        if std::mem::take(&mut self.may_have_room) {
+            let committed = self.log.borrow().committed();
+            shard.store_committed(committed, now);
         }
         let wanted = self.log.borrow_mut().poll_make();
         match wanted {
