@@ -39,11 +39,7 @@ impl Directory {
     /// # Errors
     /// It is in use, cannot be made or read, or META is not right.
     pub(super) fn open(path: &Path, cores: u16) -> Result<Directory, StoreError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(StoreError::system("make the data directory", path))?;
+        make(path).map_err(StoreError::system("make the data directory", path))?;
         let path = path.canonicalize().map_err(StoreError::system("find", path))?;
         let lock = lock(&path)?;
         let direct = files::can_write_direct(&path)
@@ -161,6 +157,16 @@ impl Directory {
         }
         Ok(())
     }
+}
+
+/// Makes a folder and those above it. A name is durable once the folder that it is in was synced.
+fn make(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    missing.into_iter().try_for_each(|folder| match folder.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent),
+        _ => sync_folder(Path::new(".")),
+    })
 }
 
 /// META is missing: that is right only where nothing was kept.
