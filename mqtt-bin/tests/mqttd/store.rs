@@ -8,11 +8,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::sys::signal::Signal;
 
 use crate::client::{Client, Packet, Receiver};
+use crate::power::{Disk, Mode};
 use crate::process::{Mqttd, command};
 
 /// A data directory and a configuration of a test's own, removed when dropped.
 pub(crate) struct Data {
     folder: PathBuf,
+    /// What it lies on, if not on whatever disk there is.
+    pub(crate) disk: Option<Disk>,
 }
 
 impl Data {
@@ -21,10 +24,17 @@ impl Data {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("mqttd-store-{}-{count}", std::process::id()));
         fs::create_dir_all(&folder).expect("the temporary folder is writable");
-        let data = Data { folder };
+        let data = Data { folder, disk: None };
         // Small, so that a test goes through several segments and snapshots and takes little room.
         let settings = "[store]\nsegment_bytes = 65536\nlog_bytes_max = 1048576\n";
         fs::write(data.config(), settings).expect("the temporary folder is writable");
+        data
+    }
+
+    /// On a disk that has at each start what was synced before.
+    pub(crate) fn on(mode: Mode) -> Data {
+        let mut data = Data::new();
+        data.disk = Some(Disk::new(&data.folder, mode));
         data
     }
 
@@ -40,7 +50,11 @@ impl Data {
         self.start_by(command(), cores)
     }
 
-    fn start_by(&self, command: Command, cores: &str) -> Mqttd {
+    pub(crate) fn start_by(&self, mut command: Command, cores: &str) -> Mqttd {
+        if let Some(disk) = &self.disk {
+            disk.cut();
+            disk.preload(&mut command);
+        }
         let (directory, config) = (self.directory(), self.config());
         let (directory, config) = (directory.to_str().expect("UTF-8"), config.to_str().expect("UTF-8"));
         Mqttd::start_by(command, &["--cores", cores, "--data-dir", directory, "--config", config])
@@ -54,7 +68,7 @@ impl Drop for Data {
 }
 
 /// Publishes, and waits for all of the acknowledgement.
-fn publish(client: &mut Client, topic: &str, payload: &str, qos: u8, packet_id: u16) {
+pub(crate) fn publish(client: &mut Client, topic: &str, payload: &str, qos: u8, packet_id: u16) {
     client.publish(topic, payload, qos, packet_id, false).expect("it reads");
     if qos == 2 {
         assert_eq!(client.receive().expect("it answers"), Packet::PubRec(packet_id));
@@ -66,7 +80,7 @@ fn publish(client: &mut Client, topic: &str, payload: &str, qos: u8, packet_id: 
 }
 
 /// Takes so many messages.
-fn take(client: &mut Client, count: usize) -> Vec<(String, String)> {
+pub(crate) fn take(client: &mut Client, count: usize) -> Vec<(String, String)> {
     let mut receiver = Receiver::default();
     while receiver.taken.len() < count {
         let packet = client.receive().expect("it sends");
@@ -75,12 +89,12 @@ fn take(client: &mut Client, count: usize) -> Vec<(String, String)> {
     receiver.taken
 }
 
-fn message(topic: &str, payload: &str) -> (String, String) {
+pub(crate) fn message(topic: &str, payload: &str) -> (String, String) {
     (topic.to_owned(), payload.to_owned())
 }
 
 /// Fills a broker of two cores: a subscription of a Client that is away, messages for it, and a retained one.
-fn fill(mqttd: &Mqttd) {
+pub(crate) fn fill(mqttd: &Mqttd) {
     let mut away = Client::connect(mqttd.address, "away").expect("it listens");
     assert!(!away.session_present);
     away.subscribe("to/away", 2).expect("it answers");
@@ -94,7 +108,7 @@ fn fill(mqttd: &Mqttd) {
 }
 
 /// What [`fill`] has left is there.
-fn check(mqttd: &Mqttd) {
+pub(crate) fn check(mqttd: &Mqttd) {
     let mut late = Client::connect(mqttd.address, "late").expect("it listens");
     late.subscribe("kept", 1).expect("it answers");
     assert_eq!(take(&mut late, 1), [message("kept", "value")]);
