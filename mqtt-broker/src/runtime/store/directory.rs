@@ -41,7 +41,9 @@ impl Directory {
     pub(super) fn open(path: &Path, cores: u16) -> Result<Directory, StoreError> {
         make(path).map_err(StoreError::system("make the data directory", path))?;
         let path = path.canonicalize().map_err(StoreError::system("find", path))?;
-        let lock = lock(&path)?;
+        let mut lock = lock(&path)?;
+        // Only for those who are told that it is in use.
+        let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
         let direct = files::can_write_direct(&path)
             .map_err(StoreError::system("write to the data directory", &path))?;
         let file = path.join("META");
@@ -184,11 +186,16 @@ fn not_lost(directory: &Path) -> Result<(), StoreError> {
 fn lock(directory: &Path) -> Result<File, StoreError> {
     let path = directory.join(LOCK);
     let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(StoreError::system("open", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(directory.to_owned())),
+        Err(TryLockError::WouldBlock) => {
+            // A tool leaves the number of the last broker.
+            let process = io::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
+            let process = process.filter(|process| Path::new(&format!("/proc/{process}")).exists());
+            Err(StoreError::InUse { directory: directory.to_owned(), process })
+        }
         Err(TryLockError::Error(error)) => Err(StoreError::System { doing: "lock", path, error }),
     }
 }

@@ -26,6 +26,7 @@ mod recover;
 mod tests;
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::store::log::{ReadError, SEGMENT_STEP};
@@ -107,10 +108,16 @@ pub enum StoreError {
     Config(String),
     /// Another broker has it.
     #[error(
-        "the data directory {} is in use by another broker: stop that one, or give this one a directory of its own",
-        .0.display()
+        "the data directory {} is in use by another broker{}: stop that one, or give this one a directory of its own",
+        directory.display(),
+        process.map_or_else(String::new, |process| format!(", process {process}"))
     )]
-    InUse(PathBuf),
+    InUse {
+        /// The directory.
+        directory: PathBuf,
+        /// The process that has it, if it says so.
+        process: Option<u32>,
+    },
     /// There is none to look at.
     #[error("there is no store in {}: give the data directory of a broker", .0.display())]
     Missing(PathBuf),
@@ -118,7 +125,7 @@ pub enum StoreError {
     #[error("{} holds something already: give a directory that is empty, or one that there is not yet", .0.display())]
     NotEmpty(PathBuf),
     /// The system refused something.
-    #[error("cannot {doing} {}: {error}", path.display())]
+    #[error("cannot {doing} {}: {error}{}", path.display(), remedy(path, error))]
     System {
         /// What was being done.
         doing: &'static str,
@@ -153,6 +160,27 @@ pub enum StoreError {
         /// What is wrong.
         what: String,
     },
+}
+
+/// What can be done about an error of the system.
+fn remedy(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            ". Give a data directory on a file system that can be written to".to_owned()
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ". Make room on this disk".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            let there = path.ancestors().find_map(|path| Some((path, path.metadata().ok()?.uid())));
+            let ours = Path::new("/proc/self").metadata().map(|process| process.uid());
+            let (Some((there, owner)), Ok(user)) = (there, ours) else { return String::new() };
+            format!(
+                ". This process runs as user {user}, and {} belongs to user {owner}: let it be written to, or give another \
+                 data directory",
+                there.display()
+            )
+        }
+        _ => String::new(),
+    }
 }
 
 impl StoreError {
