@@ -21,6 +21,11 @@ pub trait Store {
     /// What one call of the shard appends belongs together: it is committed as a whole, or the end of it is lost.
     fn append(&mut self, record: &Record<'_>) -> Commit;
 
+    /// Appends a record that nothing waits for: it need not be committed at once by itself.
+    fn append_lazily(&mut self, record: &Record<'_>) {
+        self.append(record);
+    }
+
     /// Whether there is room for ordinary records of so many bytes. While there is none, the shard refuses what would
     /// need one; records of what is over it appends at any time.
     fn has_room(&self, bytes: usize) -> bool {

@@ -195,6 +195,11 @@ impl Shard {
         if session.records_sent(qos, group) {
             let client_id = &*session.client_id;
             let commit = match group {
+                // One that is lost is a delivery with DUP.
+                None if qos == Qos::AtLeastOnce => {
+                    self.records.append_lazily(self.now, &Record::Sent { client_id, packet_id });
+                    Commit::Now
+                }
                 None => self.records.append(self.now, &Record::Sent { client_id, packet_id }),
                 // The first that the store hears of it.
                 Some(_) => {
@@ -471,12 +476,11 @@ impl Shard {
     fn record_end(&mut self, key: Key, packet_id: PacketId, released: bool) {
         let Some(session) = self.sessions.get(key) else { return };
         let (client_id, online) = (&*session.client_id, session.connection());
-        let record = match released {
-            true => Record::Released { client_id, packet_id },
-            false => Record::Acknowledged { client_id, packet_id },
-        };
-        let commit = self.records.append(self.now, &record);
-        if let Some(online) = online.filter(|_| released) {
+        if !released {
+            return self.records.append_lazily(self.now, &Record::Acknowledged { client_id, packet_id });
+        }
+        let commit = self.records.append(self.now, &Record::Released { client_id, packet_id });
+        if let Some(online) = online {
             self.close_gate(online, commit);
         }
     }

@@ -52,14 +52,25 @@ impl Records {
     }
 
     pub(super) fn append(&mut self, now: Now, record: &Record<'_>) -> Commit {
-        let at = self.wall(now);
-        if at >= self.told + TIME_EVERY {
-            self.told = at;
-            self.store.append(&Record::Time { at });
-        }
+        self.tell_time(now);
         let commit = self.store.append(record);
         self.full = !self.store.has_room(ROOM_BYTES);
         commit
+    }
+
+    /// Appends a record that nothing waits for.
+    pub(super) fn append_lazily(&mut self, now: Now, record: &Record<'_>) {
+        self.tell_time(now);
+        self.store.append_lazily(record);
+        self.full = !self.store.has_room(ROOM_BYTES);
+    }
+
+    fn tell_time(&mut self, now: Now) {
+        let at = self.wall(now);
+        if at >= self.told + TIME_EVERY {
+            self.told = at;
+            self.store.append_lazily(&Record::Time { at });
+        }
     }
 
     /// Asks once more whether there is room.

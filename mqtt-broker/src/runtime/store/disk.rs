@@ -1,14 +1,15 @@
 //! One core's log on its way to the disk, and the snapshots that keep it short.
 //!
 //! At the end of a turn what the shard has appended is written, unless a write is under way: then the next write takes it.
-//! When one is over the shard is told up to where all is durable, and lets go of the acknowledgements that waited for it.
+//! What nothing waits for is written with what comes next, or by itself when it has waited long enough. When one is over the shard is told up to where all is durable, and lets go of the acknowledgements that waited for it.
 //!
 //! A snapshot is made in slices between turns, while the log goes on. It counts once the log is durable up to the last
 //! record that any of it was made of; then the segments before it are used again.
 //!
 //! Invariant: after a write that failed nothing is written and nothing acknowledged any more: the broker ends.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::rc::Rc;
@@ -34,6 +35,9 @@ const RETRY_MILLIS: u64 = 1_000;
 const SNAPSHOT_RETRY_MILLIS: u64 = 60_000;
 const SNAPSHOT_RETRY_FULL_MILLIS: u64 = 10_000;
 
+/// How long a record may wait that nothing waits for.
+const LAZY_MILLIS: u64 = 50;
+
 /// Segments of a log of which a snapshot would set none free, or one.
 const LIVE_FEW: usize = 2;
 
@@ -56,11 +60,20 @@ pub(in crate::runtime) struct Disk {
     core: CoreId,
     identity: Identity,
     files: CoreFiles,
-    direct: bool,
     jobs: Jobs,
     log: Rc<RefCell<Log>>,
-    /// The segment that was written to last.
-    current: Option<(u32, Arc<File>)>,
+    /// The last record that something may wait for.
+    wanted: Rc<Cell<u64>>,
+    /// When the other records are written by themselves.
+    lazy_at: Option<u64>,
+    /// The segment that is written to, and the next one.
+    open: VecDeque<(u32, Arc<File>)>,
+    /// The one that is being opened.
+    opening: Option<u32>,
+    /// A segment that could not be opened, and why.
+    closed: Option<(u32, io::Error)>,
+    /// A write that waits for its segment to be open.
+    held: Option<Write>,
     /// Where the write under way goes.
     under_way: Option<(u32, u64)>,
     /// A segment could not be made: when it is tried again.
@@ -105,15 +118,21 @@ enum Stage {
 impl Disk {
     /// Goes on with what was restored. The image is for the shard.
     pub(in crate::runtime) fn new(core: CoreId, restored: Restored, jobs: Jobs) -> (Disk, Image) {
-        let Restored { image, log, files, identity, snapshot_bytes, direct, log_bytes_max } = restored;
+        let Restored { image, log, files, identity, snapshot_bytes, log_bytes_max } = restored;
+        // What the start has appended is to be durable as soon as anything is.
+        let wanted = log.next() - 1;
         let disk = Disk {
             core,
             identity,
             files,
-            direct,
             jobs,
             log: Rc::new(RefCell::new(log)),
-            current: None,
+            wanted: Rc::new(Cell::new(wanted)),
+            lazy_at: None,
+            open: VecDeque::new(),
+            opening: None,
+            closed: None,
+            held: None,
             under_way: None,
             retry_at: None,
             is_full: false,
@@ -128,13 +147,14 @@ impl Disk {
 
     /// The port for the shard.
     pub(in crate::runtime) fn store(&self) -> LogStore {
-        LogStore(Rc::clone(&self.log))
+        LogStore { log: Rc::clone(&self.log), wanted: Rc::clone(&self.wanted) }
     }
 
     /// When [`Disk::turn`] is due, in monotonic milliseconds.
     pub(in crate::runtime) fn poll_timeout(&self) -> Option<u64> {
         let slice = self.snapshot.as_ref().is_some_and(Snapshot::wants_slice).then(monotonic_millis);
-        self.retry_at.into_iter().chain(slice).min()
+        let lazy = self.lazy_at.filter(|_| !self.is_writing());
+        [self.retry_at, slice, lazy].into_iter().flatten().min()
     }
 
     /// The write under way is over. Answers up to which record all is durable.
@@ -159,6 +179,13 @@ impl Disk {
     pub(in crate::runtime) fn handle_done(&mut self, done: Done, now: u64) {
         match done {
             Done::Made(result) => self.made(result, now),
+            Done::Opened(segment, result) => {
+                self.opening = None;
+                match result {
+                    Ok(file) => self.open.push_back((segment, Arc::new(file))),
+                    Err(error) => self.closed = Some((segment, error)),
+                }
+            }
             Done::Wrote(write, result) => {
                 let Some(snapshot) = &mut self.snapshot else { return };
                 snapshot.is_writing = false;
@@ -201,15 +228,16 @@ impl Disk {
             let committed = self.log.borrow().committed();
             shard.store_committed(committed, now);
         }
-        let wanted = self.log.borrow_mut().poll_make();
-        match wanted {
-            Some(segment) => self.jobs.ask(self.core, Job::Make(segment)),
-            // A snapshot has made room meanwhile.
-            None if tries_again => self.has_room_again(),
-            None => {}
-        }
         self.proceed_snapshot(shard, began);
-        self.write(ring)
+        if self.is_time_to_write(began) {
+            self.write(ring)?;
+        }
+        let is_asked = self.keep_segments();
+        if tries_again && !is_asked {
+            // A snapshot has made room meanwhile.
+            self.has_room_again();
+        }
+        Ok(())
     }
 
     /// [`Disk::turn`] of a core that is about to end and has no shard to ask any more.
@@ -217,10 +245,9 @@ impl Disk {
     /// # Errors
     /// As there.
     pub(in crate::runtime) fn turn_to_end(&mut self, ring: &mut Ring) -> Result<(), BrokerError> {
-        if let Some(segment) = self.log.borrow_mut().poll_make() {
-            self.jobs.ask(self.core, Job::Make(segment));
-        }
-        self.write(ring)
+        self.write(ring)?;
+        self.keep_segments();
+        Ok(())
     }
 
     /// Nothing is appended any more: the log gets the mark of a clean end.
@@ -230,34 +257,88 @@ impl Disk {
 
     /// Whether all is written, with the mark of a clean end.
     pub(in crate::runtime) fn is_ended(&self) -> bool {
-        self.under_way.is_none() && self.log.borrow().is_ended()
+        !self.is_writing() && self.log.borrow().is_ended()
     }
 
     /// Whether what waits cannot be written, as there is no room for it.
     pub(in crate::runtime) fn is_stuck(&self) -> bool {
-        self.under_way.is_none() && self.retry_at.is_some()
+        !self.is_writing() && self.retry_at.is_some()
+    }
+
+    fn is_writing(&self) -> bool {
+        self.under_way.is_some() || self.held.is_some()
+    }
+
+    /// Whether something waits for what is not written yet, or it has waited long enough.
+    fn is_time_to_write(&mut self, now: u64) -> bool {
+        let (committed, next) = {
+            let log = self.log.borrow();
+            (log.committed(), log.next())
+        };
+        if self.is_writing() || self.wanted.get() > committed {
+            return true;
+        }
+        if next == committed + 1 {
+            self.lazy_at = None;
+            return false;
+        }
+        now >= *self.lazy_at.get_or_insert(now + LAZY_MILLIS)
     }
 
     fn write(&mut self, ring: &mut Ring) -> Result<(), BrokerError> {
+        if let Some((segment, error)) = self.closed.take() {
+            return Err(
+                self.broken(format!("cannot open {}: {error}", self.files.segment(segment).display()))
+            );
+        }
         if self.under_way.is_some() {
             return Ok(());
         }
-        let Some(Write { segment, offset, pages }) = self.log.borrow_mut().poll_write() else {
+        let write = self.held.take().or_else(|| self.log.borrow_mut().poll_write());
+        // A header takes none of what waits.
+        if write.as_ref().is_none_or(|write| write.offset > 0) {
+            self.lazy_at = None;
+        }
+        let Some(write) = write else { return Ok(()) };
+        let Some(place) = self.open.iter().position(|&(number, _)| number == write.segment) else {
+            self.open(write.segment);
+            self.held = Some(write);
             return Ok(());
         };
-        let file = match &self.current {
-            Some((number, file)) if *number == segment => Arc::clone(file),
-            _ => {
-                let file = self.files.open_to_write(segment, self.direct).map(Arc::new).map_err(|error| {
-                    self.broken(format!("cannot open {}: {error}", self.files.segment(segment).display()))
-                })?;
-                self.current = Some((segment, Arc::clone(&file)));
-                file
-            }
-        };
+        self.open.drain(..place);
+        let file = Arc::clone(&self.open[0].1);
+        let Write { segment, offset, pages } = write;
         self.under_way = Some((segment, offset));
         ring.write(file, offset, pages);
         Ok(())
+    }
+
+    /// Has the segments made, opened and removed that the log asks for. Answers whether one is to be made.
+    fn keep_segments(&mut self) -> bool {
+        let (make, next) = {
+            let mut log = self.log.borrow_mut();
+            while let Some(segment) = log.poll_remove() {
+                self.jobs.ask(self.core, Job::Remove(segment));
+            }
+            (log.poll_make(), log.next_segment())
+        };
+        if let Some(segment) = make {
+            self.jobs.ask(self.core, Job::Make(segment));
+        }
+        if let Some(next) = next
+            && self.open.iter().all(|&(number, _)| number != next)
+        {
+            self.open(next);
+        }
+        make.is_some()
+    }
+
+    /// Has a segment opened: that may take the file system a while.
+    fn open(&mut self, segment: u32) {
+        if self.opening.is_none() {
+            self.opening = Some(segment);
+            self.jobs.ask(self.core, Job::Open(segment));
+        }
     }
 
     fn broken(&self, message: String) -> BrokerError {

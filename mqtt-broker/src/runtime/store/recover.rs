@@ -17,7 +17,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::directory::Directory;
-use super::files::CoreFiles;
+use super::files::{self, CoreFiles};
 use super::layout;
 use super::{OnDamage, StoreConfig, StoreError};
 use crate::runtime::clock;
@@ -44,7 +44,6 @@ pub(in crate::runtime) struct Restored {
     pub(super) files: CoreFiles,
     pub(super) identity: Identity,
     pub(super) snapshot_bytes: u64,
-    pub(super) direct: bool,
     pub(super) log_bytes_max: u64,
 }
 
@@ -91,8 +90,8 @@ pub(in crate::runtime) fn open(
     let mut restored = Vec::new();
     for (core, (image, (log, snapshot_bytes))) in (0..).zip(images.into_iter().zip(logs)) {
         let (files, identity) = (directory.core(core), directory.identity(core));
-        let (direct, log_bytes_max) = (directory.direct, config.log_bytes_max);
-        restored.push(Restored { image, log, files, identity, snapshot_bytes, direct, log_bytes_max });
+        let log_bytes_max = config.log_bytes_max;
+        restored.push(Restored { image, log, files, identity, snapshot_bytes, log_bytes_max });
     }
     let sessions: usize = restored.iter().map(|core| core.image.session_count()).sum();
     let retained: usize = restored.iter().map(|core| core.image.retained().len()).sum();
@@ -104,6 +103,12 @@ pub(in crate::runtime) fn open(
         "the store is open{}",
         if directory.direct { "" } else { "; its file system cannot be written past the page cache, which takes longer" }
     );
+    if let Some(kind) = files::in_memory(directory.path()) {
+        warn!(
+            directory = %directory.path().display(),
+            "the data directory is in memory ({kind}): it outlives the broker, and not this machine's next start"
+        );
+    }
     Ok(Stored { directory, cores: restored })
 }
 
