@@ -21,6 +21,10 @@ pub(crate) enum Mode {
     NoDsync,
     /// So are `fsync` and `fdatasync`.
     NoFsync,
+    /// Nothing can be written, or made.
+    ReadOnly,
+    /// All belongs to somebody else.
+    Forbidden,
 }
 
 /// The disk below a folder.
@@ -46,6 +50,8 @@ impl Disk {
             Mode::NoDirect => "no-direct",
             Mode::NoDsync => "no-dsync",
             Mode::NoFsync => "no-fsync",
+            Mode::ReadOnly => "read-only",
+            Mode::Forbidden => "forbidden",
         };
         command.env("LD_PRELOAD", library());
         command.env("MQTTD_LAYER_FOLDER", &self.folder).env("MQTTD_LAYER_NOTES", &self.notes);
@@ -54,14 +60,18 @@ impl Disk {
 
     /// From now on there is no room, or there is again.
     pub(crate) fn set_full(&self, is_full: bool) {
-        let fault = self.notes.join("full");
-        let set = if is_full { fs::write(fault, "") } else { fs::remove_file(fault) };
-        set.expect("the notes are writable");
+        self.set("full", is_full);
     }
 
-    /// From now on it can neither be synced nor a segment that is opened be written.
-    pub(crate) fn breaks(&self) {
-        fs::write(self.notes.join("broken"), "").expect("the notes are writable");
+    /// From the next sync on, none is done, and no segment that is open then can be written; or no longer.
+    pub(crate) fn set_broken(&self, is_broken: bool) {
+        self.set("broken", is_broken);
+    }
+
+    fn set(&self, fault: &str, is_there: bool) {
+        let fault = self.notes.join(fault);
+        let set = if is_there { fs::write(fault, "") } else { fs::remove_file(fault) };
+        set.expect("the notes are writable");
     }
 
     /// Power fails: of what processes that have ended did, the disk has what was synced.
@@ -95,8 +105,8 @@ impl Disk {
 
     /// All that is there is on the disk.
     fn settle(&self) {
-        let _ = fs::remove_dir_all(&self.notes);
         for kind in ["live", "content", "through", "names"] {
+            let _ = fs::remove_dir_all(self.notes.join(kind));
             fs::create_dir_all(self.notes.join(kind)).expect("the temporary folder is writable");
         }
         self.note("@", &self.folder);

@@ -1,7 +1,7 @@
 //! What outlives mqttd, however it ends.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -20,15 +20,25 @@ pub(crate) struct Data {
 
 impl Data {
     pub(crate) fn new() -> Data {
+        Data::below(&std::env::temp_dir())
+    }
+
+    /// In a folder of its own below `folder`.
+    pub(crate) fn below(folder: &Path) -> Data {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("mqttd-store-{}-{count}", std::process::id()));
+        let folder = folder.join(format!("mqttd-store-{}-{count}", std::process::id()));
         fs::create_dir_all(&folder).expect("the temporary folder is writable");
         let data = Data { folder, disk: None };
         // Small, so that a test goes through several segments and snapshots and takes little room.
         let settings = "[store]\nsegment_bytes = 65536\nlog_bytes_max = 1048576\n";
-        fs::write(data.config(), settings).expect("the temporary folder is writable");
+        data.set(settings);
         data
+    }
+
+    /// Sets what the configuration file says.
+    pub(crate) fn set(&self, settings: &str) {
+        fs::write(self.config(), settings).expect("the temporary folder is writable");
     }
 
     /// On a disk that has at each start what was synced before.
@@ -50,14 +60,27 @@ impl Data {
         self.start_by(command(), cores)
     }
 
-    pub(crate) fn start_by(&self, mut command: Command, cores: &str) -> Mqttd {
+    pub(crate) fn start_by(&self, command: Command, cores: &str) -> Mqttd {
+        Mqttd::start_by(self.prepare(command, cores), &[])
+    }
+
+    /// What mqttd says that does not start.
+    pub(crate) fn refusal(&self, cores: &str) -> String {
+        let mut command = self.prepare(command(), cores);
+        let output = command.args(["--listen", "127.0.0.1:0"]).output().expect("it starts");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        said
+    }
+
+    fn prepare(&self, mut command: Command, cores: &str) -> Command {
         if let Some(disk) = &self.disk {
             disk.cut();
             disk.preload(&mut command);
         }
-        let (directory, config) = (self.directory(), self.config());
-        let (directory, config) = (directory.to_str().expect("UTF-8"), config.to_str().expect("UTF-8"));
-        Mqttd::start_by(command, &["--cores", cores, "--data-dir", directory, "--config", config])
+        command.args(["--cores", cores, "--data-dir"]).arg(self.directory());
+        command.arg("--config").arg(self.config());
+        command
     }
 }
 
@@ -188,13 +211,10 @@ fn the_log_is_written_through_to_the_disk() {
 #[test]
 fn a_second_broker_on_the_directory_is_refused() {
     let data = Data::new();
-    let _first = data.start("1");
-    let mut second = command();
-    let second = second.args(["--listen", "127.0.0.1:0", "--cores", "1", "--data-dir"]).arg(data.directory());
-    let output = second.output().expect("it starts");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains(&*data.directory().to_string_lossy()) && said.contains("another broker"), "{said}");
+    let first = data.start("1");
+    let said = data.refusal("1");
+    assert!(said.contains(&*data.directory().to_string_lossy()), "{said}");
+    assert!(said.contains(&format!("in use by another broker, process {}:", first.id())), "{said}");
 }
 
 /// A limit of the process makes each write of the log fail, as a broken disk does.

@@ -7,7 +7,7 @@
 //! | `content/INODE` | what it held when it was synced last |
 //! | `through/INODE` | it was opened to be written through (O_DSYNC): all of `live` is on the disk |
 //! | `names/FOLDER` | the names in a folder when that was synced last, each with its inode number, `/` for a folder |
-//! | `full`, `broken` | made by the test: from now on there is no room; segments that are opened cannot be written |
+//! | `full`, `broken` | made by the test: from now on there is no room; from the next sync on nothing is synced or written |
 //!
 //! So neither writes nor renames have to be looked at, nor the ring through which most of them go. What the disk has is
 //! laid out again by `../mqttd/power.rs`.
@@ -16,6 +16,7 @@
 
 use std::ffi::{CStr, OsStr, c_char, c_int, c_uint, c_void};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::{env, fs, process};
 
 const O_WRONLY: c_int = 0o1;
+const O_RDWR: c_int = 0o2;
 const O_DSYNC: c_int = 0o10_000;
 #[cfg(target_arch = "x86_64")]
 const O_DIRECT: c_int = 0o40_000;
@@ -30,8 +32,10 @@ const O_DIRECT: c_int = 0o40_000;
 const O_DIRECT: c_int = 0o200_000;
 
 const EIO: c_int = 5;
+const EACCES: c_int = 13;
 const EINVAL: c_int = 22;
 const ENOSPC: c_int = 28;
+const EROFS: c_int = 30;
 
 /// The next one in the order of libraries, which is that of the C library.
 const RTLD_NEXT: *mut c_void = -1_isize as *mut c_void;
@@ -39,6 +43,7 @@ const RTLD_NEXT: *mut c_void = -1_isize as *mut c_void;
 unsafe extern "C" {
     fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
     fn __errno_location() -> *mut c_int;
+    fn dup2(old: c_int, new: c_int) -> c_int;
 }
 
 /// What the test wants of the disk.
@@ -46,7 +51,8 @@ struct Layer {
     /// Files below it are the disk's.
     folder: PathBuf,
     notes: PathBuf,
-    /// `no-dsync`, `no-fsync`: it does not do what it was asked. `no-direct`: it refuses O_DIRECT.
+    /// `no-dsync`, `no-fsync`: it does not do what it was asked. `no-direct`: it refuses O_DIRECT. `read-only`, `forbidden`:
+    /// it refuses to open anything to be written.
     mode: String,
     /// One note is written at a time.
     noting: Mutex<()>,
@@ -133,6 +139,24 @@ impl Layer {
     }
 }
 
+impl Layer {
+    /// From now on each write to a segment that is open fails with EIO, through a ring as well: it goes to where there is no
+    /// memory.
+    fn break_segments(&self) -> io::Result<()> {
+        let nowhere = fs::File::options().write(true).open("/proc/self/mem")?;
+        for entry in fs::read_dir("/proc/self/fd")? {
+            let name = entry?.file_name();
+            let Some(fd) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+            let Some(path) = self.path_of(fd) else { continue };
+            if path.to_string_lossy().contains("/segment-") && path.extension().is_none() {
+                // SAFETY: any two numbers may be given; whoever has the second one goes on owning it.
+                unsafe { dup2(nowhere.as_raw_fd(), fd) };
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What cannot be noted would be taken for a fault of the broker.
 fn done(noted: io::Result<()>) {
     if let Err(error) = noted {
@@ -178,10 +202,11 @@ pub unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: c_uint)
         if layer.is("no-direct") && flags & O_DIRECT != 0 {
             return fail(EINVAL);
         }
-        if flags & O_DSYNC != 0 && layer.has("broken") {
-            // To write where no memory is fails with EIO, through a ring as well.
-            // SAFETY: as for any call of it.
-            return unsafe { open(c"/proc/self/mem".as_ptr(), O_WRONLY, 0) };
+        let refused = [("read-only", EROFS), ("forbidden", EACCES)];
+        if flags & (O_WRONLY | O_RDWR) != 0
+            && let Some((_, error)) = refused.into_iter().find(|&(mode, _)| layer.is(mode))
+        {
+            return fail(error);
         }
     }
     // SAFETY: what the caller gave is passed on.
@@ -210,6 +235,7 @@ fn sync(fd: c_int, sync: unsafe extern "C" fn(c_int) -> c_int) -> c_int {
         return unsafe { sync(fd) };
     };
     if layer.has("broken") {
+        done(layer.break_segments());
         return fail(EIO);
     }
     if !layer.is("no-fsync") {
