@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
 use crate::client::{Client, Packet, Receiver};
 use crate::power::{Disk, Mode};
-use crate::process::{Mqttd, command};
+use crate::process::{DEADLINE, Mqttd, command};
 
 /// A data directory and a configuration of a test's own, removed when dropped.
 pub(crate) struct Data {
@@ -206,6 +207,39 @@ fn the_log_is_written_through_to_the_disk() {
         segments += 1;
     }
     assert_eq!(segments, 1, "the segment that is written to, and nobody makes it any more");
+}
+
+/// Commits in the first segment of a core.
+fn commits(data: &Data) -> usize {
+    let segment = data.directory().join("layout-1/core-0/segment-00000000");
+    fs::read(segment).map_or(0, |pages| pages.chunks(4096).filter(|page| page.starts_with(b"mqLC")).count())
+}
+
+/// What nothing waits for is written with what comes next; by itself only after 50 ms.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "a deadline for a real process is real time")]
+fn a_delivery_at_qos_1_takes_one_commit_and_its_end_none_of_its_own_unless_nothing_else_comes() {
+    const COUNT: u16 = 100;
+    let data = Data::new();
+    data.set("[store]\nsegment_bytes = 4194304\n");
+    let mqttd = data.start("1");
+    let mut stays = Client::connect(mqttd.address, "stays").expect("it listens");
+    stays.subscribe("t", 1).expect("it answers");
+    let mut publisher = Client::connect(mqttd.address, "publisher").expect("it listens");
+    let (before, start) = (commits(&data), Instant::now());
+    let mut written = before;
+    for packet_id in 1..=COUNT {
+        publish(&mut publisher, "t", "x", 1, packet_id);
+        // The end of the last delivery is left to stand alone.
+        written = commits(&data);
+        assert_eq!(take(&mut stays, 1), [message("t", "x")]);
+    }
+    let alone = (start.elapsed().as_millis() / 50) as usize;
+    assert!(written - before <= usize::from(COUNT) + alone, "{written} - {before}, {alone} alone");
+    while commits(&data) == written {
+        assert!(start.elapsed() < DEADLINE, "the end of the last delivery is not written");
+        std::thread::yield_now();
+    }
 }
 
 #[test]

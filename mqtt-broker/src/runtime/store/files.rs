@@ -194,6 +194,12 @@ pub(super) fn can_write_direct(folder: &Path) -> io::Result<bool> {
     }
 }
 
+/// Bytes of the disk that a folder is on, free or not.
+pub(super) fn disk_bytes(folder: &Path) -> io::Result<u64> {
+    let disk = nix::sys::statvfs::statvfs(folder)?;
+    Ok(disk.blocks() * disk.fragment_size())
+}
+
 /// The file system of a folder, if it is one in memory.
 pub(super) fn in_memory(folder: &Path) -> Option<&'static str> {
     let device = folder.metadata().ok()?.dev();

@@ -77,11 +77,14 @@ pub(in crate::runtime) fn open(
         found = read(&directory, seed, false, &records)?;
         directory.tidy()?;
     }
+    let disk_bytes = files::disk_bytes(directory.path())
+        .map_err(StoreError::system("ask the size of the disk of", directory.path()))?;
+    let segment_bytes = config.segment_bytes_on(disk_bytes);
     let mut images = Vec::new();
     let mut logs = Vec::new();
     for (core, found) in (0..).zip(found) {
         let identity = directory.identity(core);
-        let (segment_bytes, segments_max) = (config.segment_bytes, config.segments_max());
+        let segments_max = config.segments_max(segment_bytes);
         let log = Log::open(LogConfig { identity, segment_bytes, segments_max }, found.log);
         images.push(found.image);
         logs.push((log, found.snapshot_bytes));
@@ -100,6 +103,7 @@ pub(in crate::runtime) fn open(
         sessions,
         retained,
         direct = directory.direct,
+        segment_bytes,
         "the store is open{}",
         if directory.direct { "" } else { "; its file system cannot be written past the page cache, which takes longer" }
     );
