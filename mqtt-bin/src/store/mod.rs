@@ -91,9 +91,10 @@ impl Place {
 /// Why a store cannot be worked on, said to who runs a tool.
 fn failure(error: StoreError) -> Failure {
     match error {
-        StoreError::InUse(path) => Failure::start(format_args!(
-            "the data directory {} is in use by a running mqttd: stop that first",
-            path.display()
+        StoreError::InUse { directory, process } => Failure::start(format_args!(
+            "the data directory {} is in use by a running mqttd{}: stop that first",
+            directory.display(),
+            process.map_or_else(String::new, |process| format!(", process {process}"))
         )),
         StoreError::Read { folder, error } => Failure::start(format_args!(
             "{}: {error}. `mqttd store check` says all that is damaged, `mqttd store repair --salvage` keeps the rest",

@@ -1,4 +1,4 @@
-//! A small blocking 3.1.1 client that remembers, as a good client does, what it has not finished: so that what a broker
+//! A small blocking client, 3.1.1 or as little of 5.0 as tests need, that remembers, as a good client does, what it has not finished: so that what a broker
 //! loses or sends twice shows. It serves tests in which the broker is killed at any time.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -10,17 +10,26 @@ use crate::process::DEADLINE;
 /// What the broker has sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Packet {
-    Publish { topic: String, payload: String, qos: u8, packet_id: u16 },
+    Publish {
+        topic: String,
+        payload: String,
+        qos: u8,
+        packet_id: u16,
+    },
     PubAck(u16),
     PubRec(u16),
     PubRel(u16),
     PubComp(u16),
     SubAck(u16),
+    /// A PUBACK or PUBREC of 5.0 that says no, and why.
+    Refused(u16, u8),
 }
 
 /// A connection.
 pub(crate) struct Client {
     stream: TcpStream,
+    /// Protocol Version: 4 or 5.
+    version: u8,
     input: Vec<u8>,
     /// What came while something else was waited for.
     early: VecDeque<Packet>,
@@ -46,11 +55,23 @@ fn broken(what: &str) -> io::Error {
 impl Client {
     /// Connects with Clean Session 0 and takes CONNACK.
     pub(crate) fn connect(address: SocketAddr, client_id: &str) -> io::Result<Client> {
+        Client::connect_as(4, address, client_id)
+    }
+
+    /// Connects with Clean Start 0 and no Session Expiry Interval.
+    pub(crate) fn connect_5(address: SocketAddr, client_id: &str) -> io::Result<Client> {
+        Client::connect_as(5, address, client_id)
+    }
+
+    fn connect_as(version: u8, address: SocketAddr, client_id: &str) -> io::Result<Client> {
         let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(DEADLINE))?;
         stream.set_nodelay(true)?;
-        let mut client = Client { stream, input: Vec::new(), early: VecDeque::new(), session_present: false };
-        let mut body = b"\x00\x04MQTT\x04\x00\x00\x00".to_vec();
+        let (input, early, session_present) = (Vec::new(), VecDeque::new(), false);
+        let mut client = Client { stream, version, input, early, session_present };
+        let mut body = b"\x00\x04MQTT".to_vec();
+        body.extend_from_slice(&[version, 0, 0, 0]);
+        client.no_properties(&mut body);
         text(&mut body, client_id);
         client.stream.write_all(&packet(0x10, &body))?;
         let (first, body) = client.read()?;
@@ -64,6 +85,7 @@ impl Client {
     /// Subscribes and takes SUBACK.
     pub(crate) fn subscribe(&mut self, filter: &str, qos: u8) -> io::Result<()> {
         let mut body = vec![0, 1];
+        self.no_properties(&mut body);
         text(&mut body, filter);
         body.push(qos);
         self.stream.write_all(&packet(0x82, &body))?;
@@ -96,8 +118,15 @@ impl Client {
         let mut body = Vec::new();
         text(&mut body, topic);
         body.extend_from_slice(&packet_id.to_be_bytes());
+        self.no_properties(&mut body);
         body.extend_from_slice(payload.as_bytes());
         self.stream.write_all(&packet(first, &body))
+    }
+
+    fn no_properties(&self, body: &mut Vec<u8>) {
+        if self.version == 5 {
+            body.push(0);
+        }
     }
 
     /// Sends an acknowledgement: 0x40 PUBACK, 0x50 PUBREC, 0x62 PUBREL, 0x70 PUBCOMP.
@@ -114,6 +143,7 @@ impl Client {
         let (first, body) = self.read()?;
         let id = |at: usize| u16::from_be_bytes([body[at], body[at + 1]]);
         Ok(match first >> 4 {
+            4 | 5 if body.get(2).is_some_and(|&reason| reason >= 0x80) => Packet::Refused(id(0), body[2]),
             3 => {
                 let end = 2 + usize::from(id(0));
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

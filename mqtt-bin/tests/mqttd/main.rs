@@ -2,7 +2,9 @@
 
 mod client;
 mod documents;
+mod faults;
 mod kill;
+mod power;
 mod process;
 mod program;
 mod rumqttc_v4_v5;

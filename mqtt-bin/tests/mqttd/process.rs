@@ -17,6 +17,8 @@ pub(crate) struct Mqttd {
     stderr: BufReader<ChildStderr>,
     /// Where it listens.
     pub(crate) address: SocketAddr,
+    /// What it had said before the line that was waited for last.
+    pub(crate) said: String,
 }
 
 impl Mqttd {
@@ -36,7 +38,8 @@ impl Mqttd {
         command.args(["--listen", "127.0.0.1:0", "--log-format", "json"]).args(arguments);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary was built with this test");
         let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
-        let mut mqttd = Mqttd { child, stderr, address: SocketAddr::from(([0, 0, 0, 0], 0)) };
+        let address = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut mqttd = Mqttd { child, stderr, address, said: String::new() };
         mqttd.address = mqttd.ready();
         mqttd
     }
@@ -51,15 +54,15 @@ impl Mqttd {
 
     /// The next line of its log that contains `text`.
     pub(crate) fn says(&mut self, text: &str) -> String {
-        let mut said = String::new();
+        self.said.clear();
         loop {
             let mut line = String::new();
             let length = self.stderr.read_line(&mut line).expect("the log is UTF-8");
-            assert!(length > 0, "mqttd ended and had not said {text:?}: {said}");
+            assert!(length > 0, "mqttd ended and had not said {text:?}: {}", self.said);
             if line.contains(text) {
                 return line;
             }
-            said.push_str(&line);
+            self.said.push_str(&line);
         }
     }
 

@@ -1,30 +1,51 @@
 //! What outlives mqttd, however it ends.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
 use crate::client::{Client, Packet, Receiver};
-use crate::process::{Mqttd, command};
+use crate::power::{Disk, Mode};
+use crate::process::{DEADLINE, Mqttd, command};
 
 /// A data directory and a configuration of a test's own, removed when dropped.
 pub(crate) struct Data {
     folder: PathBuf,
+    /// What it lies on, if not on whatever disk there is.
+    pub(crate) disk: Option<Disk>,
 }
 
 impl Data {
     pub(crate) fn new() -> Data {
+        Data::below(&std::env::temp_dir())
+    }
+
+    /// In a folder of its own below `folder`.
+    pub(crate) fn below(folder: &Path) -> Data {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("mqttd-store-{}-{count}", std::process::id()));
+        let folder = folder.join(format!("mqttd-store-{}-{count}", std::process::id()));
         fs::create_dir_all(&folder).expect("the temporary folder is writable");
-        let data = Data { folder };
+        let data = Data { folder, disk: None };
         // Small, so that a test goes through several segments and snapshots and takes little room.
         let settings = "[store]\nsegment_bytes = 65536\nlog_bytes_max = 1048576\n";
-        fs::write(data.config(), settings).expect("the temporary folder is writable");
+        data.set(settings);
+        data
+    }
+
+    /// Sets what the configuration file says.
+    pub(crate) fn set(&self, settings: &str) {
+        fs::write(self.config(), settings).expect("the temporary folder is writable");
+    }
+
+    /// On a disk that has at each start what was synced before.
+    pub(crate) fn on(mode: Mode) -> Data {
+        let mut data = Data::new();
+        data.disk = Some(Disk::new(&data.folder, mode));
         data
     }
 
@@ -40,10 +61,27 @@ impl Data {
         self.start_by(command(), cores)
     }
 
-    fn start_by(&self, command: Command, cores: &str) -> Mqttd {
-        let (directory, config) = (self.directory(), self.config());
-        let (directory, config) = (directory.to_str().expect("UTF-8"), config.to_str().expect("UTF-8"));
-        Mqttd::start_by(command, &["--cores", cores, "--data-dir", directory, "--config", config])
+    pub(crate) fn start_by(&self, command: Command, cores: &str) -> Mqttd {
+        Mqttd::start_by(self.prepare(command, cores), &[])
+    }
+
+    /// What mqttd says that does not start.
+    pub(crate) fn refusal(&self, cores: &str) -> String {
+        let mut command = self.prepare(command(), cores);
+        let output = command.args(["--listen", "127.0.0.1:0"]).output().expect("it starts");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        said
+    }
+
+    fn prepare(&self, mut command: Command, cores: &str) -> Command {
+        if let Some(disk) = &self.disk {
+            disk.cut();
+            disk.preload(&mut command);
+        }
+        command.args(["--cores", cores, "--data-dir"]).arg(self.directory());
+        command.arg("--config").arg(self.config());
+        command
     }
 }
 
@@ -54,7 +92,7 @@ impl Drop for Data {
 }
 
 /// Publishes, and waits for all of the acknowledgement.
-fn publish(client: &mut Client, topic: &str, payload: &str, qos: u8, packet_id: u16) {
+pub(crate) fn publish(client: &mut Client, topic: &str, payload: &str, qos: u8, packet_id: u16) {
     client.publish(topic, payload, qos, packet_id, false).expect("it reads");
     if qos == 2 {
         assert_eq!(client.receive().expect("it answers"), Packet::PubRec(packet_id));
@@ -66,7 +104,7 @@ fn publish(client: &mut Client, topic: &str, payload: &str, qos: u8, packet_id: 
 }
 
 /// Takes so many messages.
-fn take(client: &mut Client, count: usize) -> Vec<(String, String)> {
+pub(crate) fn take(client: &mut Client, count: usize) -> Vec<(String, String)> {
     let mut receiver = Receiver::default();
     while receiver.taken.len() < count {
         let packet = client.receive().expect("it sends");
@@ -75,12 +113,12 @@ fn take(client: &mut Client, count: usize) -> Vec<(String, String)> {
     receiver.taken
 }
 
-fn message(topic: &str, payload: &str) -> (String, String) {
+pub(crate) fn message(topic: &str, payload: &str) -> (String, String) {
     (topic.to_owned(), payload.to_owned())
 }
 
 /// Fills a broker of two cores: a subscription of a Client that is away, messages for it, and a retained one.
-fn fill(mqttd: &Mqttd) {
+pub(crate) fn fill(mqttd: &Mqttd) {
     let mut away = Client::connect(mqttd.address, "away").expect("it listens");
     assert!(!away.session_present);
     away.subscribe("to/away", 2).expect("it answers");
@@ -94,7 +132,7 @@ fn fill(mqttd: &Mqttd) {
 }
 
 /// What [`fill`] has left is there.
-fn check(mqttd: &Mqttd) {
+pub(crate) fn check(mqttd: &Mqttd) {
     let mut late = Client::connect(mqttd.address, "late").expect("it listens");
     late.subscribe("kept", 1).expect("it answers");
     assert_eq!(take(&mut late, 1), [message("kept", "value")]);
@@ -171,16 +209,46 @@ fn the_log_is_written_through_to_the_disk() {
     assert_eq!(segments, 1, "the segment that is written to, and nobody makes it any more");
 }
 
+/// Commits in the first segment of a core.
+fn commits(data: &Data) -> usize {
+    let segment = data.directory().join("layout-1/core-0/segment-00000000");
+    fs::read(segment).map_or(0, |pages| pages.chunks(4096).filter(|page| page.starts_with(b"mqLC")).count())
+}
+
+/// What nothing waits for is written with what comes next; by itself only after 50 ms.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "a deadline for a real process is real time")]
+fn a_delivery_at_qos_1_takes_one_commit_and_its_end_none_of_its_own_unless_nothing_else_comes() {
+    const COUNT: u16 = 100;
+    let data = Data::new();
+    data.set("[store]\nsegment_bytes = 4194304\n");
+    let mqttd = data.start("1");
+    let mut stays = Client::connect(mqttd.address, "stays").expect("it listens");
+    stays.subscribe("t", 1).expect("it answers");
+    let mut publisher = Client::connect(mqttd.address, "publisher").expect("it listens");
+    let (before, start) = (commits(&data), Instant::now());
+    let mut written = before;
+    for packet_id in 1..=COUNT {
+        publish(&mut publisher, "t", "x", 1, packet_id);
+        // The end of the last delivery is left to stand alone.
+        written = commits(&data);
+        assert_eq!(take(&mut stays, 1), [message("t", "x")]);
+    }
+    let alone = (start.elapsed().as_millis() / 50) as usize;
+    assert!(written - before <= usize::from(COUNT) + alone, "{written} - {before}, {alone} alone");
+    while commits(&data) == written {
+        assert!(start.elapsed() < DEADLINE, "the end of the last delivery is not written");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn a_second_broker_on_the_directory_is_refused() {
     let data = Data::new();
-    let _first = data.start("1");
-    let mut second = command();
-    let second = second.args(["--listen", "127.0.0.1:0", "--cores", "1", "--data-dir"]).arg(data.directory());
-    let output = second.output().expect("it starts");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains(&*data.directory().to_string_lossy()) && said.contains("another broker"), "{said}");
+    let first = data.start("1");
+    let said = data.refusal("1");
+    assert!(said.contains(&*data.directory().to_string_lossy()), "{said}");
+    assert!(said.contains(&format!("in use by another broker, process {}:", first.id())), "{said}");
 }
 
 /// A limit of the process makes each write of the log fail, as a broken disk does.

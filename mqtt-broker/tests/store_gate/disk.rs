@@ -63,6 +63,10 @@ impl Disk {
         assert!(made.is_none(), "a segment is made once");
     }
 
+    pub(crate) fn remove(&mut self, segment: u32) {
+        self.files.remove(&segment).expect("it was made");
+    }
+
     pub(crate) fn file(&mut self, number: u32) -> &mut File {
         self.files.get_mut(&number).expect("segments are written to once they are made")
     }

@@ -151,3 +151,47 @@ fn a_segment_is_used_again_only_when_its_last_record_is_released() {
     store.release(first);
     assert_eq!(store.log.live().len(), if first == second { 1 } else { 2 });
 }
+
+/// Records of what is over are appended whether there is room or not. A snapshot waits until they are durable, and room for
+/// them only comes of a snapshot: so they get segments of their own. What was made for them is removed again.
+#[test]
+fn what_is_appended_to_a_full_log_is_written_and_the_log_is_short_again_later() {
+    for batch in [20, 3 * SEGMENT_STEP as usize] {
+        let mut rng = Rng::new(3);
+        let mut store = Store::new(8);
+        while store.append(rng.below(5) + 1, Purpose::Keep) != Room::Full {
+            store.make();
+            store.flush();
+        }
+        let full = store.log.live().len() + store.log.free();
+        assert!(full <= 8);
+        for _ in 0..12 * SEGMENT_STEP as usize / batch {
+            store.append_unasked(vec![(9, vec![1; batch])]);
+        }
+        while store.log.committed() + 1 < store.log.next() {
+            let live = store.log.live().len();
+            store.flush();
+            store.make();
+            assert!(store.log.live().len() + store.log.free() > live, "nothing moves");
+        }
+        assert!(store.log.live().len() > 12);
+        store.model.check(&store.disk).expect("nothing is damaged");
+        // A log that was long a while ago is not long now.
+        for _ in 0..3 {
+            assert!(store.log.poll_remove().is_none() || store.log.live().len() < 3);
+            store.release(store.model.acked);
+            store.make();
+            assert_eq!(store.append(1, Purpose::Keep), Room::Now);
+            store.flush();
+            while let Some(segment) = store.log.poll_remove() {
+                store.disk.remove(segment.number);
+            }
+            store.model.check(&store.disk).expect("nothing is damaged");
+        }
+        assert!(store.log.live().len() + store.log.free() <= 5, "{} live", store.log.live().len());
+        let mut store = Store::start(store.disk.clone(), store.model.clone(), 8, 1);
+        assert_eq!(store.append(1, Purpose::Keep), Room::Now);
+        store.flush();
+        store.model.check(&store.disk).expect("nothing is damaged");
+    }
+}

@@ -39,13 +39,11 @@ impl Directory {
     /// # Errors
     /// It is in use, cannot be made or read, or META is not right.
     pub(super) fn open(path: &Path, cores: u16) -> Result<Directory, StoreError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(StoreError::system("make the data directory", path))?;
+        make(path).map_err(StoreError::system("make the data directory", path))?;
         let path = path.canonicalize().map_err(StoreError::system("find", path))?;
-        let lock = lock(&path)?;
+        let mut lock = lock(&path)?;
+        // Only for those who are told that it is in use.
+        let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
         let direct = files::can_write_direct(&path)
             .map_err(StoreError::system("write to the data directory", &path))?;
         let file = path.join("META");
@@ -163,6 +161,16 @@ impl Directory {
     }
 }
 
+/// Makes a folder and those above it. A name is durable once the folder that it is in was synced.
+fn make(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    missing.into_iter().try_for_each(|folder| match folder.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent),
+        _ => sync_folder(Path::new(".")),
+    })
+}
+
 /// META is missing: that is right only where nothing was kept.
 fn not_lost(directory: &Path) -> Result<(), StoreError> {
     let lost = layouts(directory).map_err(StoreError::system("list", directory))?;
@@ -178,11 +186,16 @@ fn not_lost(directory: &Path) -> Result<(), StoreError> {
 fn lock(directory: &Path) -> Result<File, StoreError> {
     let path = directory.join(LOCK);
     let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(StoreError::system("open", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(directory.to_owned())),
+        Err(TryLockError::WouldBlock) => {
+            // A tool leaves the number of the last broker.
+            let process = io::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
+            let process = process.filter(|process| Path::new(&format!("/proc/{process}")).exists());
+            Err(StoreError::InUse { directory: directory.to_owned(), process })
+        }
         Err(TryLockError::Error(error)) => Err(StoreError::System { doing: "lock", path, error }),
     }
 }

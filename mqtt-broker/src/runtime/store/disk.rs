@@ -1,8 +1,8 @@
 //! One core's log on its way to the disk, and the snapshots that keep it short.
 //!
 //! At the end of a turn what the shard has appended is written, unless a write is under way: then the next write takes it.
-//! Records that nobody waits for are no reason for a write of their own until some time has passed.
-//! When one is over the shard is told up to where all is durable, and lets go of the acknowledgements that waited for it.
+//! Records that nobody waits for are no reason for a write of their own until some time has passed. When a write is over the
+//! shard is told up to where all is durable, and lets go of the acknowledgements that waited for it.
 //!
 //! A snapshot is made in slices between turns, while the log goes on. It counts once the log is durable up to the last
 //! record that any of it was made of; then the segments before it are used again.
@@ -10,6 +10,7 @@
 //! Invariant: after a write that failed nothing is written and nothing acknowledged any more: the broker ends.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::rc::Rc;
@@ -58,14 +59,19 @@ pub(in crate::runtime) struct Disk {
     core: CoreId,
     identity: Identity,
     files: CoreFiles,
-    direct: bool,
     jobs: Jobs,
     log: Rc<RefCell<Log>>,
     /// The last record that somebody waits for.
     awaited: Rc<Cell<u64>>,
     pace: Pace,
-    /// The segment that was written to last.
-    current: Option<(u32, Arc<File>)>,
+    /// The segment that is written to, and the next one.
+    open: VecDeque<(u32, Arc<File>)>,
+    /// The one that is being opened.
+    opening: Option<u32>,
+    /// A segment that could not be opened, and why.
+    closed: Option<(u32, io::Error)>,
+    /// A write that waits for its segment to be open.
+    held: Option<Write>,
     /// Where the write under way goes.
     under_way: Option<(u32, u64)>,
     /// A segment could not be made: when it is tried again.
@@ -110,17 +116,21 @@ enum Stage {
 impl Disk {
     /// Goes on with what was restored. The image is for the shard.
     pub(in crate::runtime) fn new(core: CoreId, restored: Restored, jobs: Jobs) -> (Disk, Image) {
-        let Restored { image, log, files, identity, snapshot_bytes, direct, log_bytes_max } = restored;
+        let Restored { image, log, files, identity, snapshot_bytes, log_bytes_max } = restored;
+        // What the start has appended is to be durable as soon as anything is.
+        let awaited = log.next() - 1;
         let disk = Disk {
             core,
             identity,
             files,
-            direct,
             jobs,
             log: Rc::new(RefCell::new(log)),
-            awaited: Rc::default(),
+            awaited: Rc::new(Cell::new(awaited)),
             pace: Pace::default(),
-            current: None,
+            open: VecDeque::new(),
+            opening: None,
+            closed: None,
+            held: None,
             under_way: None,
             retry_at: None,
             is_full: false,
@@ -141,7 +151,8 @@ impl Disk {
     /// When [`Disk::turn`] is due, in monotonic milliseconds.
     pub(in crate::runtime) fn poll_timeout(&self) -> Option<u64> {
         let slice = self.snapshot.as_ref().is_some_and(Snapshot::wants_slice).then(monotonic_millis);
-        self.retry_at.into_iter().chain(self.pace.poll_timeout()).chain(slice).min()
+        let later = self.pace.poll_timeout().filter(|_| !self.is_writing());
+        [self.retry_at, slice, later].into_iter().flatten().min()
     }
 
     /// The write under way is over. Answers up to which record all is durable.
@@ -166,6 +177,13 @@ impl Disk {
     pub(in crate::runtime) fn handle_done(&mut self, done: Done, now: u64) {
         match done {
             Done::Made(result) => self.made(result, now),
+            Done::Opened(segment, result) => {
+                self.opening = None;
+                match result {
+                    Ok(file) => self.open.push_back((segment, Arc::new(file))),
+                    Err(error) => self.closed = Some((segment, error)),
+                }
+            }
             Done::Wrote(write, result) => {
                 let Some(snapshot) = &mut self.snapshot else { return };
                 snapshot.is_writing = false;
@@ -208,15 +226,16 @@ impl Disk {
             let committed = self.log.borrow().committed();
             shard.store_committed(committed, now);
         }
-        let wanted = self.log.borrow_mut().poll_make();
-        match wanted {
-            Some(segment) => self.jobs.ask(self.core, Job::Make(segment)),
-            // A snapshot has made room meanwhile.
-            None if tries_again => self.has_room_again(),
-            None => {}
-        }
         self.proceed_snapshot(shard, began);
-        if self.is_to_be_written(began) { self.write(ring) } else { Ok(()) }
+        if self.is_time_to_write(began) {
+            self.write(ring)?;
+        }
+        let is_asked = self.keep_segments();
+        if tries_again && !is_asked {
+            // A snapshot has made room meanwhile.
+            self.has_room_again();
+        }
+        Ok(())
     }
 
     /// [`Disk::turn`] of a core that is about to end and has no shard to ask any more.
@@ -224,10 +243,9 @@ impl Disk {
     /// # Errors
     /// As there.
     pub(in crate::runtime) fn turn_to_end(&mut self, ring: &mut Ring) -> Result<(), BrokerError> {
-        if let Some(segment) = self.log.borrow_mut().poll_make() {
-            self.jobs.ask(self.core, Job::Make(segment));
-        }
-        self.write(ring)
+        self.write(ring)?;
+        self.keep_segments();
+        Ok(())
     }
 
     /// Nothing is appended any more: the log gets the mark of a clean end.
@@ -237,23 +255,25 @@ impl Disk {
 
     /// Whether all is written, with the mark of a clean end.
     pub(in crate::runtime) fn is_ended(&self) -> bool {
-        self.under_way.is_none() && self.log.borrow().is_ended()
+        !self.is_writing() && self.log.borrow().is_ended()
     }
 
     /// Whether what waits cannot be written, as there is no room for it.
     pub(in crate::runtime) fn is_stuck(&self) -> bool {
-        self.under_way.is_none() && self.retry_at.is_some()
+        !self.is_writing() && self.retry_at.is_some()
     }
 
-    /// Whether somebody waits for what was appended, or it has waited long enough.
-    fn is_to_be_written(&mut self, now: u64) -> bool {
-        if self.under_way.is_some() {
-            return false;
+    fn is_writing(&self) -> bool {
+        self.under_way.is_some() || self.held.is_some()
+    }
+
+    /// Whether there is something to write now, or to go on with.
+    fn is_time_to_write(&mut self, now: u64) -> bool {
+        if self.is_writing() {
+            return true;
         }
         let mut log = self.log.borrow_mut();
-        let snapshot = self.snapshot.as_ref().filter(|snapshot| snapshot.stage != Stage::Telling);
-        let awaited = self.awaited.get().max(snapshot.map_or(0, |snapshot| snapshot.reach));
-        let writes = self.pace.writes(awaited, log.committed(), log.next() - 1, now);
+        let writes = self.pace.writes(self.awaited.get(), log.committed(), log.next() - 1, now);
         if !writes {
             // What a later turn appends may be committed apart from it.
             log.boundary();
@@ -262,26 +282,59 @@ impl Disk {
     }
 
     fn write(&mut self, ring: &mut Ring) -> Result<(), BrokerError> {
+        if let Some((segment, error)) = self.closed.take() {
+            return Err(
+                self.broken(format!("cannot open {}: {error}", self.files.segment(segment).display()))
+            );
+        }
         if self.under_way.is_some() {
             return Ok(());
         }
-        self.pace.wrote();
-        let Some(Write { segment, offset, pages }) = self.log.borrow_mut().poll_write() else {
+        let write = self.held.take().or_else(|| self.log.borrow_mut().poll_write());
+        // A header takes none of what waits.
+        if write.as_ref().is_none_or(|write| write.offset > 0) {
+            self.pace.wrote();
+        }
+        let Some(write) = write else { return Ok(()) };
+        let Some(place) = self.open.iter().position(|&(number, _)| number == write.segment) else {
+            self.open(write.segment);
+            self.held = Some(write);
             return Ok(());
         };
-        let file = match &self.current {
-            Some((number, file)) if *number == segment => Arc::clone(file),
-            _ => {
-                let file = self.files.open_to_write(segment, self.direct).map(Arc::new).map_err(|error| {
-                    self.broken(format!("cannot open {}: {error}", self.files.segment(segment).display()))
-                })?;
-                self.current = Some((segment, Arc::clone(&file)));
-                file
-            }
-        };
+        self.open.drain(..place);
+        let file = Arc::clone(&self.open[0].1);
+        let Write { segment, offset, pages } = write;
         self.under_way = Some((segment, offset));
         ring.write(file, offset, pages);
         Ok(())
+    }
+
+    /// Has the segments made, opened and removed that the log asks for. Answers whether one is to be made.
+    fn keep_segments(&mut self) -> bool {
+        let (make, next) = {
+            let mut log = self.log.borrow_mut();
+            while let Some(segment) = log.poll_remove() {
+                self.jobs.ask(self.core, Job::Remove(segment));
+            }
+            (log.poll_make(), log.next_segment())
+        };
+        if let Some(segment) = make {
+            self.jobs.ask(self.core, Job::Make(segment));
+        }
+        if let Some(next) = next
+            && self.open.iter().all(|&(number, _)| number != next)
+        {
+            self.open(next);
+        }
+        make.is_some()
+    }
+
+    /// Has a segment opened: that may take the file system a while.
+    fn open(&mut self, segment: u32) {
+        if self.opening.is_none() {
+            self.opening = Some(segment);
+            self.jobs.ask(self.core, Job::Open(segment));
+        }
     }
 
     fn broken(&self, message: String) -> BrokerError {

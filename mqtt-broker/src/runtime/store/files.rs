@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::store::log::{Media, Segment, Source};
@@ -168,19 +168,45 @@ fn open_synced(path: &Path, direct: bool) -> io::Result<File> {
     OpenOptions::new().write(true).custom_flags(flags).open(path)
 }
 
-/// Whether files in this folder can be written past the page cache, page by page: found out by doing it.
+/// Whether files in this folder can be written past the page cache, page by page: found out by doing it. A disk without room
+/// for that is taken at its word: what is there already can be written to, and has to be read.
 pub(super) fn can_write_direct(folder: &Path) -> io::Result<bool> {
     const PAGE: usize = crate::store::log::PAGE;
     let path = folder.join("probe.new");
     let memory = vec![0u8; 2 * PAGE];
     let start = memory.as_ptr().align_offset(PAGE);
-    create(&path)?.write_all(&memory[..PAGE])?;
-    let written =
-        open_synced(&path, true).and_then(|file| file.write_all_at(&memory[start..start + PAGE], 0));
-    fs::remove_file(&path)?;
+    let probe = || {
+        create(&path)?;
+        open_synced(&path, true)?.write_all_at(&memory[start..start + PAGE], 0)
+    };
+    let written = probe();
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     match written {
         Ok(()) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            Ok(true)
+        }
         Err(error) => Err(error),
     }
+}
+
+/// Bytes of the disk that a folder is on, free or not.
+pub(super) fn disk_bytes(folder: &Path) -> io::Result<u64> {
+    let disk = nix::sys::statvfs::statvfs(folder)?;
+    Ok(disk.blocks() * disk.fragment_size())
+}
+
+/// The file system of a folder, if it is one in memory.
+pub(super) fn in_memory(folder: &Path) -> Option<&'static str> {
+    let device = folder.metadata().ok()?.dev();
+    let device = format!("{}:{}", libc::major(device), libc::minor(device));
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    // The device is the third field; the kind comes behind a hyphen.
+    let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some(&device))?;
+    let kind = mount.split_once(" - ")?.1.split(' ').next()?;
+    ["tmpfs", "ramfs"].into_iter().find(|&known| known == kind)
 }

@@ -1,6 +1,7 @@
-//! The thread that does for all cores what takes time: it makes segments, and writes snapshots to their files.
+//! The thread that does for all cores what takes time: it makes, opens and removes segments, and writes snapshots to their
+//! files.
 //!
-//! A core asks for one segment at a time and has one write of a snapshot under way, so what waits here is bounded. Answers
+//! A core asks for one segment at a time to be made, and for one to be opened, and has one write of a snapshot under way, so what waits here is bounded. Answers
 //! come as commands. The thread has the directory, so that the lock is given up once it ends, which is when all cores have.
 
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use ahash::RandomState;
+use tracing::warn;
 
 use super::directory::Directory;
 use super::files;
@@ -24,6 +26,10 @@ use crate::store::log::{Segment, SnapshotWrite};
 pub(super) enum Job {
     /// A segment.
     Make(Segment),
+    /// The file of a segment, to be written to.
+    Open(u32),
+    /// A segment is not used any more.
+    Remove(Segment),
     /// A write to the snapshot that begins with this record.
     Write(u64, SnapshotWrite),
     /// That snapshot is complete: it gets its name, and all others are removed.
@@ -34,6 +40,8 @@ pub(super) enum Job {
 pub(in crate::runtime) enum Done {
     /// Whether the segment was made.
     Made(io::Result<()>),
+    /// A segment's file.
+    Opened(u32, io::Result<File>),
     /// The write, and whether it was done.
     Wrote(SnapshotWrite, io::Result<()>),
     /// Bytes of the snapshot that was published.
@@ -87,8 +95,19 @@ impl<'a> Keeper<'a> {
 
     fn run(mut self, jobs: &Receiver<(CoreId, Job)>) {
         while let Ok((core, job)) = jobs.recv() {
+            let files = self.directory.core(core.0);
             let done = match job {
-                Job::Make(segment) => Done::Made(self.directory.core(core.0).make_segment(segment)),
+                Job::Make(segment) => Done::Made(files.make_segment(segment)),
+                Job::Open(segment) => {
+                    Done::Opened(segment, files.open_to_write(segment, self.directory.direct))
+                }
+                Job::Remove(segment) => {
+                    let path = files.segment(segment.number);
+                    if let Err(error) = std::fs::remove_file(&path) {
+                        warn!(path = %path.display(), %error, "a segment that is not needed cannot be removed");
+                    }
+                    continue;
+                }
                 Job::Write(from, write) => {
                     let result = self.write(core, from, &write);
                     Done::Wrote(write, result)

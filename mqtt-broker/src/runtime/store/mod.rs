@@ -27,6 +27,7 @@ mod recover;
 mod tests;
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::store::log::{ReadError, SEGMENT_STEP};
@@ -44,7 +45,8 @@ pub struct StoreConfig {
     pub directory: PathBuf,
     /// What to do if some of it is damaged.
     pub on_damage: OnDamage,
-    /// Bytes of a segment of a log, a multiple of 64 KiB up to 1 GiB. Each core has four of them at least.
+    /// Bytes of a segment of a log, a multiple of 64 KiB up to 1 GiB; 0: by the size of the disk, 4 to 64 MiB. Each core has four
+    /// of them at least.
     pub segment_bytes: u32,
     /// Bytes that the log of a core may take, all segments together. Snapshots come on top.
     pub log_bytes_max: u64,
@@ -56,24 +58,36 @@ impl StoreConfig {
         StoreConfig {
             directory: directory.into(),
             on_damage: OnDamage::Refuse,
-            segment_bytes: 16 << 20,
+            segment_bytes: 0,
             log_bytes_max: 4 << 30,
         }
     }
 
-    /// Segments that a core may have.
-    fn segments_max(&self) -> u32 {
-        u32::try_from(self.log_bytes_max / u64::from(self.segment_bytes)).unwrap_or(u32::MAX)
+    /// Segments of so many bytes that a core may have.
+    fn segments_max(&self, segment_bytes: u32) -> u32 {
+        u32::try_from(self.log_bytes_max / u64::from(segment_bytes)).unwrap_or(u32::MAX)
+    }
+
+    /// Bytes of a segment on a disk of so many bytes. The four segments of a core, written at its first start, take a 4,096th of
+    /// the disk, rounded up to a power of two.
+    fn segment_bytes_on(&self, disk_bytes: u64) -> u32 {
+        if self.segment_bytes > 0 {
+            return self.segment_bytes;
+        }
+        let by_disk = (disk_bytes >> 14).next_power_of_two().clamp(4 << 20, 64 << 20);
+        let most = self.log_bytes_max / u64::from(SEGMENTS_MIN);
+        let step = u64::from(SEGMENT_STEP);
+        u32::try_from(by_disk.min(most / step * step)).expect("64 MiB at most")
     }
 
     fn check(&self) -> Result<(), StoreError> {
-        let bytes = self.segment_bytes;
-        if bytes == 0 || !bytes.is_multiple_of(SEGMENT_STEP) || bytes > 1 << 30 {
+        let bytes = if self.segment_bytes == 0 { SEGMENT_STEP } else { self.segment_bytes };
+        if !bytes.is_multiple_of(SEGMENT_STEP) || bytes > 1 << 30 {
             return Err(StoreError::Config(format!(
-                "segment_bytes is {bytes}: give a multiple of 65536 up to 1073741824"
+                "segment_bytes is {bytes}: give a multiple of 65536 up to 1073741824, or 0 for one that fits the disk"
             )));
         }
-        if self.segments_max() < SEGMENTS_MIN {
+        if self.segments_max(bytes) < SEGMENTS_MIN {
             return Err(StoreError::Config(format!(
                 "log_bytes_max is {}: a log takes {SEGMENTS_MIN} segments of {bytes} bytes at least; give {} or more",
                 self.log_bytes_max,
@@ -108,10 +122,16 @@ pub enum StoreError {
     Config(String),
     /// Another broker has it.
     #[error(
-        "the data directory {} is in use by another broker: stop that one, or give this one a directory of its own",
-        .0.display()
+        "the data directory {} is in use by another broker{}: stop that one, or give this one a directory of its own",
+        directory.display(),
+        process.map_or_else(String::new, |process| format!(", process {process}"))
     )]
-    InUse(PathBuf),
+    InUse {
+        /// The directory.
+        directory: PathBuf,
+        /// The process that has it, if it says so.
+        process: Option<u32>,
+    },
     /// There is none to look at.
     #[error("there is no store in {}: give the data directory of a broker", .0.display())]
     Missing(PathBuf),
@@ -119,7 +139,7 @@ pub enum StoreError {
     #[error("{} holds something already: give a directory that is empty, or one that there is not yet", .0.display())]
     NotEmpty(PathBuf),
     /// The system refused something.
-    #[error("cannot {doing} {}: {error}", path.display())]
+    #[error("cannot {doing} {}: {error}{}", path.display(), remedy(path, error))]
     System {
         /// What was being done.
         doing: &'static str,
@@ -154,6 +174,27 @@ pub enum StoreError {
         /// What is wrong.
         what: String,
     },
+}
+
+/// What can be done about an error of the system.
+fn remedy(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            ". Give a data directory on a file system that can be written to".to_owned()
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ". Make room on this disk".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            let there = path.ancestors().find_map(|path| Some((path, path.metadata().ok()?.uid())));
+            let ours = Path::new("/proc/self").metadata().map(|process| process.uid());
+            let (Some((there, owner)), Ok(user)) = (there, ours) else { return String::new() };
+            format!(
+                ". This process runs as user {user}, and {} belongs to user {owner}: let it be written to, or give another \
+                 data directory",
+                there.display()
+            )
+        }
+        _ => String::new(),
+    }
 }
 
 impl StoreError {

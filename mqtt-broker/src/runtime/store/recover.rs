@@ -17,7 +17,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::directory::Directory;
-use super::files::CoreFiles;
+use super::files::{self, CoreFiles};
 use super::layout;
 use super::{OnDamage, StoreConfig, StoreError};
 use crate::runtime::clock;
@@ -47,7 +47,6 @@ pub(in crate::runtime) struct Restored {
     pub(super) files: CoreFiles,
     pub(super) identity: Identity,
     pub(super) snapshot_bytes: u64,
-    pub(super) direct: bool,
     pub(super) log_bytes_max: u64,
 }
 
@@ -81,11 +80,14 @@ pub(in crate::runtime) fn open(
         found = read(&directory, seed, false, &records)?;
         directory.tidy()?;
     }
+    let disk_bytes = files::disk_bytes(directory.path())
+        .map_err(StoreError::system("ask the size of the disk of", directory.path()))?;
+    let segment_bytes = config.segment_bytes_on(disk_bytes);
     let mut images = Vec::new();
     let mut logs = Vec::new();
     for (core, found) in (0..).zip(found) {
         let identity = directory.identity(core);
-        let (segment_bytes, segments_max) = (config.segment_bytes, config.segments_max());
+        let segments_max = config.segments_max(segment_bytes);
         let log = Log::open(LogConfig { identity, segment_bytes, segments_max }, found.log);
         images.push(found.image);
         logs.push((log, found.snapshot_bytes));
@@ -94,8 +96,8 @@ pub(in crate::runtime) fn open(
     let mut restored = Vec::new();
     for (core, (image, (log, snapshot_bytes))) in (0..).zip(images.into_iter().zip(logs)) {
         let (files, identity) = (directory.core(core), directory.identity(core));
-        let (direct, log_bytes_max) = (directory.direct, config.log_bytes_max);
-        restored.push(Restored { image, log, files, identity, snapshot_bytes, direct, log_bytes_max });
+        let log_bytes_max = config.log_bytes_max;
+        restored.push(Restored { image, log, files, identity, snapshot_bytes, log_bytes_max });
     }
     let sessions: usize = restored.iter().map(|core| core.image.session_count()).sum();
     let retained: usize = restored.iter().map(|core| core.image.retained().len()).sum();
@@ -104,9 +106,16 @@ pub(in crate::runtime) fn open(
         sessions,
         retained,
         direct = directory.direct,
+        segment_bytes,
         "the store is open{}",
         if directory.direct { "" } else { "; its file system cannot be written past the page cache, which takes longer" }
     );
+    if let Some(kind) = files::in_memory(directory.path()) {
+        warn!(
+            directory = %directory.path().display(),
+            "the data directory is in memory ({kind}): it outlives the broker, and not this machine's next start"
+        );
+    }
     Ok(Stored { directory, cores: restored })
 }
 

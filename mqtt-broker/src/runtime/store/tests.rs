@@ -105,7 +105,7 @@ fn write(core: &mut Restored) {
             core.files.make_segment(segment).expect("made");
             core.log.made(true);
         } else if let Some(write) = core.log.poll_write() {
-            let file = core.files.open_to_write(write.segment, core.direct).expect("opened");
+            let file = core.files.open_to_write(write.segment, false).expect("opened");
             file.write_all_at(&write.pages, write.offset).expect("written");
             let bytes = write.pages.len();
             core.log.written(write, bytes).expect("all of it was written");
@@ -179,7 +179,8 @@ fn another_broker_is_told_which_directory_is_in_use() {
     let place = Place::new();
     let first = place.open(1).expect("a new one");
     let error = place.open(1).err().expect("it is in use");
-    assert!(matches!(&error, StoreError::InUse(_)), "{error}");
+    let ours = Some(std::process::id());
+    assert!(matches!(&error, StoreError::InUse { process, .. } if *process == ours), "{error}");
     assert!(error.to_string().contains(&place.0.display().to_string()), "{error}");
     drop(first);
     place.open(1).expect("it is free again");
@@ -294,10 +295,22 @@ fn a_directory_in_which_nothing_was_kept_is_a_new_one() {
 #[test]
 fn a_config_that_cannot_work_is_said() {
     let place = Place::new();
-    for (segment_bytes, log_bytes_max) in [(1000, 1 << 30), (0, 1 << 30), (1 << 20, 1 << 20)] {
+    for (segment_bytes, log_bytes_max) in [(1000, 1 << 30), (0, 1 << 18), (1 << 20, 1 << 20)] {
         let mut config = place.config();
         (config.segment_bytes, config.log_bytes_max) = (segment_bytes, log_bytes_max);
         assert!(matches!(open(&config, 1, SEED), Err(StoreError::Config(_))), "{segment_bytes}");
     }
     assert!(!place.0.exists(), "nothing was made");
+}
+
+#[test]
+fn segments_fit_the_disk_unless_their_size_is_given() {
+    let mut config = StoreConfig::new("");
+    let on = |config: &StoreConfig, gigabytes: u64| config.segment_bytes_on(gigabytes << 30) >> 20;
+    assert_eq!([1, 64, 100, 256, 1000, 8000].map(|disk| on(&config, disk)), [4, 4, 8, 16, 64, 64]);
+    config.log_bytes_max = 100 << 20;
+    assert_eq!(config.segment_bytes_on(1000 << 30), (100 << 20) / 8 / 65536 * 65536);
+    assert_eq!(config.segments_max(config.segment_bytes_on(1000 << 30)), 8);
+    config.segment_bytes = 1 << 20;
+    assert_eq!(on(&config, 1000), 1);
 }

@@ -1,7 +1,8 @@
 //! Records that wait to be written, dealt into chains.
 //!
 //! Invariant: chains hold the records in order, without gaps, up to the last boundary; what one boundary ends is never in
-//! two chains. A chain of several boundaries fits one commit, so that there are few and none is longer than it must be.
+//! two chains. A chain of several boundaries fits one commit and a segment, so that there are few and none is longer than it
+//! must be: a chain is begun only if there is room for all of it.
 
 use std::collections::VecDeque;
 
@@ -37,6 +38,8 @@ pub(super) fn pages_for(bytes: usize) -> u64 {
 #[derive(Debug)]
 pub(super) struct Pending {
     bytes: Vec<u8>,
+    /// Bytes of a chain of several boundaries at most.
+    chain_max: u64,
     /// The place of the first of them.
     base: u64,
     /// Where the oldest byte is that is still needed.
@@ -50,9 +53,11 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    pub(super) fn new(next: u64) -> Pending {
+    /// The first record gets the number `next`; chains are for segments that have room for `room` bytes in a commit.
+    pub(super) fn new(next: u64, room: usize) -> Pending {
         Pending {
             bytes: Vec::new(),
+            chain_max: room.min(BODY_MAX) as u64,
             base: 0,
             taken: 0,
             closed: 0,
@@ -86,7 +91,7 @@ impl Pending {
         }
         let last = self.next - 1;
         match self.chains.back_mut() {
-            Some(chain) if end - chain.start <= BODY_MAX as u64 => (chain.end, chain.last) = (end, last),
+            Some(chain) if end - chain.start <= self.chain_max => (chain.end, chain.last) = (end, last),
             _ => self.chains.push_back(Chain { start: self.closed, end, first: self.open_first, last }),
         }
         (self.closed, self.open_first) = (end, self.next);
@@ -134,7 +139,7 @@ impl Pending {
 
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
-        *self = Pending::new(self.next);
+        *self = Pending::new(self.next, self.chain_max as usize);
     }
 }
 
@@ -150,7 +155,7 @@ mod tests {
             turns in prop::collection::vec(
                 (prop::collection::vec(1usize..900_000, 0..4), 0usize..5, 1usize..2_000_000), 1..12),
         ) {
-            let mut pending = Pending::new(1);
+            let mut pending = Pending::new(1, BODY_MAX);
             let (mut written, mut taken, mut ends) = (Vec::new(), Vec::new(), vec![0u64]);
             let mut current: Option<Chain> = None;
             for (batches, takes, most) in turns {
@@ -187,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_large_message_leaves_no_memory_behind() {
-        let mut pending = Pending::new(1);
+        let mut pending = Pending::new(1, BODY_MAX);
         pending.append(1, |out| out.resize(out.len() + (64 << 20), 1));
         pending.boundary();
         let chain = pending.pop().expect("there is one");

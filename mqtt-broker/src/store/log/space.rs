@@ -75,6 +75,10 @@ pub(super) struct Space {
     refused: bool,
     /// Free segments that somebody waits for.
     wanted: usize,
+    /// Free segments without which what was appended cannot be written, whatever number there may be.
+    owed: usize,
+    /// Most live segments since the last release, and between that and the one before.
+    peaks: [usize; 2],
 }
 
 impl Space {
@@ -86,8 +90,9 @@ impl Space {
         next_number: u32,
     ) -> Space {
         assert!(segment_bytes > 0 && segment_bytes.is_multiple_of(SEGMENT_STEP), "a multiple of 64 KiB");
-        let (making, refused, wanted) = (false, false, 0);
-        Space { live, free, segment_bytes, segments_max, next_number, making, refused, wanted }
+        let peaks = [live.len(), live.len() + free.len()];
+        let (making, refused, wanted, owed) = (false, false, 0, 0);
+        Space { live, free, segment_bytes, segments_max, next_number, making, refused, wanted, owed, peaks }
     }
 
     pub(super) fn live(&self) -> impl ExactSizeIterator<Item = Live> {
@@ -108,9 +113,14 @@ impl Space {
         self.free.pop_front()
     }
 
+    pub(super) fn next_segment(&self) -> Option<u32> {
+        self.free.front().map(|segment| segment.number)
+    }
+
     /// The segment has its header: it is the newest.
     pub(super) fn begun(&mut self, segment: Segment) {
         self.live.push_back(Live { segment, last: 0 });
+        self.peaks[0] = self.peaks[0].max(self.live.len());
     }
 
     /// Something of a chain that ends with `last` lies in the newest segment.
@@ -123,11 +133,31 @@ impl Space {
         while self.live.len() > 1 && self.live[0].last <= up_to {
             self.free.extend(self.live.pop_front().map(|live| live.segment));
         }
+        self.peaks = [self.live.len(), self.peaks[0]];
+    }
+
+    /// A free segment beyond those that the log took of late: it is not free any more.
+    pub(super) fn poll_remove(&mut self) -> Option<Segment> {
+        let needed = self.peaks[0].max(self.peaks[1]) + FREE.max(self.wanted).max(self.owed);
+        if self.making || self.live.len() + self.free.len() <= needed {
+            return None;
+        }
+        self.free.pop_back()
+    }
+
+    /// What waits takes so many pages more than there are.
+    pub(super) fn owe(&mut self, pages: u64) {
+        self.owed = if pages == 0 { 0 } else { self.free.len() + pages.div_ceil(self.pages_each()) as usize };
+    }
+
+    /// Pages for commits of a segment that is made now.
+    fn pages_each(&self) -> u64 {
+        u64::from(self.segment_bytes) / PAGE as u64 - 1
     }
 
     /// Whether `bytes` of records go into `left` pages and the free segments, which may not be taken up altogether.
     pub(super) fn room_for(&mut self, bytes: usize, left: u64, purpose: Purpose) -> Room {
-        let each = u64::from(self.segment_bytes) / PAGE as u64 - 1;
+        let each = self.pages_each();
         let reserve = match purpose {
             Purpose::Keep => RESERVE * each,
             Purpose::CleanUp => 0,
@@ -145,10 +175,12 @@ impl Space {
         Room::Soon
     }
 
-    /// The segment to be made now.
+    /// The segment to be made now. What was appended without asking for room must become durable, or a snapshot that stands
+    /// for it would wait for ever: it gets segments beyond the number that there may be.
     pub(super) fn poll_make(&mut self) -> Option<Segment> {
-        let enough = self.free.len() >= self.wanted.max(FREE);
-        let most = self.live.len() + self.free.len() >= self.segments_max as usize;
+        let free = self.free.len();
+        let enough = free >= self.wanted.max(self.owed).max(FREE);
+        let most = self.live.len() + free >= self.segments_max as usize && free >= self.owed;
         if enough || most || self.making || self.refused {
             return None;
         }

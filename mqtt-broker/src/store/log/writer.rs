@@ -20,7 +20,7 @@ pub struct LogConfig {
     pub identity: Identity,
     /// Bytes of a segment that is made, a multiple of 64 KiB.
     pub segment_bytes: u32,
-    /// Segments that there may be, four at least.
+    /// Segments that there may be, four at least; more only for what is appended without asking for room.
     pub segments_max: u32,
 }
 
@@ -55,7 +55,7 @@ pub struct LogFailed {
 /// says so, and learns up to which record all is durable:
 ///
 /// 1. [`Log::append`], any number of times, with a [`Log::boundary`] between what may be written apart,
-/// 2. [`Log::poll_make`] and [`Log::poll_write`], each of which gives one thing at a time,
+/// 2. [`Log::poll_write`] and then [`Log::poll_make`], each of which gives one thing at a time,
 /// 3. [`Log::made`] when there is the segment, [`Log::written`] when the disk has the pages; then 2 again.
 #[derive(Debug)]
 pub struct Log {
@@ -117,7 +117,7 @@ impl Log {
         Log {
             identity: config.identity,
             seed: config.identity.seed(),
-            pending: Pending::new(found.next),
+            pending: Pending::new(found.next, config.segment_bytes as usize - PAGE - COMMIT_HEADER),
             space: Space::new(
                 config.segment_bytes,
                 config.segments_max,
@@ -161,8 +161,8 @@ impl Log {
         self.space.room_for(bytes, left, purpose)
     }
 
-    /// The next write. There is none while one is under way, nothing waits, or a segment has to be made first. It ends
-    /// what was appended so far, as [`Log::boundary`] does.
+    /// The next write. There is none while one is under way, nothing waits, or a segment has to be made first, for which
+    /// [`Log::poll_make`] asks then. It ends what was appended so far, as [`Log::boundary`] does.
     pub fn poll_write(&mut self) -> Option<Write> {
         if self.failed.is_some() || self.under_way.is_some() {
             return None;
@@ -232,6 +232,12 @@ impl Log {
         self.space.poll_make()
     }
 
+    /// A free segment that is to be removed: the log has not been so long lately that it will be needed. It is not used any
+    /// more.
+    pub fn poll_remove(&mut self) -> Option<Segment> {
+        self.space.poll_remove()
+    }
+
     /// The segment was made, or could not be: then none is asked for until [`Log::try_again`].
     ///
     /// # Panics
@@ -284,6 +290,11 @@ impl Log {
         self.space.live()
     }
 
+    /// The segment that is begun when the current one is full.
+    pub fn next_segment(&self) -> Option<u32> {
+        self.space.next_segment()
+    }
+
     /// Segments that can be written to.
     pub fn free(&self) -> usize {
         self.space.free()
@@ -303,7 +314,9 @@ impl Log {
     /// Takes up the next chain, if there is one and room for it.
     fn begin_chain(&mut self) -> Option<()> {
         let left = self.pages_left();
-        match self.pending.front() {
+        let front = self.pending.front();
+        self.space.owe(front.map_or(0, |chain| chain.pages().saturating_sub(left)));
+        match front {
             Some(chain) if chain.pages() <= left => {
                 self.pending.pop();
                 self.chain = Some(Begun { chain, from: chain.start, part: 0, flags: 0 });
