@@ -20,7 +20,7 @@ use super::table::Key;
 use crate::config::CoreId;
 use crate::message::{MessageRef, forwarded_properties};
 use crate::ports::{AuthorizeRequest, Commit, Decision, Permission, Ticket};
-use crate::router::{CoreSet, Matches, Strategy, Subscriber};
+use crate::router::{Concerned, CoreSet, Matches, Strategy, Subscriber};
 use crate::store::record::Record;
 
 /// What became of a routed message.
@@ -234,7 +234,8 @@ impl Shard {
         let route = self.find_route(topic);
         let home = publish.retain.then(|| self.homes.of_topic(topic)).filter(|&home| home != self.core.0);
         let crosses = !route.cores.is_empty() || home.is_some();
-        let is_numbered = publish.qos == Qos::ExactlyOnce && self.needs_number(publisher);
+        let is_kept = !route.kept.is_empty() || home.is_some();
+        let is_numbered = is_kept && publish.qos == Qos::ExactlyOnce && self.needs_number(publisher);
         if let Some(matches) = self.routes.give_back(route) {
             self.matches = matches;
         }
@@ -322,7 +323,8 @@ impl Shard {
     }
 
     /// Routes a message that entered the broker on this core: to its subscribers here, to the cores that have others,
-    /// to the home of its retained message. `numbered`: other cores get it under a number.
+    /// to the home of its retained message. `numbered`: other cores get it under a number if
+    /// one of them makes something of it that outlives a crash.
     pub(super) fn route(
         &mut self,
         outgoing: &mut Outgoing<'_>,
@@ -332,7 +334,7 @@ impl Shard {
         let topic = outgoing.message.topic;
         outgoing.publisher = self.publisher_hash(publisher);
         let route = self.find_route(topic);
-        let interested = route.cores;
+        let (interested, mut keeping) = (route.cores, route.kept);
         let here = self.route_here(outgoing, route, publisher, self.core);
         let mut cores = interested;
         let home = outgoing.message.retain.then(|| self.homes.of_topic(topic));
@@ -341,11 +343,12 @@ impl Shard {
                 self.retain(outgoing);
             } else {
                 cores.insert(home);
+                keeping.insert(home);
             }
         }
         let matched = here || !interested.is_empty();
         self.stats.messages_unmatched += u64::from(!matched);
-        if numbered && !cores.is_empty() {
+        if numbered && !keeping.is_empty() {
             self.hand_on(outgoing, publisher, cores, interested, home);
             return Routed { matched, cores: CoreSet::EMPTY, commit: outgoing.commit };
         }
@@ -386,9 +389,10 @@ impl Shard {
         if matches.filters > 1 {
             matches.subscribers.sort_unstable_by_key(|subscriber| (subscriber.key, subscriber.identifier));
         }
-        let mut cores = if self.interest.is_empty() { CoreSet::EMPTY } else { self.interest.cores(topic) };
-        cores.remove(self.core.0);
-        let route = Route::new(matches, cores);
+        let none = self.interest.is_empty();
+        let mut concerned = if none { Concerned::default() } else { self.interest.concerned(topic) };
+        concerned.cores.remove(self.core.0);
+        let route = Route::new(matches, concerned);
         if worth {
             self.routes.keep(topic.as_bytes(), generation, &route);
         }
