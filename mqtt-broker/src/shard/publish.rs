@@ -32,6 +32,17 @@ pub(super) struct Routed {
     pub(super) cores: CoreSet,
     /// Position in the store that has to be committed first.
     pub(super) commit: Option<u64>,
+    /// Which of what was handed on has to be taken first.
+    pub(super) taken: Taken,
+}
+
+/// What of what was handed on to other cores has to be taken before an acknowledgement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Taken {
+    #[default]
+    Nothing,
+    Last,
+    All,
 }
 
 /// The Message Expiry Interval in force for what the publisher asked: cut to `max` seconds unless that is 0.
@@ -67,8 +78,8 @@ impl Shard {
         if self.lacks_room(topic, publish.retain, publish.qos) {
             return Step::Again(Why::Lane);
         }
-        if self.would_overtake(from.0, topic, publish) {
-            return Step::Again(Why::Commit);
+        if self.would_overtake(key, from.0, topic, publish) {
+            return Step::Again(Why::Order);
         }
         let permission = match self.publish_permission(key, publish, topic) {
             Ok(permission) => permission,
@@ -203,7 +214,7 @@ impl Shard {
                 self.lanes.peers().for_each(|core| all.insert(core));
                 // What the first one waits for, it waits for even if its connection is gone.
                 let commit = self.store_waiters.back().map(|waiter| waiter.seq);
-                let routed = Routed { matched: true, cores: all, commit };
+                let routed = Routed { matched: true, cores: all, commit, taken: Taken::All };
                 self.acknowledge(key, qos, packet_id, ReasonCode::SUCCESS, routed);
                 Some(Step::Next)
             }
@@ -226,11 +237,30 @@ impl Shard {
         congested.iter().any(|core| needs.contains(core) || retain && self.homes.of_topic(topic) == core)
     }
 
-    /// Whether this message would reach another core before those of its publisher that wait for the store.
-    fn would_overtake(&mut self, publisher: Key, topic: TopicName<'_>, publish: &Publish<'_>) -> bool {
-        if !self.handover.holds(self.gates.committed()) || !self.is_held(publisher) {
-            return false;
-        }
+    /// Whether this message could reach another core before others of its publisher: those that have a number and wait for
+    /// the store; or, if it gets one itself, those of QoS 1 that other cores may lose in a crash which it outlives.
+    #[inline]
+    fn would_overtake(
+        &mut self,
+        key: Key,
+        publisher: Key,
+        topic: TopicName<'_>,
+        publish: &Publish<'_>,
+    ) -> bool {
+        let owes = |connection: &Connection| connection.pending.has_pubacks();
+        let owes = publish.qos == Qos::ExactlyOnce && self.connections.get(key).is_some_and(owes);
+        (owes || self.handover.holds(self.gates.committed()))
+            && self.has_to_wait(publisher, topic, publish, owes)
+    }
+
+    #[cold]
+    fn has_to_wait(
+        &mut self,
+        publisher: Key,
+        topic: TopicName<'_>,
+        publish: &Publish<'_>,
+        owes: bool,
+    ) -> bool {
         let route = self.find_route(topic);
         let home = publish.retain.then(|| self.homes.of_topic(topic)).filter(|&home| home != self.core.0);
         let crosses = !route.cores.is_empty() || home.is_some();
@@ -239,7 +269,10 @@ impl Shard {
         if let Some(matches) = self.routes.give_back(route) {
             self.matches = matches;
         }
-        crosses && !is_numbered
+        match is_numbered {
+            true => owes,
+            false => crosses && self.is_held(publisher),
+        }
     }
 
     /// Asks for the permission to publish, unless it was given while the packet waited.
@@ -284,7 +317,8 @@ impl Shard {
     ) {
         let commit = routed.commit.filter(|&position| position > self.gates.committed());
         let is_first = |connection: &Connection| connection.pending.is_empty();
-        if routed.cores.is_empty() && commit.is_none() && self.connections.get(key).is_some_and(is_first) {
+        let waits_for_none = routed.cores.is_empty() && routed.taken == Taken::Nothing;
+        if waits_for_none && commit.is_none() && self.connections.get(key).is_some_and(is_first) {
             return self.send_ack(key, qos, Ack::new(packet_id, reason));
         }
         let answer = match qos {
@@ -300,6 +334,14 @@ impl Shard {
         if let Some(seq) = commit {
             self.store_waiters.push_back(Waiter { seq, connection, serial });
             remaining += 1;
+        }
+        match routed.taken {
+            Taken::Nothing => {}
+            Taken::Last => {
+                self.handover.answer_when_taken(connection, serial);
+                remaining += 1;
+            }
+            Taken::All => remaining += u16::from(self.handover.answer_behind_all(connection, serial)),
         }
         self.answer_when(key, answer, remaining);
     }
@@ -350,7 +392,7 @@ impl Shard {
         self.stats.messages_unmatched += u64::from(!matched);
         if numbered && !keeping.is_empty() {
             self.hand_on(outgoing, publisher, cores, interested, home);
-            return Routed { matched, cores: CoreSet::EMPTY, commit: outgoing.commit };
+            return Routed { matched, cores: CoreSet::EMPTY, commit: outgoing.commit, taken: Taken::Last };
         }
         for core in cores.iter() {
             let (deliver, retain) = (interested.contains(core), home == Some(core));
@@ -362,7 +404,7 @@ impl Shard {
             };
             self.lanes.send(core, &envelope, &mut outgoing.owned);
         }
-        Routed { matched, cores, commit: outgoing.commit }
+        Routed { matched, cores, commit: outgoing.commit, taken: Taken::Nothing }
     }
 
     /// What shared groups that go by Client know a publisher by, the same on every core.

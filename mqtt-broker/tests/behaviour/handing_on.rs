@@ -100,23 +100,30 @@ fn a_message_is_there_once_wherever_each_core_s_disk_has_got_to() {
 }
 
 #[test]
-fn pubrec_leaves_once_the_message_is_on_the_disk_here_and_it_is_handed_on_only_then() {
+fn a_message_is_handed_on_once_it_is_on_the_disk_here_and_pubrec_leaves_once_all_have_it() {
     let (mut cluster, disk) = Disk::new(2, Limits::default());
     let names = one_away_on_each(&mut cluster, 2);
     let publisher = name_on(&mut cluster, 0, "publisher");
     let client = keeps(&mut cluster, &publisher);
     disk.set_late(true);
-    cluster.send(client, &Packet::Publish(publish("a", b"x", Qos::ExactlyOnce, 9)));
+    let message = publish("a", b"x", Qos::ExactlyOnce, 9);
+    cluster.send(client, &Packet::Publish(message));
     assert_eq!(count(&disk), [1, 0, 0]);
     cluster.expect_nothing(client);
     disk.commit_core(&mut cluster, 1);
     assert_eq!(count(&disk), [1, 0, 0]);
     disk.commit_core(&mut cluster, 0);
-    assert!(has_pubrec(&mut cluster, client));
     assert_eq!(count(&disk), [1, 1, 0]);
     disk.commit_core(&mut cluster, 0);
     assert_eq!(count(&disk), [1, 1, 0], "the other core has not committed it");
+    // Sent again on another connection, it is answered as late.
+    disk.set_late(false);
+    let client = keeps(&mut cluster, &publisher);
+    disk.set_late(true);
+    cluster.send(client, &Packet::Publish(Publish { dup: true, ..message }));
+    cluster.expect_nothing(client);
     disk.commit_core(&mut cluster, 1);
+    assert!(has_pubrec(&mut cluster, client));
     assert_eq!(count(&disk), [1, 1, 1]);
     disk.set_late(false);
     let mut cluster = disk.restart(cluster, 10);
@@ -214,7 +221,6 @@ fn a_snapshot_has_what_is_on_its_way_and_what_was_taken() {
             cluster.send(client, &Packet::Publish(message));
         }
         disk.commit_core(&mut cluster, 0);
-        assert!(has_pubrec(&mut cluster, client) && has_pubrec(&mut cluster, client));
         // Both are on their way, then the other core takes them, and its disk has more than this one knows.
         disk.snapshot(&mut cluster, bytes, |_| ());
         cluster.lanes_stalled = true;
@@ -225,9 +231,10 @@ fn a_snapshot_has_what_is_on_its_way_and_what_was_taken() {
         let mut cluster = disk.restart(cluster, 10);
         // New numbers are higher than those of before.
         let client = keeps(&mut cluster, &publisher);
-        for id in [1, 2] {
-            cluster.send(client, &Packet::PubRel(ok(packet_id(id))));
-            cluster.expect(client, |packet| assert_eq!(packet, &Packet::PubComp(ok(packet_id(id)))));
+        for (payload, id) in [(b"1", 1), (b"2", 2)] {
+            let message = Publish { dup: true, ..publish("a", payload, Qos::ExactlyOnce, id) };
+            cluster.send(client, &Packet::Publish(message));
+            cluster.expect(client, |packet| assert_eq!(packet, &Packet::PubRec(ok(packet_id(id)))));
         }
         assert_eq!(cluster.publish_2(client, "a", b"3"), ReasonCode::SUCCESS);
         names.iter().for_each(|name| is_back(&mut cluster, name, "a", ["0", "1", "2", "3"]));
@@ -311,29 +318,50 @@ fn publishers_wait_while_too_much_is_kept_for_other_cores() {
     let client = keeps(&mut cluster, &publisher);
     disk.set_late(true);
     let payload = [7; 1000];
-    let mut answered = 0;
     for id in 1..=100 {
         cluster.send(client, &Packet::Publish(publish("a", &payload, Qos::ExactlyOnce, id)));
         // This core's disk is fast, the other one's has stopped.
         disk.commit_core(&mut cluster, 0);
-        answered += u32::from(has_pubrec(&mut cluster, client));
     }
     assert!(cluster.is_paused(client));
-    assert!((50..70).contains(&answered), "{answered}");
+    let [handed_on, ..] = count(&disk);
+    assert!((50..70).contains(&handed_on), "{handed_on}");
     // QoS 0 goes by none of it, if its publisher is read.
     let other = cluster.connect(0, Version::V5, "other");
     cluster.publish(other, "a", b"passes");
     assert!(!cluster.is_paused(other));
-    for _ in 0..4 {
+    for _ in 0..8 {
         disk.commit(&mut cluster);
     }
-    while has_pubrec(&mut cluster, client) {
-        answered += 1;
-    }
+    let answered = (0..100).filter(|_| has_pubrec(&mut cluster, client)).count();
     assert_eq!((answered, cluster.is_paused(client)), (100, false));
     disk.set_late(false);
     let mut cluster = disk.restart(cluster, 10);
     for name in &names {
         is_back(&mut cluster, name, "a", [payload; 100]);
     }
+}
+
+#[test]
+fn a_qos_2_message_that_outlives_a_crash_waits_for_those_before_it_that_may_not() {
+    let (mut cluster, disk) = Disk::new(2, Limits::default());
+    let names = one_away_on_each(&mut cluster, 2);
+    let publisher = name_on(&mut cluster, 0, "publisher");
+    let client = keeps(&mut cluster, &publisher);
+    disk.set_late(true);
+    let (first, second) = (publish("a", b"1", Qos::AtLeastOnce, 1), publish("a", b"2", Qos::ExactlyOnce, 2));
+    cluster.send(client, &Packet::Publish(first));
+    cluster.send(client, &Packet::Publish(second));
+    // The other core loses the first; the second is not on this one's disk either then.
+    disk.commit_core(&mut cluster, 0);
+    assert!(cluster.is_paused(client));
+    disk.set_late(false);
+    let mut cluster = disk.restart(cluster, 10);
+    let client = keeps(&mut cluster, &publisher);
+    cluster.send(client, &Packet::Publish(Publish { dup: true, ..first }));
+    cluster.expect(client, |packet| assert!(matches!(packet, Packet::PubAck(_)), "{packet:?}"));
+    completes(&mut cluster, &publisher, second, false);
+    is_back(&mut cluster, &names[1], "a", ["1", "2"]);
+    // The publisher's core had the first already, which at QoS 1 comes once more.
+    is_back(&mut cluster, &names[0], "a", ["1", "1", "2"]);
 }
