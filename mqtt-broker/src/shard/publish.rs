@@ -112,7 +112,7 @@ impl Shard {
             Permission::Allow
                 if publish.packet_id.is_some()
                     && (self.records.lack_room(bytes.len()) || self.budget.is_full_elsewhere())
-                    && self.needs_storage(topic, publish.retain) =>
+                    && self.needs_storage(session_key, topic, publish) =>
             {
                 if version != Version::V5 {
                     // No acknowledgement of that Client's says no: it gets none and sends the message again.
@@ -172,14 +172,17 @@ impl Shard {
 
     /// Whether a QoS 1 or 2 message would be kept by a store that is full, here or on another core.
     #[cold]
-    fn needs_storage(&mut self, topic: TopicName<'_>, retain: bool) -> bool {
+    fn needs_storage(&mut self, publisher: Key, topic: TopicName<'_>, publish: &Publish<'_>) -> bool {
         let route = self.find_route(topic);
-        let home = CoreSet::from_iter(retain.then(|| self.homes.of_topic(topic)));
+        let home = CoreSet::from_iter(publish.retain.then(|| self.homes.of_topic(topic)));
         let keeps = |subscriber: &Subscriber| {
             let session = self.sessions.at(subscriber.key).and_then(|key| self.sessions.get(key));
             subscriber.options.qos > Qos::AtMostOnce && session.is_some_and(Session::is_persistent)
         };
-        let here = home.contains(self.core.0) || route.matches.subscribers.iter().any(keeps);
+        let numbered = publish.qos == Qos::ExactlyOnce && self.needs_number(publisher);
+        let here = home.contains(self.core.0)
+            || numbered && !route.kept.union(home).is_empty()
+            || route.matches.subscribers.iter().any(keeps);
         let needs = here && self.records.are_full()
             || self.budget.is_full_on(route.cores)
             || self.budget.is_full_on(home);

@@ -81,6 +81,11 @@ impl Disk {
         self.logs.borrow_mut().iter_mut().for_each(|log| log.is_late = is_late);
     }
 
+    /// Whether the disk of this core is full.
+    pub(crate) fn set_core_full(&self, core: usize, is_full: bool) {
+        self.logs.borrow_mut()[core].is_full = is_full;
+    }
+
     /// Whether the disk is full.
     pub(crate) fn set_full(&self, is_full: bool) {
         self.logs.borrow_mut().iter_mut().for_each(|log| log.is_full = is_full);

@@ -365,3 +365,22 @@ fn a_qos_2_message_that_outlives_a_crash_waits_for_those_before_it_that_may_not(
     // The publisher's core had the first already, which at QoS 1 comes once more.
     is_back(&mut cluster, &names[0], "a", ["1", "1", "2"]);
 }
+
+#[test]
+fn a_store_without_room_takes_nothing_that_is_to_be_handed_on() {
+    let (mut cluster, disk) = Disk::new(2, Limits::default());
+    let names = one_away_on_each(&mut cluster, 2);
+    let far = name_on(&mut cluster, 1, "far");
+    goes_away(&mut cluster, &far, "far");
+    let publisher = name_on(&mut cluster, 0, "publisher");
+    let client = keeps(&mut cluster, &publisher);
+    disk.set_core_full(0, true);
+    cluster.look_at_stores();
+    assert_eq!(cluster.publish_2(client, "far", b"x"), ReasonCode::QUOTA_EXCEEDED);
+    assert_eq!(cluster.publish_1(client, "far", b"y"), ReasonCode::SUCCESS, "kept on the other core alone");
+    disk.set_core_full(0, false);
+    cluster.look_at_stores();
+    assert_eq!(cluster.publish_2(client, "far", b"z"), ReasonCode::SUCCESS);
+    is_back(&mut cluster, &far, "far", ["y", "z"]);
+    names.iter().for_each(|name| is_back(&mut cluster, name, "a", [""; 0]));
+}
