@@ -145,6 +145,8 @@ impl Shard {
         self.actions.push_back(Action::PauseRead { id: key.into() });
         match why {
             Why::Lane => self.lane_blocked.push(key),
+            // The answers go on with it, too.
+            Why::Order => self.order_blocked.push(key),
             // The answers themselves go on with it.
             Why::Answers => {}
             Why::Authentication(_) | Why::Permission(..) => {
@@ -367,9 +369,12 @@ impl Shard {
         }
         let half = self.limits.pending_answers_max as usize / 2;
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.pending.len() <= half
-            && connection.held.as_ref().is_some_and(|held| held.why == Why::Answers)
-        {
+        let goes_on = match connection.held.as_ref().map(|held| held.why) {
+            Some(Why::Answers) => connection.pending.len() <= half,
+            Some(Why::Order) => !connection.pending.has_pubacks(),
+            _ => false,
+        };
+        if goes_on {
             return self.go_on(key, Step::Next);
         }
         // Who subscribes once and then listens keeps no memory for answers.
@@ -385,10 +390,7 @@ impl Shard {
             PendingAnswer::PubAck(packet_id, reason) => {
                 self.send_ack(key, Qos::AtLeastOnce, Ack::new(packet_id, reason));
             }
-            PendingAnswer::PubRec(packet_id, reason, records) => {
-                if records && !reason.is_error() {
-                    self.record_late(key, packet_id);
-                }
+            PendingAnswer::PubRec(packet_id, reason) => {
                 self.send_ack(key, Qos::ExactlyOnce, Ack::new(packet_id, reason));
             }
             PendingAnswer::SubAck(packet_id, ref reasons) => {

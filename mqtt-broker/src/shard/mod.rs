@@ -23,6 +23,7 @@ mod frame;
 mod gates;
 mod gather;
 mod gathers;
+mod handover;
 mod homes;
 mod input;
 mod lanes;
@@ -55,7 +56,7 @@ use mqtt_proto::types::{PacketId, ReasonCode};
 use crate::config::{CoreId, Limits};
 use crate::message::{Message, Spares};
 use crate::ports::{Answer, Authenticate, Authorize, Commit, Hooks, Permission, Ports, Ticket};
-use crate::router::{GroupId, Interest, Matches, Retained, Subscriptions};
+use crate::router::{CoreSet, GroupId, Interest, Matches, Retained, Subscriptions};
 
 use barrier::Barrier;
 use budget::Budget;
@@ -63,7 +64,9 @@ use connection::{Connection, Output, Peer, Why};
 use frame::Frame;
 use gates::Gates;
 use gather::WaitingGather;
+use handover::Handover;
 use homes::Homes;
+use input::Step;
 use lanes::{Lanes, Waiter};
 use lifecycle::Due;
 use records::Records;
@@ -124,10 +127,16 @@ pub struct Shard {
     store_waiters: VecDeque<Waiter>,
     /// Connections whose output waits for the store.
     gates: Gates,
-    /// Other cores do not know yet of all that this one has restored.
-    is_restoring: bool,
+    /// Messages between cores that have numbers.
+    handover: Handover,
+    /// Barriers that are answered once the store has got to a position: that, who asked, and under which token.
+    late_barriers: VecDeque<(u64, CoreId, u64)>,
+    /// The cores of which not everybody knows yet what was restored there, until there is none.
+    restoring: Option<CoreSet>,
     /// Connections whose next packet waits for room in a lane.
     lane_blocked: Vec<Key>,
+    /// Connections whose next packet waits for the store, or for answers, lest it overtake what went to other cores.
+    order_blocked: Vec<Key>,
     actions: VecDeque<Action>,
     /// Connections with bytes to send.
     dirty: VecDeque<Key>,
@@ -222,8 +231,11 @@ impl Shard {
             questions: 0,
             store_waiters: VecDeque::new(),
             gates: Gates::new(state(9)),
-            is_restoring: false,
+            handover: Handover::new(cores, limits.lane_bytes_max),
+            late_barriers: VecDeque::new(),
+            restoring: None,
             lane_blocked: Vec::new(),
+            order_blocked: Vec::new(),
             actions: VecDeque::new(),
             dirty: VecDeque::new(),
             buffers: Vec::new(),
@@ -323,8 +335,14 @@ impl Shard {
         self.now = now;
         self.open_gates(up_to);
         self.lanes.store_committed(up_to);
+        self.answer_late_barriers(up_to);
         while let Some(waiter) = self.store_waiters.pop_front_if(|waiter| waiter.seq <= up_to) {
             self.pending_done(waiter.connection, waiter.serial);
+        }
+        for key in core::mem::take(&mut self.order_blocked) {
+            if self.waits_for(key, Why::Order) {
+                self.go_on(key, Step::Next);
+            }
         }
         self.records.look_for_room();
         self.settle();
@@ -450,6 +468,7 @@ impl Shard {
 
     fn check_invariants(&self) {
         self.lanes.check_invariants();
+        self.handover.check_invariants();
         debug_assert_eq!(self.stats.connections, self.connections.len() as u64);
         debug_assert!(self.stats.clients_connected <= self.stats.connections);
         debug_assert!(self.expiries.len() <= self.retained.len());

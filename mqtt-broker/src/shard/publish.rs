@@ -20,7 +20,7 @@ use super::table::Key;
 use crate::config::CoreId;
 use crate::message::{MessageRef, forwarded_properties};
 use crate::ports::{AuthorizeRequest, Commit, Decision, Permission, Ticket};
-use crate::router::{CoreSet, Matches, Strategy, Subscriber};
+use crate::router::{Concerned, CoreSet, Matches, Strategy, Subscriber};
 use crate::store::record::Record;
 
 /// What became of a routed message.
@@ -28,10 +28,21 @@ use crate::store::record::Record;
 pub(super) struct Routed {
     /// Whether any subscription matched, here or elsewhere.
     pub(super) matched: bool,
-    /// Cores that were sent the message.
+    /// Cores that were sent the message and whose answers its acknowledgement waits for.
     pub(super) cores: CoreSet,
     /// Position in the store that has to be committed first.
     pub(super) commit: Option<u64>,
+    /// Which of what was handed on has to be taken first.
+    pub(super) taken: Taken,
+}
+
+/// What of what was handed on to other cores has to be taken before an acknowledgement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Taken {
+    #[default]
+    Nothing,
+    Last,
+    All,
 }
 
 /// The Message Expiry Interval in force for what the publisher asked: cut to `max` seconds unless that is 0.
@@ -64,8 +75,11 @@ impl Shard {
         if topic.as_bytes().len() >= levels_max && topic.levels().count() > levels_max {
             return self.fault(key, ReasonCode::TOPIC_NAME_INVALID);
         }
-        if self.lacks_room(topic, publish.retain) {
+        if self.lacks_room(topic, publish.retain, publish.qos) {
             return Step::Again(Why::Lane);
+        }
+        if self.would_overtake(key, from.0, topic, publish) {
+            return Step::Again(Why::Order);
         }
         let permission = match self.publish_permission(key, publish, topic) {
             Ok(permission) => permission,
@@ -98,7 +112,7 @@ impl Shard {
             Permission::Allow
                 if publish.packet_id.is_some()
                     && (self.records.lack_room(bytes.len()) || self.budget.is_full_elsewhere())
-                    && self.needs_storage(topic, publish.retain) =>
+                    && self.needs_storage(session_key, topic, publish) =>
             {
                 if version != Version::V5 {
                     // No acknowledgement of that Client's says no: it gets none and sends the message again.
@@ -130,7 +144,8 @@ impl Shard {
         };
         let mut outgoing = Outgoing::new(message);
         outgoing.received = Received::of(publish, bytes, version);
-        let mut routed = self.route(&mut outgoing, Some(session_key));
+        let numbered = publish.qos == Qos::ExactlyOnce && self.needs_number(session_key);
+        let mut routed = self.route(&mut outgoing, Some(session_key), numbered);
         self.properties = scratch;
         if let Some(packet_id) = publish.packet_id {
             let reason =
@@ -143,42 +158,31 @@ impl Shard {
         Step::Next
     }
 
-    /// A QoS 2 message was routed: sent again by its Client after a crash, it must not be again. If other cores were sent
-    /// it, the Client has to send it again until they have committed it: the store is told behind that.
+    /// A QoS 2 message was routed: sent again by its Client after a crash, it must not be again. What other cores are to make
+    /// of it that outlives a crash is on its way under a number.
     pub(super) fn record_received(&mut self, session: Key, packet_id: PacketId, routed: &mut Routed) {
-        let Some(session) = self.sessions.get_mut(session).filter(|session| session.is_persistent()) else {
+        let Some(session) = self.sessions.get(session).filter(|session| session.is_persistent()) else {
             return;
         };
-        if !routed.cores.is_empty() {
-            return session.flight().untold.push(packet_id);
-        }
         let record = Record::Received { client_id: &session.client_id, packet_id };
         if let Commit::At(position) = self.records.append(self.now, &record) {
             routed.commit = routed.commit.max(Some(position));
         }
     }
 
-    /// The other cores have committed a QoS 2 message, its PUBREC is about to leave.
-    pub(super) fn record_late(&mut self, key: Key, packet_id: PacketId) {
-        let live = self.connections.get(key).and_then(Connection::live);
-        let Some(session) = live.and_then(|live| self.sessions.get_mut(live.session)) else { return };
-        if session.tell(packet_id) {
-            let record = Record::Received { client_id: &session.client_id, packet_id };
-            let commit = self.records.append(self.now, &record);
-            self.close_gate(key, commit);
-        }
-    }
-
     /// Whether a QoS 1 or 2 message would be kept by a store that is full, here or on another core.
     #[cold]
-    fn needs_storage(&mut self, topic: TopicName<'_>, retain: bool) -> bool {
+    fn needs_storage(&mut self, publisher: Key, topic: TopicName<'_>, publish: &Publish<'_>) -> bool {
         let route = self.find_route(topic);
-        let home = CoreSet::from_iter(retain.then(|| self.homes.of_topic(topic)));
+        let home = CoreSet::from_iter(publish.retain.then(|| self.homes.of_topic(topic)));
         let keeps = |subscriber: &Subscriber| {
             let session = self.sessions.at(subscriber.key).and_then(|key| self.sessions.get(key));
             subscriber.options.qos > Qos::AtMostOnce && session.is_some_and(Session::is_persistent)
         };
-        let here = home.contains(self.core.0) || route.matches.subscribers.iter().any(keeps);
+        let numbered = publish.qos == Qos::ExactlyOnce && self.needs_number(publisher);
+        let here = home.contains(self.core.0)
+            || numbered && !route.kept.union(home).is_empty()
+            || route.matches.subscribers.iter().any(keeps);
         let needs = here && self.records.are_full()
             || self.budget.is_full_on(route.cores)
             || self.budget.is_full_on(home);
@@ -213,7 +217,7 @@ impl Shard {
                 self.lanes.peers().for_each(|core| all.insert(core));
                 // What the first one waits for, it waits for even if its connection is gone.
                 let commit = self.store_waiters.back().map(|waiter| waiter.seq);
-                let routed = Routed { matched: true, cores: all, commit };
+                let routed = Routed { matched: true, cores: all, commit, taken: Taken::All };
                 self.acknowledge(key, qos, packet_id, ReasonCode::SUCCESS, routed);
                 Some(Step::Next)
             }
@@ -226,14 +230,52 @@ impl Shard {
         topic.as_bytes().starts_with(b"$SYS/")
     }
 
-    /// Whether a lane that this message needs is full.
-    fn lacks_room(&self, topic: TopicName<'_>, retain: bool) -> bool {
+    /// Whether a lane that this message needs is full, or what is kept until other cores have committed it.
+    fn lacks_room(&self, topic: TopicName<'_>, retain: bool, qos: Qos) -> bool {
         let congested = self.lanes.congested();
         if congested.is_empty() {
-            return false;
+            return self.handover.is_full() && qos == Qos::ExactlyOnce;
         }
         let needs = self.interest.cores(topic);
         congested.iter().any(|core| needs.contains(core) || retain && self.homes.of_topic(topic) == core)
+    }
+
+    /// Whether this message could reach another core before others of its publisher: those that have a number and wait for
+    /// the store; or, if it gets one itself, those of QoS 1 that other cores may lose in a crash which it outlives.
+    #[inline]
+    fn would_overtake(
+        &mut self,
+        key: Key,
+        publisher: Key,
+        topic: TopicName<'_>,
+        publish: &Publish<'_>,
+    ) -> bool {
+        let owes = |connection: &Connection| connection.pending.has_pubacks();
+        let owes = publish.qos == Qos::ExactlyOnce && self.connections.get(key).is_some_and(owes);
+        (owes || self.handover.holds(self.gates.committed()))
+            && self.has_to_wait(publisher, topic, publish, owes)
+    }
+
+    #[cold]
+    fn has_to_wait(
+        &mut self,
+        publisher: Key,
+        topic: TopicName<'_>,
+        publish: &Publish<'_>,
+        owes: bool,
+    ) -> bool {
+        let route = self.find_route(topic);
+        let home = publish.retain.then(|| self.homes.of_topic(topic)).filter(|&home| home != self.core.0);
+        let crosses = !route.cores.is_empty() || home.is_some();
+        let is_kept = !route.kept.is_empty() || home.is_some();
+        let is_numbered = is_kept && publish.qos == Qos::ExactlyOnce && self.needs_number(publisher);
+        if let Some(matches) = self.routes.give_back(route) {
+            self.matches = matches;
+        }
+        match is_numbered {
+            true => owes,
+            false => crosses && self.is_held(publisher),
+        }
     }
 
     /// Asks for the permission to publish, unless it was given while the packet waited.
@@ -278,11 +320,12 @@ impl Shard {
     ) {
         let commit = routed.commit.filter(|&position| position > self.gates.committed());
         let is_first = |connection: &Connection| connection.pending.is_empty();
-        if routed.cores.is_empty() && commit.is_none() && self.connections.get(key).is_some_and(is_first) {
+        let waits_for_none = routed.cores.is_empty() && routed.taken == Taken::Nothing;
+        if waits_for_none && commit.is_none() && self.connections.get(key).is_some_and(is_first) {
             return self.send_ack(key, qos, Ack::new(packet_id, reason));
         }
         let answer = match qos {
-            Qos::ExactlyOnce => PendingAnswer::PubRec(packet_id, reason, !routed.cores.is_empty()),
+            Qos::ExactlyOnce => PendingAnswer::PubRec(packet_id, reason),
             _ => PendingAnswer::PubAck(packet_id, reason),
         };
         let (connection, serial) = (key.into(), self.next_serial(key));
@@ -295,6 +338,14 @@ impl Shard {
             self.store_waiters.push_back(Waiter { seq, connection, serial });
             remaining += 1;
         }
+        match routed.taken {
+            Taken::Nothing => {}
+            Taken::Last => {
+                self.handover.answer_when_taken(connection, serial);
+                remaining += 1;
+            }
+            Taken::All => remaining += u16::from(self.handover.answer_behind_all(connection, serial)),
+        }
         self.answer_when(key, answer, remaining);
     }
 
@@ -303,7 +354,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(session) else { return };
         let reason = match session.flight().inbound.pubrel_received(ack.packet_id) {
             true => {
-                if session.is_persistent() && !session.tell(ack.packet_id) {
+                if session.is_persistent() {
                     let (client_id, packet_id) = (&*session.client_id, ack.packet_id);
                     let commit = self.records.append(self.now, &Record::Completed { client_id, packet_id });
                     // The Client uses the identifier for another message from then on.
@@ -317,12 +368,18 @@ impl Shard {
     }
 
     /// Routes a message that entered the broker on this core: to its subscribers here, to the cores that have others,
-    /// to the home of its retained message.
-    pub(super) fn route(&mut self, outgoing: &mut Outgoing<'_>, publisher: Option<Key>) -> Routed {
+    /// to the home of its retained message. `numbered`: other cores get it under a number if
+    /// one of them makes something of it that outlives a crash.
+    pub(super) fn route(
+        &mut self,
+        outgoing: &mut Outgoing<'_>,
+        publisher: Option<Key>,
+        numbered: bool,
+    ) -> Routed {
         let topic = outgoing.message.topic;
         outgoing.publisher = self.publisher_hash(publisher);
         let route = self.find_route(topic);
-        let interested = route.cores;
+        let (interested, mut keeping) = (route.cores, route.kept);
         let here = self.route_here(outgoing, route, publisher, self.core);
         let mut cores = interested;
         let home = outgoing.message.retain.then(|| self.homes.of_topic(topic));
@@ -331,7 +388,14 @@ impl Shard {
                 self.retain(outgoing);
             } else {
                 cores.insert(home);
+                keeping.insert(home);
             }
+        }
+        let matched = here || !interested.is_empty();
+        self.stats.messages_unmatched += u64::from(!matched);
+        if numbered && !keeping.is_empty() {
+            self.hand_on(outgoing, publisher, cores, interested, home);
+            return Routed { matched, cores: CoreSet::EMPTY, commit: outgoing.commit, taken: Taken::Last };
         }
         for core in cores.iter() {
             let (deliver, retain) = (interested.contains(core), home == Some(core));
@@ -343,9 +407,7 @@ impl Shard {
             };
             self.lanes.send(core, &envelope, &mut outgoing.owned);
         }
-        let matched = here || !interested.is_empty();
-        self.stats.messages_unmatched += u64::from(!matched);
-        Routed { matched, cores, commit: outgoing.commit }
+        Routed { matched, cores, commit: outgoing.commit, taken: Taken::Nothing }
     }
 
     /// What shared groups that go by Client know a publisher by, the same on every core.
@@ -372,9 +434,10 @@ impl Shard {
         if matches.filters > 1 {
             matches.subscribers.sort_unstable_by_key(|subscriber| (subscriber.key, subscriber.identifier));
         }
-        let mut cores = if self.interest.is_empty() { CoreSet::EMPTY } else { self.interest.cores(topic) };
-        cores.remove(self.core.0);
-        let route = Route::new(matches, cores);
+        let none = self.interest.is_empty();
+        let mut concerned = if none { Concerned::default() } else { self.interest.concerned(topic) };
+        concerned.cores.remove(self.core.0);
+        let route = Route::new(matches, concerned);
         if worth {
             self.routes.keep(topic.as_bytes(), generation, &route);
         }

@@ -10,12 +10,14 @@ use mqtt_proto::types::{SharedFilter, TopicFilter};
 use super::Shard;
 use super::barrier::Then;
 use super::contract::Now;
+use super::envelope::Envelope;
 use super::lifecycle::Due;
 use super::queue::Delivery;
 use super::session::{Flight, NOBODY, Session, Will};
 use super::table::Key;
+use crate::config::CoreId;
 use crate::message::{Message, MessageRef};
-use crate::router::Subscriber;
+use crate::router::{CoreSet, Subscriber};
 use crate::store::image::{self, Image};
 
 /// Milliseconds from a start to the first Wills of those who were connected before it, or whose time came meanwhile: their
@@ -74,20 +76,41 @@ impl Shard {
         for stored in parts.sessions {
             self.restore_session(&stored, &mut times);
         }
+        self.handover.restore(parts.last_number, parts.handled.into_iter());
+        for pending in &parts.pending {
+            let message = times.message(&pending.message);
+            // Who is to take it is found out once all cores are restored.
+            self.handover.push(pending.number, message, pending.publisher, CoreSet::EMPTY);
+        }
         self.send_joins();
-        self.is_restoring = true;
+        self.restoring = Some((0..self.homes.cores()).collect());
         self.after_barrier(Then::Restored);
         self.settle();
     }
 
-    /// Whether every core knows what [`Shard::restore`] has brought back here. True where nothing was.
+    /// Whether every core knows what [`Shard::restore`] has brought back here and on the others, and what others had not
+    /// taken of this one is on its way. True where nothing was restored.
     pub fn is_restored(&self) -> bool {
-        !self.is_restoring && self.joins.is_empty()
+        self.restoring.is_none() && self.joins.is_empty()
     }
 
-    /// The other cores know of all that was restored here.
+    /// The other cores know of all that was restored here, and this one of all that was restored there.
     pub(super) fn told_restored(&mut self) {
-        self.is_restoring = false;
+        for core in self.lanes.peers() {
+            self.lanes.send(core, &Envelope::Restored, &mut None);
+        }
+        self.core_restored(self.core);
+    }
+
+    /// What was restored on this core is known everywhere. Once that holds for all, what other cores had not taken is handed
+    /// on.
+    pub(super) fn core_restored(&mut self, core: CoreId) {
+        if let Some(waiting) = &mut self.restoring {
+            waiting.remove(core.0);
+        }
+        if self.restoring.take_if(|waiting| waiting.is_empty()).is_some() {
+            self.hand_on_again();
+        }
     }
 
     fn restore_session(&mut self, stored: &image::Session, times: &mut Times) {
@@ -134,6 +157,7 @@ impl Shard {
         if inserted.first_on_core && !self.groups.has_filter(filter.as_str()) {
             self.announce(filter, true);
         }
+        self.announce_kept(session, filter, subscriber.options.qos);
     }
 
     /// When the session ends and when its Will is published, if its Client does not come back.

@@ -331,6 +331,9 @@ impl Shard {
         {
             self.announce(filter, true);
         }
+        if is_new_group && self.records.keep_anything() {
+            self.tell_kept(filter);
+        }
         let strategy: Strategy = self.limits.shared_strategy;
         let id = self.groups.groups.insert(share, filter, strategy);
         let group = self.groups.groups.get_mut(id).expect("just inserted");

@@ -11,7 +11,7 @@ use super::queue::Delivery;
 use super::records::Records;
 use super::session::Session;
 use super::table::Key;
-use crate::message::Message;
+use crate::message::{Message, MessageRef};
 use crate::router::Retainable;
 use crate::store::image::SnapshotMessages;
 use crate::store::record::{Identifiers, Record};
@@ -22,6 +22,8 @@ pub struct SnapshotPosition {
     stage: Stage,
     /// The messages that may be told again.
     messages: SnapshotMessages,
+    /// The number of the last message that other cores are yet to take.
+    number: u64,
     /// The topic of the last retained message that was told.
     topic: String,
     /// The place of the next session.
@@ -32,6 +34,7 @@ pub struct SnapshotPosition {
 enum Stage {
     #[default]
     Core,
+    Pending,
     Retained,
     Sessions,
     Done,
@@ -65,6 +68,15 @@ impl Slice<'_> {
         self.tell(&record);
     }
 
+    fn pending(&mut self, number: u64, publisher: u32, message: &Message) {
+        let message = message.as_ref();
+        let expires_at = message.expires_at.map(|at| self.records.wall_at(self.now, at));
+        let message = MessageRef { expires_at, ..message };
+        self.bytes += message.len();
+        self.tell(&Record::Message { message, publisher, shared: false });
+        self.tell(&Record::HandOn { number });
+    }
+
     fn delivery(&mut self, client_id: &str, delivery: &Delivery, packet_id: Option<PacketId>) {
         self.message(&delivery.message);
         let (qos, retain) = (delivery.qos, delivery.retain);
@@ -84,12 +96,28 @@ impl Shard {
         bytes: usize,
         sink: &mut dyn FnMut(&Record<'_>),
     ) -> bool {
-        let SnapshotPosition { stage, messages, topic, session } = position;
+        let SnapshotPosition { stage, messages, number, topic, session } = position;
         let (records, now) = (&self.records, self.now);
         let mut slice = Slice { sink, messages, records, now, bytes: 0 };
         if *stage == Stage::Core {
             slice.tell(&Record::Time { at: records.wall(now) });
-            *stage = Stage::Retained;
+            // It is behind what is pending below: the numbers have got as far as that.
+            slice.tell(&Record::HandedOn { number: self.handover.last_number() });
+            for (core, number) in self.handover.handled() {
+                slice.tell(&Record::Handled { core, number });
+            }
+            *stage = Stage::Pending;
+        }
+        if *stage == Stage::Pending {
+            let mut behind = self.handover.pending_behind(*number);
+            *stage = loop {
+                if slice.bytes >= bytes {
+                    break Stage::Pending;
+                }
+                let Some((next, publisher, message)) = behind.next() else { break Stage::Retained };
+                *number = next;
+                slice.pending(next, publisher, message);
+            };
         }
         if *stage == Stage::Retained {
             let mut last = None;
@@ -160,8 +188,7 @@ fn tell_session(
         slice.tell(&Record::Subscribed { client_id, filter, options, identifier });
     }
     let Some(flight) = session.known_flight() else { return };
-    let told = |packet_id: &PacketId| !flight.untold.contains(packet_id);
-    for packet_id in flight.inbound.awaiting_pubrel().filter(told) {
+    for packet_id in flight.inbound.awaiting_pubrel() {
         slice.tell(&Record::Received { client_id, packet_id });
     }
     for (packet_id, _, delivery) in flight.outbound.iter() {
