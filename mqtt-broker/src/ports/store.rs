@@ -27,6 +27,11 @@ pub trait Store {
         let _ = bytes;
         true
     }
+
+    /// Whether anything that is appended outlives the process. If not, what is told for that alone need not be.
+    fn keeps(&self) -> bool {
+        true
+    }
 }
 
 /// Keeps nothing beyond the process: every record is as safe as it will ever be.
@@ -36,5 +41,9 @@ pub struct MemoryStore;
 impl Store for MemoryStore {
     fn append(&mut self, _: &Record<'_>) -> Commit {
         Commit::Now
+    }
+
+    fn keeps(&self) -> bool {
+        false
     }
 }

@@ -178,7 +178,9 @@ impl Shard {
             let session = self.sessions.at(subscriber.key).and_then(|key| self.sessions.get(key));
             subscriber.options.qos > Qos::AtMostOnce && session.is_some_and(Session::is_persistent)
         };
-        let here = home.contains(self.core.0) || route.matches.subscribers.iter().any(keeps);
+        let here = home.contains(self.core.0)
+            || route.matches.subscribers.iter().any(keeps)
+            || self.groups.keep(topic);
         let needs = here && self.records.are_full()
             || self.budget.is_full_on(route.cores)
             || self.budget.is_full_on(home);

@@ -28,11 +28,19 @@ pub(super) struct Records {
     behind: u64,
     /// Whether the store was full when it was asked last.
     full: bool,
+    /// Whether anything outlives the process.
+    keeps: bool,
 }
 
 impl Records {
     pub(super) fn new(store: Box<dyn Store>) -> Records {
-        Records { store, messages: 0, told: 0, behind: 0, full: false }
+        let keeps = store.keeps();
+        Records { store, messages: 0, told: 0, behind: 0, full: false, keeps }
+    }
+
+    /// Whether anything that is told outlives the process.
+    pub(super) fn keep_anything(&self) -> bool {
+        self.keeps
     }
 
     /// Wall time as records tell it: it never goes back behind what the store knows.

@@ -71,6 +71,11 @@ impl Shard {
             self.restore_retained(times.message(stored));
         }
         drop(parts.retained);
+        self.groups.restore(parts.last_number);
+        for (name, stored) in &parts.groups {
+            self.restore_group(name, stored, &mut times);
+        }
+        drop(parts.groups);
         for stored in parts.sessions {
             self.restore_session(&stored, &mut times);
         }
@@ -88,6 +93,19 @@ impl Shard {
     /// The other cores know of all that was restored here.
     pub(super) fn told_restored(&mut self) {
         self.is_restoring = false;
+    }
+
+    /// What waits in a shared group. Its members, who are sessions of any core, join behind it.
+    fn restore_group(&mut self, name: &str, stored: &image::Group, times: &mut Times) {
+        let Ok(SharedFilter { share_name: Some(share), filter }) = SharedFilter::new(name) else { return };
+        let id = self.make_group(share, filter);
+        for stored in stored.messages() {
+            let message = times.message(&stored.message);
+            self.stats.messages_matched += 1;
+            self.stats.messages_kept += 1;
+            self.stats.queue_bytes += message.cost() as u64;
+            self.groups.put_back(id, stored.number, message);
+        }
     }
 
     fn restore_session(&mut self, stored: &image::Session, times: &mut Times) {

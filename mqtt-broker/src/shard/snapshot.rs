@@ -1,7 +1,7 @@
 //! This core's state as the records of a snapshot, in slices between which the broker goes on.
 //!
-//! Invariant: what is told of a session, or of a retained message, is told within one call, as it is then. Retained messages
-//! come in the order of their topics, which is the order that is cheapest to put them back in.
+//! Invariant: what is told of a session, of a message of a shared group, or of a retained one, is told within one call, as it
+//! is then. Retained messages come in the order of their topics, which is the order that is cheapest to put them back in.
 
 use mqtt_proto::types::PacketId;
 
@@ -24,6 +24,9 @@ pub struct SnapshotPosition {
     messages: SnapshotMessages,
     /// The topic of the last retained message that was told.
     topic: String,
+    /// The place of the shared group that is being told, and the number of its last message that was.
+    group: usize,
+    number: u64,
     /// The place of the next session.
     session: u32,
 }
@@ -32,6 +35,7 @@ pub struct SnapshotPosition {
 enum Stage {
     #[default]
     Core,
+    Groups,
     Retained,
     Sessions,
     Done,
@@ -65,6 +69,29 @@ impl Slice<'_> {
         self.tell(&record);
     }
 
+    /// Tells messages of a group and moves `number` on to the last of them; whether those were all.
+    ///
+    /// Each stands for itself under its number, so that a group need not be told within one call.
+    fn group<'m>(
+        &mut self,
+        group: &str,
+        kept: impl Iterator<Item = (u64, &'m Message)>,
+        bytes: usize,
+        number: &mut u64,
+    ) -> bool {
+        for (next, message) in kept {
+            self.message(message);
+            self.tell(&Record::GroupQueued { group, number: next });
+            *number = next;
+            if self.bytes >= bytes {
+                return false;
+            }
+        }
+        // A look at a place costs something, whether or not there is a message.
+        self.bytes += 1;
+        true
+    }
+
     fn delivery(&mut self, client_id: &str, delivery: &Delivery, packet_id: Option<PacketId>) {
         self.message(&delivery.message);
         let (qos, retain) = (delivery.qos, delivery.retain);
@@ -84,12 +111,22 @@ impl Shard {
         bytes: usize,
         sink: &mut dyn FnMut(&Record<'_>),
     ) -> bool {
-        let SnapshotPosition { stage, messages, topic, session } = position;
+        let SnapshotPosition { stage, messages, topic, group, number, session } = position;
         let (records, now) = (&self.records, self.now);
         let mut slice = Slice { sink, messages, records, now, bytes: 0 };
         if *stage == Stage::Core {
             slice.tell(&Record::Time { at: records.wall(now) });
-            *stage = Stage::Retained;
+            slice.tell(&Record::HandedOn { number: self.groups.last_number() });
+            *stage = Stage::Groups;
+        }
+        while *stage == Stage::Groups && slice.bytes < bytes {
+            let Some((name, kept)) = self.groups.recorded_behind(*group, *number) else {
+                *stage = Stage::Retained;
+                break;
+            };
+            if slice.group(name, kept, bytes, number) {
+                (*group, *number) = (*group + 1, 0);
+            }
         }
         if *stage == Stage::Retained {
             let mut last = None;

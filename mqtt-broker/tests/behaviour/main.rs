@@ -17,6 +17,7 @@ mod forwarding;
 mod idle;
 mod judging;
 mod keeping;
+mod kept_groups;
 mod moving;
 mod recording;
 mod restart;
