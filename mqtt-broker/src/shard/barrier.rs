@@ -3,7 +3,8 @@
 //! Lanes are in order, so a core that answers a barrier has handled everything sent to it before, the announcement of
 //! interest among it: a PUBLISH that it handles from then on is sent here. Its answer also says how far its lanes to
 //! all cores had got, which bounds what it published before that: a retained home core that has handled as much has
-//! every message that was not sent here.
+//! every message that was not sent here. What waits in its lanes for the store was published before that as well, so its
+//! answer waits until that has left.
 
 use super::envelope::{Envelope, Numbers};
 use super::gathers::Marks;
@@ -60,8 +61,36 @@ impl Shard {
         for core in self.lanes.peers() {
             self.lanes.send(core, &Envelope::Barrier { token }, &mut None);
         }
-        let waiting = self.lanes.peers().collect();
+        let mut waiting: CoreSet = self.lanes.peers().collect();
+        if let Some(position) = self.lanes.held_until() {
+            waiting.insert(self.core.0);
+            self.late_barriers.push_back((position, self.core, token));
+        }
         self.barriers.insert(token, Barrier { waiting, marks, then });
+    }
+
+    /// Another core wants to know that this one has got to its barrier.
+    pub(super) fn barrier_asked(&mut self, from: CoreId, token: u64) {
+        match self.lanes.held_until() {
+            Some(position) => self.late_barriers.push_back((position, from, token)),
+            None => self.answer_barrier(from, token),
+        }
+    }
+
+    /// Answers the barriers before which all that waited for the store has left by now.
+    pub(super) fn answer_late_barriers(&mut self, committed: u64) {
+        while let Some((_, from, token)) = self.late_barriers.pop_front_if(|late| late.0 <= committed) {
+            self.answer_barrier(from, token);
+        }
+    }
+
+    fn answer_barrier(&mut self, from: CoreId, token: u64) {
+        let sent = self.lanes.sent();
+        let sent = Numbers::List(&sent);
+        match from == self.core {
+            true => self.barrier_done(from, token, sent),
+            false => drop(self.lanes.send(from.0, &Envelope::BarrierDone { token, sent }, &mut None)),
+        }
     }
 
     /// Another core has got to a barrier of ours.

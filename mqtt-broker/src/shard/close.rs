@@ -75,7 +75,7 @@ impl Shard {
             if let Some(flight) = self.sessions.get_mut(key).and_then(Session::known_flight_mut) {
                 // A refusal that was not sent is none: sent again, the message is judged again.
                 for pending in connection.pending.iter() {
-                    if let PendingAnswer::PubRec(packet_id, reason, _) = pending.answer {
+                    if let PendingAnswer::PubRec(packet_id, reason) = pending.answer {
                         flight.inbound.pubrec_sent(packet_id, reason);
                     }
                 }

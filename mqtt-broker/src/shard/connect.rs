@@ -256,11 +256,11 @@ impl Shard {
         )
     }
 
-    /// Whether input of this connection waits for room in a lane.
-    pub(super) fn waits_for_lane(&self, key: Key) -> bool {
+    /// Whether input of this connection waits, and for this.
+    pub(super) fn waits_for(&self, key: Key, why: Why) -> bool {
         self.connections
             .get(key)
             .and_then(|connection| connection.held.as_ref())
-            .is_some_and(|held| held.why == Why::Lane)
+            .is_some_and(|held| held.why == why)
     }
 }

@@ -210,6 +210,8 @@ pub(super) enum Why {
     Lane,
     /// Answers that are owed and wait for other cores or the store.
     Answers,
+    /// The commit of what was handed on to other cores, which it must not overtake.
+    Commit,
 }
 
 /// An answer that waits for other cores or the store.
@@ -273,8 +275,7 @@ impl PendingAnswers {
 
 pub(super) enum PendingAnswer {
     PubAck(PacketId, ReasonCode),
-    /// Whether the store is told that the message has come when it leaves.
-    PubRec(PacketId, ReasonCode, bool),
+    PubRec(PacketId, ReasonCode),
     SubAck(PacketId, Box<[u8]>),
     UnsubAck(PacketId, Box<[u8]>),
 }

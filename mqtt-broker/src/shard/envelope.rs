@@ -82,6 +82,10 @@ pub(super) enum Envelope<'a> {
     /// Deliver to your subscribers, retain if you are the topic's home and the message says so. `publisher` is what
     /// shared groups choose a member by that go by Client.
     Publish { message: MessageRef<'a>, deliver: bool, retain: bool, publisher: u32 },
+    /// The same of a message that the sender keeps until the receiver has committed it: take it unless that was done before.
+    HandOn { number: u64, message: MessageRef<'a>, deliver: bool, retain: bool, publisher: u32 },
+    /// All that the sender was restored with is known everywhere.
+    Restored,
     /// Deliver these, which came in a row from a Client of this version.
     Run { batch: Batch<'a>, version: Version, publisher: u32 },
     /// The sending core has its first subscription to this filter, or has lost its last one.
@@ -195,6 +199,8 @@ const GROUP_RETURN: u8 = 13;
 const LOAD: u8 = 14;
 const STATS: u8 = 15;
 const RUN: u8 = 16;
+const HAND_ON: u8 = 17;
+const RESTORED: u8 = 18;
 
 /// Flags of an encoded message, beside its QoS and RETAIN.
 const EXPIRES: u8 = 1 << 3;
@@ -216,6 +222,14 @@ impl Writer<'_> {
                 self.bytes.extend_from_slice(&[PUBLISH, flags, a, b, c, d]);
                 self.message(&message, owned);
             }
+            Envelope::HandOn { number, message, deliver, retain, publisher } => {
+                self.u8(HAND_ON);
+                self.u64(number);
+                self.u8(deliver as u8 | (retain as u8) << 1);
+                self.u32(publisher);
+                self.message(&message, owned);
+            }
+            Envelope::Restored => self.u8(RESTORED),
             Envelope::Run { batch, version, publisher } => {
                 self.u8(RUN);
                 self.u8(version.has_properties() as u8);
@@ -432,6 +446,13 @@ impl<'a> Envelopes<'a> {
     fn other(&mut self, kind: u8) -> (Envelope<'a>, Option<&'a Message>) {
         let mut owned = None;
         let envelope = match kind {
+            HAND_ON => {
+                let (number, flags, publisher) = (self.u64(), self.u8(), self.u32());
+                let message = self.message(&mut owned);
+                let (deliver, retain) = (flags & 1 != 0, flags & 2 != 0);
+                Envelope::HandOn { number, message, deliver, retain, publisher }
+            }
+            RESTORED => Envelope::Restored,
             INTEREST => {
                 let add = self.bool();
                 Envelope::Interest { filter: self.filter(), add }
@@ -624,6 +645,21 @@ mod tests {
                 version: Version::V5,
                 publisher: 7,
             },
+            Envelope::HandOn {
+                number: 1 << 40,
+                message: message(&big),
+                deliver: true,
+                retain: false,
+                publisher: 8,
+            },
+            Envelope::HandOn {
+                number: 1,
+                message: message(b"y"),
+                deliver: false,
+                retain: true,
+                publisher: 0,
+            },
+            Envelope::Restored,
             Envelope::Interest { filter, add: true },
             Envelope::Barrier { token: 1 },
             Envelope::BarrierDone { token: 1, sent: numbers },
@@ -683,8 +719,8 @@ mod tests {
         for envelope in &all {
             Writer { bytes: &mut batch.bytes, large: &mut batch.large }.write(envelope, &mut None);
         }
-        assert_eq!(batch.large.len(), 2);
-        assert_eq!(batch.cost(), batch.bytes.len() + 2 * message(&big).to_message().cost());
+        assert_eq!(batch.large.len(), 3);
+        assert_eq!(batch.cost(), batch.bytes.len() + 3 * message(&big).to_message().cost());
         let read: Vec<_> = batch.envelopes().map(|(envelope, _)| format!("{envelope:?}")).collect();
         let written: Vec<_> = all.iter().map(|envelope| format!("{envelope:?}")).collect();
         assert_eq!(read, written);

@@ -145,6 +145,7 @@ impl Shard {
         self.actions.push_back(Action::PauseRead { id: key.into() });
         match why {
             Why::Lane => self.lane_blocked.push(key),
+            Why::Commit => self.commit_blocked.push(key),
             // The answers themselves go on with it.
             Why::Answers => {}
             Why::Authentication(_) | Why::Permission(..) => {
@@ -385,10 +386,7 @@ impl Shard {
             PendingAnswer::PubAck(packet_id, reason) => {
                 self.send_ack(key, Qos::AtLeastOnce, Ack::new(packet_id, reason));
             }
-            PendingAnswer::PubRec(packet_id, reason, records) => {
-                if records && !reason.is_error() {
-                    self.record_late(key, packet_id);
-                }
+            PendingAnswer::PubRec(packet_id, reason) => {
                 self.send_ack(key, Qos::ExactlyOnce, Ack::new(packet_id, reason));
             }
             PendingAnswer::SubAck(packet_id, ref reasons) => {

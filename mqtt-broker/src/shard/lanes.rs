@@ -3,7 +3,8 @@
 //!
 //! Invariants: envelopes of one lane are handled in order, so one number acknowledges all before it. A core handles
 //! its lanes whatever its own outgoing ones hold; only publishers wait, and only for lanes whose bytes are not yet
-//! handled at the other end. Acknowledgements travel in the head of a batch and need no room.
+//! handled at the other end. Acknowledgements travel in the head of a batch and need no room. What is handed on under a
+//! number waits, in order, until its record is committed here; it counts as sent but for its number on the lane.
 
 use std::collections::VecDeque;
 
@@ -11,6 +12,7 @@ use super::contract::ConnectionId;
 use super::envelope::{Envelope, EnvelopeBatch, Writer};
 use crate::config::CoreId;
 use crate::message::Message;
+use crate::ports::Commit;
 use crate::router::CoreSet;
 
 /// Somebody who waits until the other end has committed envelope `seq`.
@@ -22,10 +24,34 @@ pub(super) struct Waiter {
     pub(super) serial: u32,
 }
 
+/// Envelopes that wait until records are committed here.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: Vec<u8>,
+    large: Vec<Message>,
+    /// One for each, in order.
+    marks: VecDeque<Mark>,
+}
+
+/// An envelope that waits.
+#[derive(Debug)]
+struct Mark {
+    /// The store's position that it waits for.
+    position: u64,
+    /// Under which it is handed on.
+    number: u64,
+    /// Its part of the bytes, and of the messages beside them.
+    bytes: usize,
+    large: usize,
+}
+
 #[derive(Debug, Default)]
 struct Lane {
     // Outgoing.
     batch: EnvelopeBatch,
+    held: Held,
+    /// What was handed on and is not committed at the other end: (number on this lane, number under which).
+    numbered: VecDeque<(u64, u64)>,
     sent: u64,
     sent_bytes: u64,
     handled: u64,
@@ -49,6 +75,54 @@ impl Lane {
     fn committed_here(&self) -> u64 {
         self.uncommitted.front().map_or(self.seen, |&(first, _)| first - 1)
     }
+
+    /// Sends what has waited for the commit of records that are committed now.
+    fn let_go(&mut self, committed: u64, spare: &mut Vec<Vec<u8>>) {
+        let (mut bytes, mut large) = (0, 0);
+        while let Some(mark) = self.held.marks.pop_front_if(|mark| mark.position <= committed) {
+            self.sent += 1;
+            self.numbered.push_back((self.sent, mark.number));
+            bytes += mark.bytes;
+            large += mark.large;
+        }
+        if bytes == 0 {
+            return;
+        }
+        take_buffer(&mut self.batch.bytes, spare);
+        self.batch.bytes.extend_from_slice(&self.held.bytes[..bytes]);
+        self.held.bytes.drain(..bytes);
+        self.batch.large.extend(self.held.large.drain(..large));
+        if self.held.bytes.is_empty() {
+            keep_buffer(core::mem::take(&mut self.held.bytes), spare);
+        }
+    }
+}
+
+impl Held {
+    fn check_invariants(&self, committed: u64) {
+        debug_assert!(self.marks.front().is_none_or(|first| first.position > committed));
+        debug_assert!(self.marks.iter().is_sorted_by_key(|mark| mark.position));
+        debug_assert!(self.marks.iter().is_sorted_by_key(|mark| mark.number));
+        debug_assert_eq!(self.bytes.len(), self.marks.iter().map(|mark| mark.bytes).sum::<usize>());
+        debug_assert_eq!(self.large.len(), self.marks.iter().map(|mark| mark.large).sum::<usize>());
+    }
+}
+
+/// Gives `buffer` memory that another one has had, if it has none.
+fn take_buffer(buffer: &mut Vec<u8>, spare: &mut Vec<Vec<u8>>) {
+    if buffer.capacity() == 0
+        && let Some(spare) = spare.pop()
+    {
+        *buffer = spare;
+    }
+}
+
+/// Keeps the memory of a buffer for another one.
+fn keep_buffer(mut buffer: Vec<u8>, spare: &mut Vec<Vec<u8>>) {
+    if spare.len() < SPARE_MAX && (1..=SPARE_BYTES_MAX).contains(&buffer.capacity()) {
+        buffer.clear();
+        spare.push(buffer);
+    }
 }
 
 /// The lanes of one core.
@@ -58,6 +132,8 @@ pub(super) struct Lanes {
     lanes: Vec<Lane>,
     bytes_max: u64,
     congested: CoreSet,
+    /// Up to where this core's store has committed.
+    committed: u64,
     /// Buffers of batches that were handled, for batches to come.
     spare: Vec<Vec<u8>>,
 }
@@ -73,6 +149,7 @@ impl Lanes {
             lanes: (0..cores).map(|_| Lane::default()).collect(),
             bytes_max: bytes_max.into(),
             congested: CoreSet::default(),
+            committed: 0,
             spare: Vec::new(),
         }
     }
@@ -88,11 +165,7 @@ impl Lanes {
         debug_assert_ne!(to as usize, self.own, "a core does not write to itself");
         let lane = &mut self.lanes[to as usize];
         let batch = &mut lane.batch;
-        if batch.bytes.capacity() == 0
-            && let Some(spare) = self.spare.pop()
-        {
-            batch.bytes = spare;
-        }
+        take_buffer(&mut batch.bytes, &mut self.spare);
         let (before, large) = (batch.bytes.len(), batch.large.len());
         Writer { bytes: &mut batch.bytes, large: &mut batch.large }.write(envelope, owned);
         let by_reference: usize = batch.large[large..].iter().map(Message::cost).sum();
@@ -102,6 +175,53 @@ impl Lanes {
             self.congested.insert(to);
         }
         lane.sent
+    }
+
+    /// Hands `envelope` on under `number`, behind all that is handed on already and once the record of that is committed;
+    /// [`Lanes::poll_taken`] says when `to` has committed what it makes of it. Numbers come in order.
+    pub(super) fn hand_on(
+        &mut self,
+        to: u16,
+        number: u64,
+        envelope: &Envelope<'_>,
+        owned: &mut Option<Message>,
+        commit: Commit,
+    ) {
+        let position = match commit {
+            Commit::At(position) => position,
+            Commit::Now => 0,
+        };
+        let lane = &mut self.lanes[to as usize];
+        let position = lane.held.marks.back().map_or(position, |last| last.position.max(position));
+        if position <= self.committed {
+            let seq = self.send(to, envelope, owned);
+            self.lanes[to as usize].numbered.push_back((seq, number));
+            return;
+        }
+        let held = &mut lane.held;
+        take_buffer(&mut held.bytes, &mut self.spare);
+        let before = held.bytes.len();
+        let large = held.large.len();
+        Writer { bytes: &mut held.bytes, large: &mut held.large }.write(envelope, owned);
+        let by_reference: usize = held.large[large..].iter().map(Message::cost).sum();
+        let (bytes, large) = (held.bytes.len() - before, held.large.len() - large);
+        held.marks.push_back(Mark { position, number, bytes, large });
+        lane.sent_bytes += (bytes + by_reference) as u64;
+        if lane.sent_bytes - lane.handled_bytes > self.bytes_max {
+            self.congested.insert(to);
+        }
+    }
+
+    /// The position in the store that all which waits now waits for, if anything does.
+    pub(super) fn held_until(&self) -> Option<u64> {
+        self.lanes.iter().filter_map(|lane| Some(lane.held.marks.back()?.position)).max()
+    }
+
+    /// The next number under which something was handed on to `to` that is committed there.
+    pub(super) fn poll_taken(&mut self, to: CoreId) -> Option<u64> {
+        let lane = &mut self.lanes[to.index()];
+        let committed = lane.committed;
+        lane.numbered.pop_front_if(|&mut (seq, _)| seq <= committed).map(|(_, number)| number)
     }
 
     /// How far each lane has got, this core's own entry 0.
@@ -176,16 +296,14 @@ impl Lanes {
         debug_assert!(batch.is_empty() || batch.last == lane.seen, "each envelope is counted");
         lane.seen_bytes += batch.cost() as u64;
         lane.answer_owed |= lane.seen_bytes - lane.told_bytes > self.bytes_max / 4;
-        let mut bytes = batch.bytes;
-        if self.spare.len() < SPARE_MAX && (1..=SPARE_BYTES_MAX).contains(&bytes.capacity()) {
-            bytes.clear();
-            self.spare.push(bytes);
-        }
+        keep_buffer(batch.bytes, &mut self.spare);
     }
 
     /// The store has committed up to `position`.
     pub(super) fn store_committed(&mut self, position: u64) {
+        self.committed = self.committed.max(position);
         for lane in &mut self.lanes {
+            lane.let_go(self.committed, &mut self.spare);
             while lane.uncommitted.pop_front_if(|&mut (_, at)| at <= position).is_some() {}
             lane.answer_owed |= lane.committed_here() > lane.told_committed;
         }
@@ -208,8 +326,9 @@ impl Lanes {
         batch.handled = lane.seen;
         batch.handled_bytes = lane.seen_bytes;
         batch.committed = committed;
-        batch.answer_wanted =
-            !lane.waiters.is_empty() || lane.sent_bytes - lane.handled_bytes > self.bytes_max / 2;
+        batch.answer_wanted = !lane.waiters.is_empty()
+            || !lane.numbered.is_empty()
+            || lane.sent_bytes - lane.handled_bytes > self.bytes_max / 2;
         lane.told = lane.seen;
         lane.told_bytes = lane.seen_bytes;
         lane.told_committed = committed;
@@ -223,6 +342,8 @@ impl Lanes {
             debug_assert!(lane.handled <= lane.sent && lane.committed <= lane.handled);
             debug_assert!(lane.waiters.iter().is_sorted_by_key(|waiter| waiter.seq));
             debug_assert!(lane.waiters.front().is_none_or(|waiter| waiter.seq > lane.committed));
+            lane.held.check_invariants(self.committed);
+            debug_assert!(lane.numbered.iter().is_sorted());
         }
     }
 }

@@ -104,7 +104,7 @@ impl Shard {
             self.drop_queued(key, DropReason::Offline, |delivery| delivery.qos == Qos::AtMostOnce);
         }
         if let Some(session) = self.sessions.get_mut(key) {
-            session.rest();
+            session.rest(self.gates.committed());
         }
     }
 
@@ -171,7 +171,8 @@ impl Shard {
         message.expires_at = will.expiry_seconds.map(|seconds| self.now.millis + u64::from(seconds) * 1000);
         let mut outgoing = Outgoing::new(message);
         // [MQTT-3.8.3-3] holds for a Will as for what its Client published itself.
-        self.route(&mut outgoing, Some(key));
+        let numbered = self.numbers_will(key, outgoing.message.qos);
+        self.route(&mut outgoing, Some(key), numbered);
         self.record_no_will(key);
     }
 

@@ -24,6 +24,7 @@ mod gates;
 mod gather;
 mod gathers;
 mod group_messages;
+mod handover;
 mod homes;
 mod input;
 mod lanes;
@@ -57,7 +58,7 @@ use mqtt_proto::types::{PacketId, ReasonCode};
 use crate::config::{CoreId, Limits};
 use crate::message::{Message, Spares};
 use crate::ports::{Answer, Authenticate, Authorize, Commit, Hooks, Permission, Ports, Ticket};
-use crate::router::{GroupId, Interest, Matches, Retained, Subscriptions};
+use crate::router::{CoreSet, GroupId, Interest, Matches, Retained, Subscriptions};
 
 use barrier::Barrier;
 use budget::Budget;
@@ -65,7 +66,9 @@ use connection::{Connection, Output, Peer, Why};
 use frame::Frame;
 use gates::Gates;
 use gather::WaitingGather;
+use handover::Handover;
 use homes::Homes;
+use input::Step;
 use lanes::{Lanes, Waiter};
 use lifecycle::Due;
 use owned_groups::OwnedGroups;
@@ -127,10 +130,18 @@ pub struct Shard {
     store_waiters: VecDeque<Waiter>,
     /// Connections whose output waits for the store.
     gates: Gates,
-    /// Other cores do not know yet of all that this one has restored.
+    /// Messages between cores that have numbers.
+    handover: Handover,
+    /// Barriers that are answered once the store has got to a position: that, who asked, and under which token.
+    late_barriers: VecDeque<(u64, CoreId, u64)>,
+    /// Not every other core knows yet of all that this one has restored.
     is_restoring: bool,
+    /// Cores that have not said that theirs is known everywhere, until all have.
+    restoring: Option<CoreSet>,
     /// Connections whose next packet waits for room in a lane.
     lane_blocked: Vec<Key>,
+    /// Connections whose next packet waits for the store, lest it overtake what was handed on.
+    commit_blocked: Vec<Key>,
     actions: VecDeque<Action>,
     /// Connections with bytes to send.
     dirty: VecDeque<Key>,
@@ -225,8 +236,12 @@ impl Shard {
             questions: 0,
             store_waiters: VecDeque::new(),
             gates: Gates::new(state(9)),
+            handover: Handover::new(cores, limits.lane_bytes_max),
+            late_barriers: VecDeque::new(),
             is_restoring: false,
+            restoring: None,
             lane_blocked: Vec::new(),
+            commit_blocked: Vec::new(),
             actions: VecDeque::new(),
             dirty: VecDeque::new(),
             buffers: Vec::new(),
@@ -326,8 +341,14 @@ impl Shard {
         self.now = now;
         self.open_gates(up_to);
         self.lanes.store_committed(up_to);
+        self.answer_late_barriers(up_to);
         while let Some(waiter) = self.store_waiters.pop_front_if(|waiter| waiter.seq <= up_to) {
             self.pending_done(waiter.connection, waiter.serial);
+        }
+        for key in core::mem::take(&mut self.commit_blocked) {
+            if self.waits_for(key, Why::Commit) {
+                self.go_on(key, Step::Next);
+            }
         }
         self.records.look_for_room();
         self.settle();
@@ -453,6 +474,7 @@ impl Shard {
 
     fn check_invariants(&self) {
         self.lanes.check_invariants();
+        self.handover.check_invariants();
         debug_assert_eq!(self.stats.connections, self.connections.len() as u64);
         debug_assert!(self.stats.clients_connected <= self.stats.connections);
         debug_assert!(self.expiries.len() <= self.retained.len());

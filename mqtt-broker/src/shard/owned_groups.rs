@@ -23,8 +23,6 @@ pub(super) struct OwnedGroups {
     /// Groups whose queues may have something for a member, while one of them is being drained.
     pub(super) due: Vec<GroupId>,
     pub(super) draining: bool,
-    /// The number of the last message that a group was given.
-    last_number: u64,
 }
 
 /// What is kept under the id of a group.
@@ -40,7 +38,7 @@ pub(super) struct GroupQueue {
 impl OwnedGroups {
     pub(super) fn new(seed: [u64; 4]) -> OwnedGroups {
         let groups = Groups::new(seed);
-        OwnedGroups { groups, queues: Vec::new(), due: Vec::new(), draining: false, last_number: 0 }
+        OwnedGroups { groups, queues: Vec::new(), due: Vec::new(), draining: false }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -114,12 +112,6 @@ impl OwnedGroups {
         (self.groups.get(id).is_some() && self.queue(id).generation == reference.generation).then_some(id)
     }
 
-    /// The place of the next message in its group.
-    pub(super) fn next_number(&mut self) -> u64 {
-        self.last_number += 1;
-        self.last_number
-    }
-
     /// Tells the store that the message is kept by the group, if it is to outlive the process; whether it is.
     pub(super) fn record(
         &self,
@@ -161,19 +153,9 @@ impl OwnedGroups {
         }
     }
 
-    /// Goes on behind a start.
-    pub(super) fn restore(&mut self, last_number: u64) {
-        self.last_number = last_number;
-    }
-
     /// A message that waited when the process ended.
     pub(super) fn put_back(&mut self, id: GroupId, number: u64, message: Message) {
         self.queue(id).messages.wait(Waiting { number, recorded: true, message });
-    }
-
-    /// The highest number that a message was given.
-    pub(super) fn last_number(&self) -> u64 {
-        self.last_number
     }
 
     /// The name of the group at `index`, and what it keeps in the store behind `number`, in order. `None` behind the last

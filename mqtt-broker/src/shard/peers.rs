@@ -1,8 +1,9 @@
 //! What other cores say, taken in the order in which they said it.
 
 use super::Shard;
+use super::connection::Why;
 use super::deliver::{How, Outgoing};
-use super::envelope::{Envelope, EnvelopeBatch, Numbers};
+use super::envelope::{Envelope, EnvelopeBatch};
 use super::gather::WaitingGather;
 use super::input::Step;
 use super::stats::Stats;
@@ -23,6 +24,9 @@ impl Shard {
         while let Some(waiter) = self.lanes.poll_waiter(from) {
             self.pending_done(waiter.connection, waiter.serial);
         }
+        while let Some(number) = self.lanes.poll_taken(from) {
+            self.taken_elsewhere(from, number);
+        }
         let mut slice: Option<Slice<'_>> = None;
         for (envelope, owned) in batch.envelopes() {
             let commit = self.take_envelope(from, envelope, owned, &mut slice);
@@ -33,10 +37,15 @@ impl Shard {
         self.drain_due();
         self.answer_waiting_gathers();
         if freed {
-            for key in core::mem::take(&mut self.lane_blocked) {
-                if self.waits_for_lane(key) {
-                    self.go_on(key, Step::Next);
-                }
+            self.go_on_in_lanes();
+        }
+    }
+
+    /// Those whose next packet waits for room between cores go on.
+    pub(super) fn go_on_in_lanes(&mut self) {
+        for key in core::mem::take(&mut self.lane_blocked) {
+            if self.waits_for(key, Why::Lane) {
+                self.go_on(key, Step::Next);
             }
         }
     }
@@ -61,17 +70,19 @@ impl Shard {
                 }
                 return outgoing.commit.filter(|&position| position > self.gates.committed());
             }
+            Envelope::HandOn { number, message, deliver, retain, publisher } => {
+                let mut outgoing = Outgoing { publisher, ..Outgoing::with_owned(message, owned) };
+                self.take_handed_on(from, number, &mut outgoing, deliver, retain);
+                return outgoing.commit.filter(|&position| position > self.gates.committed());
+            }
+            Envelope::Restored => self.peer_restored(from),
             Envelope::Run { batch, version, publisher } => {
                 let commit = self.run_arrived(from, batch, version, publisher);
                 return commit.filter(|&position| position > self.gates.committed());
             }
             Envelope::Interest { filter, add: true } => self.interest.add(from.0, filter),
             Envelope::Interest { filter, add: false } => self.interest.remove(from.0, filter),
-            Envelope::Barrier { token } => {
-                let sent = self.lanes.sent();
-                let sent = Numbers::List(&sent);
-                self.lanes.send(from.0, &Envelope::BarrierDone { token, sent }, &mut None);
-            }
+            Envelope::Barrier { token } => self.barrier_asked(from, token),
             Envelope::BarrierDone { token, sent } => self.barrier_done(from, token, sent),
             Envelope::Gather { token, filter, after, until } => {
                 let (filter, after, until) = (filter.as_str().into(), after.into(), until.iter().collect());

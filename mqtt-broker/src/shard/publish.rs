@@ -28,7 +28,7 @@ use crate::store::record::Record;
 pub(super) struct Routed {
     /// Whether any subscription matched, here or elsewhere.
     pub(super) matched: bool,
-    /// Cores that were sent the message.
+    /// Cores that were sent the message and whose answers its acknowledgement waits for.
     pub(super) cores: CoreSet,
     /// Position in the store that has to be committed first.
     pub(super) commit: Option<u64>,
@@ -64,8 +64,11 @@ impl Shard {
         if topic.as_bytes().len() >= levels_max && topic.levels().count() > levels_max {
             return self.fault(key, ReasonCode::TOPIC_NAME_INVALID);
         }
-        if self.lacks_room(topic, publish.retain) {
+        if self.lacks_room(topic, publish.retain, publish.qos) {
             return Step::Again(Why::Lane);
+        }
+        if self.would_overtake(from.0, topic, publish) {
+            return Step::Again(Why::Commit);
         }
         let permission = match self.publish_permission(key, publish, topic) {
             Ok(permission) => permission,
@@ -130,7 +133,8 @@ impl Shard {
         };
         let mut outgoing = Outgoing::new(message);
         outgoing.received = Received::of(publish, bytes, version);
-        let mut routed = self.route(&mut outgoing, Some(session_key));
+        let numbered = publish.qos == Qos::ExactlyOnce && self.needs_number(session_key);
+        let mut routed = self.route(&mut outgoing, Some(session_key), numbered);
         self.properties = scratch;
         if let Some(packet_id) = publish.packet_id {
             let reason =
@@ -143,29 +147,15 @@ impl Shard {
         Step::Next
     }
 
-    /// A QoS 2 message was routed: sent again by its Client after a crash, it must not be again. If other cores were sent
-    /// it, the Client has to send it again until they have committed it: the store is told behind that.
+    /// A QoS 2 message was routed: sent again by its Client after a crash, it must not be again. What other cores are to make
+    /// of it that outlives a crash is on its way under a number.
     pub(super) fn record_received(&mut self, session: Key, packet_id: PacketId, routed: &mut Routed) {
-        let Some(session) = self.sessions.get_mut(session).filter(|session| session.is_persistent()) else {
+        let Some(session) = self.sessions.get(session).filter(|session| session.is_persistent()) else {
             return;
         };
-        if !routed.cores.is_empty() {
-            return session.flight().untold.push(packet_id);
-        }
         let record = Record::Received { client_id: &session.client_id, packet_id };
         if let Commit::At(position) = self.records.append(self.now, &record) {
             routed.commit = routed.commit.max(Some(position));
-        }
-    }
-
-    /// The other cores have committed a QoS 2 message, its PUBREC is about to leave.
-    pub(super) fn record_late(&mut self, key: Key, packet_id: PacketId) {
-        let live = self.connections.get(key).and_then(Connection::live);
-        let Some(session) = live.and_then(|live| self.sessions.get_mut(live.session)) else { return };
-        if session.tell(packet_id) {
-            let record = Record::Received { client_id: &session.client_id, packet_id };
-            let commit = self.records.append(self.now, &record);
-            self.close_gate(key, commit);
         }
     }
 
@@ -228,14 +218,29 @@ impl Shard {
         topic.as_bytes().starts_with(b"$SYS/")
     }
 
-    /// Whether a lane that this message needs is full.
-    fn lacks_room(&self, topic: TopicName<'_>, retain: bool) -> bool {
+    /// Whether a lane that this message needs is full, or what is kept until other cores have committed it.
+    fn lacks_room(&self, topic: TopicName<'_>, retain: bool, qos: Qos) -> bool {
         let congested = self.lanes.congested();
         if congested.is_empty() {
-            return false;
+            return self.handover.is_full() && qos == Qos::ExactlyOnce;
         }
         let needs = self.interest.cores(topic);
         congested.iter().any(|core| needs.contains(core) || retain && self.homes.of_topic(topic) == core)
+    }
+
+    /// Whether this message would reach another core before those of its publisher that wait for the store.
+    fn would_overtake(&mut self, publisher: Key, topic: TopicName<'_>, publish: &Publish<'_>) -> bool {
+        if !self.handover.holds(self.gates.committed()) || !self.is_held(publisher) {
+            return false;
+        }
+        let route = self.find_route(topic);
+        let home = publish.retain.then(|| self.homes.of_topic(topic)).filter(|&home| home != self.core.0);
+        let crosses = !route.cores.is_empty() || home.is_some();
+        let is_numbered = publish.qos == Qos::ExactlyOnce && self.needs_number(publisher);
+        if let Some(matches) = self.routes.give_back(route) {
+            self.matches = matches;
+        }
+        crosses && !is_numbered
     }
 
     /// Asks for the permission to publish, unless it was given while the packet waited.
@@ -284,7 +289,7 @@ impl Shard {
             return self.send_ack(key, qos, Ack::new(packet_id, reason));
         }
         let answer = match qos {
-            Qos::ExactlyOnce => PendingAnswer::PubRec(packet_id, reason, !routed.cores.is_empty()),
+            Qos::ExactlyOnce => PendingAnswer::PubRec(packet_id, reason),
             _ => PendingAnswer::PubAck(packet_id, reason),
         };
         let (connection, serial) = (key.into(), self.next_serial(key));
@@ -305,7 +310,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(session) else { return };
         let reason = match session.flight().inbound.pubrel_received(ack.packet_id) {
             true => {
-                if session.is_persistent() && !session.tell(ack.packet_id) {
+                if session.is_persistent() {
                     let (client_id, packet_id) = (&*session.client_id, ack.packet_id);
                     let commit = self.records.append(self.now, &Record::Completed { client_id, packet_id });
                     // The Client uses the identifier for another message from then on.
@@ -319,8 +324,13 @@ impl Shard {
     }
 
     /// Routes a message that entered the broker on this core: to its subscribers here, to the cores that have others,
-    /// to the home of its retained message.
-    pub(super) fn route(&mut self, outgoing: &mut Outgoing<'_>, publisher: Option<Key>) -> Routed {
+    /// to the home of its retained message. `numbered`: other cores get it under a number.
+    pub(super) fn route(
+        &mut self,
+        outgoing: &mut Outgoing<'_>,
+        publisher: Option<Key>,
+        numbered: bool,
+    ) -> Routed {
         let topic = outgoing.message.topic;
         outgoing.publisher = self.publisher_hash(publisher);
         let route = self.find_route(topic);
@@ -335,6 +345,12 @@ impl Shard {
                 cores.insert(home);
             }
         }
+        let matched = here || !interested.is_empty();
+        self.stats.messages_unmatched += u64::from(!matched);
+        if numbered && !cores.is_empty() {
+            self.hand_on(outgoing, publisher, cores, interested, home);
+            return Routed { matched, cores: CoreSet::EMPTY, commit: outgoing.commit };
+        }
         for core in cores.iter() {
             let (deliver, retain) = (interested.contains(core), home == Some(core));
             let envelope = Envelope::Publish {
@@ -345,8 +361,6 @@ impl Shard {
             };
             self.lanes.send(core, &envelope, &mut outgoing.owned);
         }
-        let matched = here || !interested.is_empty();
-        self.stats.messages_unmatched += u64::from(!matched);
         Routed { matched, cores, commit: outgoing.commit }
     }
 

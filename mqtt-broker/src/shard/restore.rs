@@ -10,12 +10,14 @@ use mqtt_proto::types::{SharedFilter, TopicFilter};
 use super::Shard;
 use super::barrier::Then;
 use super::contract::Now;
+use super::envelope::Envelope;
 use super::lifecycle::Due;
 use super::queue::Delivery;
 use super::session::{Flight, NOBODY, Session, Will};
 use super::table::Key;
+use crate::config::CoreId;
 use crate::message::{Message, MessageRef};
-use crate::router::Subscriber;
+use crate::router::{CoreSet, Subscriber};
 use crate::store::image::{self, Image};
 
 /// Milliseconds from a start to the first Wills of those who were connected before it, or whose time came meanwhile: their
@@ -71,7 +73,6 @@ impl Shard {
             self.restore_retained(times.message(stored));
         }
         drop(parts.retained);
-        self.groups.restore(parts.last_number);
         for (name, stored) in &parts.groups {
             self.restore_group(name, stored, &mut times);
         }
@@ -79,20 +80,49 @@ impl Shard {
         for stored in parts.sessions {
             self.restore_session(&stored, &mut times);
         }
+        self.handover.restore(parts.last_number, parts.handled.into_iter());
+        for pending in &parts.pending {
+            let message = times.message(&pending.message);
+            // Who is to take it is found out once all cores are restored.
+            self.handover.push(pending.number, message, pending.publisher, CoreSet::EMPTY);
+        }
         self.send_joins();
+        self.restoring = Some(self.lanes.peers().collect());
         self.is_restoring = true;
         self.after_barrier(Then::Restored);
         self.settle();
     }
 
-    /// Whether every core knows what [`Shard::restore`] has brought back here. True where nothing was.
+    /// Whether every core knows what [`Shard::restore`] has brought back here and on the others, and what others had not
+    /// taken of this one is on its way. True where nothing was restored.
     pub fn is_restored(&self) -> bool {
-        !self.is_restoring && self.joins.is_empty()
+        self.restoring.is_none() && self.joins.is_empty()
     }
 
-    /// The other cores know of all that was restored here.
+    /// The other cores know of all that was restored here, and this one of all that was restored there.
     pub(super) fn told_restored(&mut self) {
         self.is_restoring = false;
+        for core in self.lanes.peers() {
+            self.lanes.send(core, &Envelope::Restored, &mut None);
+        }
+        self.go_on_restored();
+    }
+
+    /// What was restored on core `from` is known everywhere.
+    pub(super) fn peer_restored(&mut self, from: CoreId) {
+        if let Some(waiting) = &mut self.restoring {
+            waiting.remove(from.0);
+        }
+        self.go_on_restored();
+    }
+
+    /// Hands on what other cores had not taken, once every core knows all that was restored: and with that, who is still a
+    /// member of a group.
+    fn go_on_restored(&mut self) {
+        if !self.is_restoring && self.restoring.take_if(|waiting| waiting.is_empty()).is_some() {
+            self.end_groups_without_members();
+            self.hand_on_again();
+        }
     }
 
     /// What waits in a shared group. Its members, who are sessions of any core, join behind it.

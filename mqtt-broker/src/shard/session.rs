@@ -44,8 +44,8 @@ pub(super) struct Flight {
     /// The send window. What is in flight counts as delivered only when it is acknowledged.
     pub(super) outbound: Outbound<Delivery>,
     pub(super) inbound: Inbound,
-    /// QoS 2 messages that have come and that the store is told of once the other cores have committed them.
-    pub(super) untold: Vec<PacketId>,
+    /// The store's position that the last message which its Client published and which was handed on waits for.
+    pub(super) held_until: u64,
     /// Messages that wait for the Client, its send quota or its output buffer.
     pub(super) queue: Queue,
 }
@@ -181,7 +181,7 @@ impl Session {
         flight.outbound.go_on_at(next_id);
         let flight = Some(Box::new(flight));
         let mut session = Session { recorded: true, flight, ..Session::new(client_id, expiry_seconds) };
-        session.rest();
+        session.rest(0);
         session
     }
 
@@ -205,9 +205,10 @@ impl Session {
         self.connection = NOBODY;
     }
 
-    /// Its Client is away for now: what has nothing to remember gives its memory back.
-    pub(super) fn rest(&mut self) {
-        if let Some(mut over) = self.flight.take_if(|flight| flight.is_over()) {
+    /// Its Client is away for now: what has nothing to remember gives its memory back. The store has `committed` as much.
+    pub(super) fn rest(&mut self, committed: u64) {
+        let is_over = |flight: &mut Box<Flight>| flight.is_over() && flight.held_until <= committed;
+        if let Some(mut over) = self.flight.take_if(is_over) {
             self.next_id = over.outbound.peek_id().unwrap_or(PacketId::FIRST);
         }
         if let Some(flight) = &mut self.flight {
@@ -233,13 +234,6 @@ impl Session {
 
     pub(super) fn known_flight_mut(&mut self) -> Option<&mut Flight> {
         self.flight.as_deref_mut()
-    }
-
-    /// Whether the store was not told yet of the QoS 2 message that has come under this identifier, which it is no more.
-    pub(super) fn tell(&mut self, packet_id: PacketId) -> bool {
-        let Some(flight) = &mut self.flight else { return false };
-        let place = flight.untold.iter().position(|untold| *untold == packet_id);
-        place.map(|place| flight.untold.swap_remove(place)).is_some()
     }
 
     /// Whether no message waits.
@@ -503,11 +497,11 @@ mod tests {
                 session.flight().outbound.start(Qos::AtLeastOnce, delivery).expect("the window has room");
             assert_eq!(id.get(), number);
             session.disconnected();
-            session.rest();
+            session.rest(0);
             assert!(session.flight.is_some(), "it waits for PUBACK");
             let acknowledged = session.flight().outbound.handle_puback(id, ReasonCode::SUCCESS);
             assert!(acknowledged.is_ok());
-            session.rest();
+            session.rest(0);
             assert!(session.flight.is_none());
         }
     }

@@ -381,6 +381,13 @@ impl Shard {
         self.drain_group(id);
     }
 
+    /// Ends the groups whose messages outlived their members.
+    pub(super) fn end_groups_without_members(&mut self) {
+        let groups = self.groups.groups.iter();
+        let empty: Vec<GroupId> = groups.filter(|(_, group)| group.is_empty()).map(|(id, _)| id).collect();
+        empty.into_iter().for_each(|id| self.end_group(id));
+    }
+
     fn end_group(&mut self, id: GroupId) {
         let filter = self.groups.groups.name(id).map(|(_, filter)| filter.to_owned()).unwrap_or_default();
         let (dropped, bytes) = self.groups.remove(&mut self.records, self.now, id);
@@ -416,7 +423,7 @@ impl Shard {
     fn give_to_group(&mut self, id: GroupId, outgoing: &mut Outgoing<'_>, publisher: u64) {
         let topic = self.homes.hash_of(outgoing.message.topic.as_bytes());
         let waits = !self.groups.queue(id).messages.is_empty();
-        let number = self.groups.next_number();
+        let number = self.handover.next_number();
         let Some(group) = self.groups.groups.get_mut(id) else { return };
         if waits || !group.is_ready() {
             return self.queue_for_group(id, outgoing, number);

@@ -11,7 +11,7 @@ use super::queue::Delivery;
 use super::records::Records;
 use super::session::Session;
 use super::table::Key;
-use crate::message::Message;
+use crate::message::{Message, MessageRef};
 use crate::router::Retainable;
 use crate::store::image::SnapshotMessages;
 use crate::store::record::{Identifiers, Record};
@@ -24,8 +24,9 @@ pub struct SnapshotPosition {
     messages: SnapshotMessages,
     /// The topic of the last retained message that was told.
     topic: String,
-    /// The place of the shared group that is being told, and the number of its last message that was.
+    /// The place of the shared group that is being told.
     group: usize,
+    /// The number of the last message that was told, of those that other cores are yet to take and then of the group's.
     number: u64,
     /// The place of the next session.
     session: u32,
@@ -35,6 +36,7 @@ pub struct SnapshotPosition {
 enum Stage {
     #[default]
     Core,
+    Pending,
     Groups,
     Retained,
     Sessions,
@@ -92,6 +94,15 @@ impl Slice<'_> {
         true
     }
 
+    fn pending(&mut self, number: u64, publisher: u32, message: &Message) {
+        let message = message.as_ref();
+        let expires_at = message.expires_at.map(|at| self.records.wall_at(self.now, at));
+        let message = MessageRef { expires_at, ..message };
+        self.bytes += message.len();
+        self.tell(&Record::Message { message, publisher, shared: false });
+        self.tell(&Record::HandOn { number });
+    }
+
     fn delivery(&mut self, client_id: &str, delivery: &Delivery, packet_id: Option<PacketId>) {
         self.message(&delivery.message);
         let (qos, retain) = (delivery.qos, delivery.retain);
@@ -116,8 +127,26 @@ impl Shard {
         let mut slice = Slice { sink, messages, records, now, bytes: 0 };
         if *stage == Stage::Core {
             slice.tell(&Record::Time { at: records.wall(now) });
-            slice.tell(&Record::HandedOn { number: self.groups.last_number() });
-            *stage = Stage::Groups;
+            // It is behind what is pending below: the numbers have got as far as that.
+            slice.tell(&Record::HandedOn { number: self.handover.last_number() });
+            for (core, number) in self.handover.handled() {
+                slice.tell(&Record::Handled { core, number });
+            }
+            *stage = Stage::Pending;
+        }
+        if *stage == Stage::Pending {
+            let mut behind = self.handover.pending_behind(*number);
+            *stage = loop {
+                if slice.bytes >= bytes {
+                    break Stage::Pending;
+                }
+                let Some((next, publisher, message)) = behind.next() else { break Stage::Groups };
+                *number = next;
+                slice.pending(next, publisher, message);
+            };
+            if *stage == Stage::Groups {
+                *number = 0;
+            }
         }
         while *stage == Stage::Groups && slice.bytes < bytes {
             let Some((name, kept)) = self.groups.recorded_behind(*group, *number) else {
@@ -197,8 +226,7 @@ fn tell_session(
         slice.tell(&Record::Subscribed { client_id, filter, options, identifier });
     }
     let Some(flight) = session.known_flight() else { return };
-    let told = |packet_id: &PacketId| !flight.untold.contains(packet_id);
-    for packet_id in flight.inbound.awaiting_pubrel().filter(told) {
+    for packet_id in flight.inbound.awaiting_pubrel() {
         slice.tell(&Record::Received { client_id, packet_id });
     }
     for (packet_id, _, delivery) in flight.outbound.iter() {

@@ -56,6 +56,6 @@ impl Shard {
             retain: self.limits.retain_available,
             expires_at: None,
         };
-        self.route(&mut Outgoing::new(message), None);
+        self.route(&mut Outgoing::new(message), None, false);
     }
 }

@@ -218,6 +218,26 @@ fn the_messages_of_a_group_end_with_its_last_member() {
     }
 }
 
+/// A crash may come between the end of the last member and that of what waits for it on another core.
+#[test]
+fn messages_of_a_group_whose_members_are_over_by_the_start_end_with_it() {
+    for cores in CORES {
+        let (mut cluster, disk) = Disk::new(cores, Limits::default());
+        let expiry = [Property::SessionExpiryInterval(100)];
+        let properties = Properties::new(&expiry);
+        let (member, _) = cluster.connect_with(0, Connect { properties, ..connect(Version::V5, "member") });
+        cluster.subscribe(member, GROUP, Qos::AtLeastOnce);
+        cluster.cut(member);
+        publish_all(&mut cluster, Qos::AtLeastOnce, 0..3);
+        let mut cluster = disk.restart(cluster, 100_000);
+        assert_eq!((cluster.total(|stats| stats.messages_kept), disk.count(is_taken)), (0, 3));
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        assert_eq!(cluster.publish_1(publisher, "a", b"x"), ReasonCode::NO_MATCHING_SUBSCRIBERS);
+        let member = joins(&mut cluster, "member", Qos::AtLeastOnce);
+        cluster.expect_nothing(member);
+    }
+}
+
 /// What was started is completed [MQTT-3.10.4-3], by whoever left the group.
 #[test]
 fn what_was_started_stays_with_a_session_that_leaves_the_group() {

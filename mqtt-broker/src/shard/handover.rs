@@ -1,0 +1,266 @@
+//! Messages between cores that a crash may neither lose nor double: numbered by the core that hands them on, which keeps
+//! each until all others have committed what they made of it.
+//!
+//! Such a message leaves only once the record of its number is committed here, so no core can have taken a number that this
+//! one forgets. It waits for that in the lane, in order (`Lanes::hand_on`), and its publisher's next message that needs no
+//! number waits with it, unread. The core that takes it tells its store of the number beside what it makes of the message.
+//!
+//! Invariants: the numbers of a lane only grow, so one number says what was taken of it; what has a number and is not yet
+//! committed by all is in `pending`, in order. Lives on: each core.
+
+use std::collections::VecDeque;
+
+use mqtt_proto::types::Qos;
+
+use super::Shard;
+use super::deliver::Outgoing;
+use super::envelope::Envelope;
+use super::session::Session;
+use super::table::Key;
+use crate::config::CoreId;
+use crate::message::{Message, Spares};
+use crate::ports::Commit;
+use crate::router::CoreSet;
+use crate::store::record::Record;
+
+/// What this core hands on, and up to where it has taken what others do.
+#[derive(Debug)]
+pub(super) struct Handover {
+    last_number: u64,
+    /// By core: the last number that was taken of it.
+    handled: Vec<u64>,
+    pending: VecDeque<Pending>,
+    /// What the messages in `pending` cost, and how much that may be before publishers wait.
+    bytes: u64,
+    bytes_max: u64,
+    is_full: bool,
+    /// The store's position that the last of it waits for.
+    held_until: u64,
+}
+
+/// A message that other cores are to take.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) number: u64,
+    /// None once all have taken it.
+    message: Option<Message>,
+    pub(super) publisher: u32,
+    /// Cores that have not committed it.
+    waiting: CoreSet,
+}
+
+/// What [`Handover::taken`] has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// Others are yet to take it, or it is no message of [`Handover::push`].
+    NotByAll,
+    /// All have it. `frees`: those who waited for room may go on.
+    ByAll { frees: bool },
+}
+
+impl Handover {
+    pub(super) fn new(cores: u16, bytes_max: u32) -> Handover {
+        Handover {
+            last_number: 0,
+            handled: vec![0; usize::from(cores)],
+            pending: VecDeque::new(),
+            bytes: 0,
+            bytes_max: bytes_max.into(),
+            is_full: false,
+            held_until: 0,
+        }
+    }
+
+    /// Goes on behind a start: the highest number given, and the last ones taken of other cores.
+    pub(super) fn restore(&mut self, last_number: u64, handled: impl Iterator<Item = (u16, u64)>) {
+        self.last_number = last_number;
+        for (core, number) in handled {
+            if let Some(known) = self.handled.get_mut(usize::from(core)) {
+                *known = number;
+            }
+        }
+    }
+
+    /// A number for what is kept for another core, higher than all before it.
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    /// The highest number given.
+    pub(super) fn last_number(&self) -> u64 {
+        self.last_number
+    }
+
+    /// Notes that what core `from` hands on under `number` is taken; `false` if it was taken before.
+    pub(super) fn take(&mut self, from: CoreId, number: u64) -> bool {
+        let handled = &mut self.handled[from.index()];
+        let is_new = number > *handled;
+        *handled = number.max(*handled);
+        is_new
+    }
+
+    /// By core, the last number taken of it, where there is one.
+    pub(super) fn handled(&self) -> impl Iterator<Item = (u16, u64)> {
+        (0..).zip(self.handled.iter().copied()).filter(|&(_, number)| number > 0)
+    }
+
+    /// Keeps a message until the cores in `waiting` have committed it. Numbers come in order.
+    pub(super) fn push(&mut self, number: u64, message: Message, publisher: u32, waiting: CoreSet) {
+        debug_assert!(self.pending.back().is_none_or(|last| last.number < number), "in order");
+        self.bytes += message.cost() as u64;
+        self.is_full |= self.bytes > self.bytes_max;
+        self.pending.push_back(Pending { number, message: Some(message), publisher, waiting });
+    }
+
+    /// The last of it waits for this position of the store.
+    pub(super) fn hold_until(&mut self, position: u64) {
+        self.held_until = position;
+    }
+
+    /// Whether any of it waits for a store that has committed up to here.
+    #[inline]
+    pub(super) fn holds(&self, committed: u64) -> bool {
+        self.held_until > committed
+    }
+
+    /// Whether publishers of such messages have to wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    /// `core` has committed `number`. A message that all have is not kept any more.
+    pub(super) fn taken(&mut self, core: u16, number: u64, spares: &mut Spares) -> Taken {
+        let Ok(place) = self.pending.binary_search_by_key(&number, |pending| pending.number) else {
+            return Taken::NotByAll;
+        };
+        let pending = &mut self.pending[place];
+        pending.waiting.remove(core);
+        if !pending.waiting.is_empty() {
+            return Taken::NotByAll;
+        }
+        let Some(message) = pending.message.take() else { return Taken::NotByAll };
+        self.bytes -= message.cost() as u64;
+        spares.take_back(message);
+        while self.pending.pop_front_if(|first| first.message.is_none()).is_some() {}
+        let frees = self.is_full && self.bytes <= self.bytes_max / 2;
+        self.is_full &= !frees;
+        Taken::ByAll { frees }
+    }
+
+    /// The messages behind `number` that some core is yet to take, in order.
+    pub(super) fn pending_behind(&self, number: u64) -> impl Iterator<Item = (u64, u32, &Message)> {
+        let first = self.pending.partition_point(|pending| pending.number <= number);
+        let behind = self.pending.range(first..);
+        behind.filter_map(|pending| Some((pending.number, pending.publisher, pending.message.as_ref()?)))
+    }
+
+    pub(super) fn check_invariants(&self) {
+        debug_assert!(self.pending.iter().is_sorted_by(|a, b| a.number < b.number));
+        debug_assert!(self.pending.back().is_none_or(|last| last.number <= self.last_number));
+        let costs = self.pending.iter().filter_map(|pending| Some(pending.message.as_ref()?.cost() as u64));
+        debug_assert_eq!(self.bytes, costs.sum::<u64>());
+    }
+}
+
+impl Shard {
+    /// Whether a message that goes to other cores needs a number: one at QoS 2 whose publisher sends it again after a crash
+    /// only if this core has not told its store that it came.
+    pub(super) fn needs_number(&self, publisher: Key) -> bool {
+        self.records.keep_anything() && self.sessions.get(publisher).is_some_and(Session::is_persistent)
+    }
+
+    /// Whether a Will that goes to other cores needs one: the store forgets it here when it is published.
+    pub(super) fn numbers_will(&self, of: Key, qos: Qos) -> bool {
+        let is_recorded = self.sessions.get(of).is_some_and(|session| session.recorded);
+        self.records.keep_anything() && is_recorded && (qos != Qos::AtMostOnce || self.is_held(of))
+    }
+
+    /// Whether the publisher has messages that are held until they are committed.
+    pub(super) fn is_held(&self, publisher: Key) -> bool {
+        let flight = self.sessions.get(publisher).and_then(Session::known_flight);
+        flight.is_some_and(|flight| flight.held_until > self.gates.committed())
+    }
+
+    /// Hands a message on under a number: to `cores`, of which the `interested` are to deliver it and `home` is to retain it.
+    #[cold]
+    pub(super) fn hand_on(
+        &mut self,
+        outgoing: &mut Outgoing<'_>,
+        publisher: Option<Key>,
+        cores: CoreSet,
+        interested: CoreSet,
+        home: Option<u16>,
+    ) {
+        let number = self.handover.next_number();
+        let commit = self.records.keep_outgoing(self.now, outgoing, &Record::HandOn { number });
+        let message = outgoing.keep(&mut self.spares);
+        self.handover.push(number, message, outgoing.publisher, cores);
+        for core in cores.iter() {
+            let (deliver, retain) = (interested.contains(core), home == Some(core));
+            let (message, publisher) = (outgoing.message, outgoing.publisher);
+            let envelope = Envelope::HandOn { number, message, deliver, retain, publisher };
+            self.lanes.hand_on(core, number, &envelope, &mut outgoing.owned, commit);
+        }
+        if let Commit::At(position) = commit {
+            self.handover.hold_until(position);
+            if let Some(session) = publisher.and_then(|key| self.sessions.get_mut(key)) {
+                session.flight().held_until = position;
+            }
+        }
+    }
+
+    /// After a start: what others may not have taken is handed on once more, in order. Who is interested is not known any
+    /// more, so all are asked; who has taken it drops it.
+    pub(super) fn hand_on_again(&mut self) {
+        let all: CoreSet = self.lanes.peers().collect();
+        let Shard { handover, lanes, homes, .. } = self;
+        for pending in &mut handover.pending {
+            pending.waiting = all;
+            let Some(message) = &pending.message else { continue };
+            let (number, publisher, message) = (pending.number, pending.publisher, message.clone());
+            let home = message.as_ref().retain.then(|| homes.of_topic(message.as_ref().topic));
+            for core in all.iter() {
+                let retain = home == Some(core);
+                let envelope =
+                    Envelope::HandOn { number, message: message.as_ref(), deliver: true, retain, publisher };
+                let owned = &mut Some(message.clone());
+                lanes.hand_on(core, number, &envelope, owned, Commit::Now);
+            }
+        }
+    }
+
+    /// Takes what core `from` hands on, unless it did before it crashed.
+    pub(super) fn take_handed_on(
+        &mut self,
+        from: CoreId,
+        number: u64,
+        outgoing: &mut Outgoing<'_>,
+        deliver: bool,
+        retain: bool,
+    ) {
+        if !self.handover.take(from, number) {
+            return;
+        }
+        if deliver {
+            let route = self.find_route(outgoing.message.topic);
+            self.route_here(outgoing, route, None, from);
+        }
+        if retain {
+            self.retain(outgoing);
+        }
+        let commit = self.records.append(self.now, &Record::Handled { core: from.0, number });
+        outgoing.wait_for(commit);
+    }
+
+    /// Core `from` has committed what it made of `number`.
+    pub(super) fn taken_elsewhere(&mut self, from: CoreId, number: u64) {
+        if let Taken::ByAll { frees } = self.handover.taken(from.0, number, &mut self.spares) {
+            // Nobody waits for it: without it the message is handed on once more after a crash, and dropped.
+            self.records.append(self.now, &Record::HandedOn { number });
+            if frees {
+                self.go_on_in_lanes();
+            }
+        }
+    }
+}
