@@ -3,6 +3,7 @@
 mod client;
 mod documents;
 mod kill;
+mod kill_groups;
 mod process;
 mod program;
 mod rumqttc_v4_v5;
