@@ -24,6 +24,7 @@ fn what_there_is_not_is_refused_with_what_there_is() {
         (&["--only", "nosuch"][..], "no load 'nosuch'; there are: pairs0 pairs1"),
         (&["--only", "pairs0,nosuch"], "no load 'nosuch'"),
         (&["--without", "nosuch"], "no broker 'nosuch'; there are: mqttd floor mosquitto rumqttd other"),
+        (&["--with", "nosuch"], "no broker with a store 'nosuch'; there are: mqttd-store mosquitto-store"),
         (&["--seconds", "0"], "at least 1"),
         (&["--rounds", "abc"], "--rounds takes a number, not 'abc'"),
         (&["--rounds"], "--rounds takes a value"),
