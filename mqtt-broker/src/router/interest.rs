@@ -2,7 +2,8 @@
 //!
 //! Filters without a wildcard are kept as 48 bits of a keyed hash beside the core, eight bytes each; filters with one as
 //! text in a trie. Two filters that share a hash make a core look interested that is not, which costs a batch entry and
-//! never a delivery; a core that is interested is always found. Lives on: each core, fed by the others' announcements.
+//! never a delivery; a core that is interested is always found. Beside each stands whether a session that outlives a crash
+//! has subscribed, and stays there as long as the interest. Lives on: each core, fed by the others' announcements.
 
 use std::hash::Hasher;
 
@@ -90,16 +91,27 @@ fn bit(core: u16) -> u128 {
 /// Which other cores have subscriptions that may match a topic.
 pub struct Interest {
     key: [u64; 2],
-    /// 48 bits of hash, 7 of core, 9 of how many filters of that core have this hash.
+    /// 48 bits of hash, 7 of core, 1 that is set if it is kept, 8 of how many filters of that core have this hash.
     exact: Words,
-    wildcard: Filters<CoreSet>,
+    wildcard: Filters<Concerned>,
     len: usize,
     generation: u64,
 }
 
-const COUNT_BITS: u32 = 9;
-const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
+const COUNT_MASK: u64 = (1 << 8) - 1;
+const KEPT: u64 = 1 << 8;
+const STATE_BITS: u32 = 9;
+const STATE_MASK: u64 = (1 << STATE_BITS) - 1;
 const HASH_SHIFT: u32 = 16;
+
+/// The cores that a topic concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Concerned {
+    /// Those with a subscription that matches.
+    pub cores: CoreSet,
+    /// Those of them where a session that outlives a crash has had one.
+    pub kept: CoreSet,
+}
 
 impl Interest {
     /// No interest; `key` keys the hashes, so that no client can aim at collisions.
@@ -116,9 +128,10 @@ impl Interest {
     pub fn add(&mut self, core: u16, filter: TopicFilter<'_>) {
         let single = CoreSet::from_iter([core]);
         if filter.has_wildcard() {
-            let (id, new) = self.wildcard.intern(filter, || single);
+            let (id, new) =
+                self.wildcard.intern(filter, || Concerned { cores: single, kept: CoreSet::EMPTY });
             if !new {
-                let cores = self.wildcard.get_mut(id).expect("it was just interned");
+                let Concerned { cores, .. } = self.wildcard.get_mut(id).expect("it was just interned");
                 if cores.contains(core) {
                     return;
                 }
@@ -139,15 +152,33 @@ impl Interest {
         self.generation += 1;
     }
 
+    /// Notes that among the subscriptions of `core` to `filter`, which are known, is one of a session that outlives a crash.
+    pub fn keep(&mut self, core: u16, filter: TopicFilter<'_>) {
+        if filter.has_wildcard() {
+            let Some(id) = self.wildcard.find(filter) else { return };
+            let Concerned { cores, kept } = self.wildcard.get_mut(id).expect("it was just found");
+            if !cores.contains(core) || kept.contains(core) {
+                return;
+            }
+            kept.insert(core);
+        } else {
+            let word = self.counted(self.owner(core, filter.as_str()));
+            let Some(word) = word.filter(|word| word & KEPT == 0) else { return };
+            self.exact.replace(word, word | KEPT);
+        }
+        self.generation += 1;
+    }
+
     /// Notes that `core` has no subscription to `filter` any more.
     pub fn remove(&mut self, core: u16, filter: TopicFilter<'_>) {
         if filter.has_wildcard() {
             let Some(id) = self.wildcard.find(filter) else { return };
-            let cores = self.wildcard.get_mut(id).expect("it was just found");
+            let Concerned { cores, kept } = self.wildcard.get_mut(id).expect("it was just found");
             if !cores.contains(core) {
                 return;
             }
             cores.remove(core);
+            kept.remove(core);
             if cores.is_empty() {
                 self.wildcard.remove(id);
             }
@@ -169,14 +200,28 @@ impl Interest {
 
     /// The cores with a subscription that matches `topic`, and rarely one without.
     pub fn cores(&self, topic: TopicName<'_>) -> CoreSet {
+        self.concerned(topic).cores
+    }
+
+    /// The same, and where it is kept.
+    pub fn concerned(&self, topic: TopicName<'_>) -> Concerned {
         let hash = self.hash(topic.as_bytes());
         let place = (hash >> 32) as u32;
         self.exact.prefetch(place);
-        let mut cores = CoreSet::EMPTY;
-        self.wildcard.matches(topic, |interested| cores = cores.union(*interested));
+        let Concerned { mut cores, mut kept } = Concerned::default();
+        self.wildcard.matches(topic, |found| {
+            cores = cores.union(found.cores);
+            kept = kept.union(found.kept);
+        });
         let words = self.exact.with_hash(place).filter(|word| word >> HASH_SHIFT == hash >> HASH_SHIFT);
-        words.for_each(|word| cores.insert((word >> COUNT_BITS) as u16 % CoreSet::CAPACITY));
-        cores
+        for word in words {
+            let core = (word >> STATE_BITS) as u16 % CoreSet::CAPACITY;
+            cores.insert(core);
+            if word & KEPT != 0 {
+                kept.insert(core);
+            }
+        }
+        Concerned { cores, kept }
     }
 
     /// How many pairs of core and filter there are.
@@ -205,14 +250,14 @@ impl Interest {
         hasher.finish()
     }
 
-    /// Hash and core of a word, its count left at 0.
+    /// Hash and core of a word, the rest left at 0.
     fn owner(&self, core: u16, text: &str) -> u64 {
-        self.hash(text.as_bytes()) >> HASH_SHIFT << HASH_SHIFT | u64::from(core) << COUNT_BITS
+        self.hash(text.as_bytes()) >> HASH_SHIFT << HASH_SHIFT | u64::from(core) << STATE_BITS
     }
 
-    /// The word of `owner` with its count.
+    /// The word of `owner`, whole.
     fn counted(&self, owner: u64) -> Option<u64> {
-        self.exact.with_hash((owner >> 32) as u32).find(|word| word & !COUNT_MASK == owner)
+        self.exact.with_hash((owner >> 32) as u32).find(|word| word & !STATE_MASK == owner)
     }
 }
 
@@ -257,6 +302,34 @@ mod tests {
             interest.remove(core, filter(text));
         }
         assert_eq!((interest.len(), interest.is_empty(), interest.memory()), (0, true, start));
+    }
+
+    #[test]
+    fn what_is_kept_is_known_as_long_as_the_interest() {
+        let mut interest = Interest::new([1, 2]);
+        for text in ["a/b", "a/+"] {
+            interest.keep(3, filter(text));
+            assert_eq!(interest.concerned(topic("a/b")), Concerned::default(), "nobody is interested");
+            for core in [3, 4] {
+                interest.add(core, filter(text));
+            }
+            let generation = interest.generation();
+            interest.keep(3, filter(text));
+            assert_ne!(interest.generation(), generation);
+            let found = interest.concerned(topic("a/b"));
+            assert_eq!((found.cores, found.kept), ([3, 4].into_iter().collect(), [3].into_iter().collect()));
+            // Told once more it is the same, and the other core's interest goes its own way.
+            let generation = interest.generation();
+            interest.keep(3, filter(text));
+            assert_eq!(interest.generation(), generation);
+            interest.remove(4, filter(text));
+            assert!(interest.concerned(topic("a/b")).kept.contains(3));
+            interest.remove(3, filter(text));
+            interest.add(3, filter(text));
+            assert_eq!(interest.concerned(topic("a/b")).kept, CoreSet::EMPTY);
+            interest.remove(3, filter(text));
+        }
+        assert!(interest.is_empty());
     }
 
     /// Real collisions of 48 bits cannot be had in a test, so the same filter counts as two.

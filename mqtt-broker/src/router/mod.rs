@@ -18,7 +18,7 @@ mod words;
 
 pub use filters::FilterId;
 pub use groups::{GroupId, Groups};
-pub use interest::{CoreSet, Interest};
+pub use interest::{Concerned, CoreSet, Interest};
 pub use retained::{Retainable, Retained, Scan};
 pub use shared::{Chosen, Group, MemberId, Strategy, UnknownStrategy};
 pub use subscriptions::{Inserted, Matches, Removed, Subscriber, Subscriptions};

@@ -62,16 +62,6 @@ enum Stage {
     },
 }
 
-/// How far the cores know what each was restored with, which comes before anybody connects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Restoring {
-    /// Some of it may not be in the lanes yet.
-    Telling,
-    /// Waiting for the other cores to have told theirs.
-    Told,
-    Done,
-}
-
 /// One core.
 pub(super) struct Core {
     id: CoreId,
@@ -86,7 +76,8 @@ pub(super) struct Core {
     blocked: Vec<bool>,
     stage: Stage,
     disk: Option<Disk>,
-    restoring: Restoring,
+    /// The cores do not know yet all that each was restored with, which comes before anybody connects.
+    restoring: bool,
     shutdown_millis: u64,
     gathering: Gathering,
     /// Monotonic milliseconds of the last turn.
@@ -104,7 +95,7 @@ impl Core {
         limits: &Limits,
     ) -> Core {
         Core {
-            restoring: Restoring::Done,
+            restoring: false,
             disk: None,
             id,
             backlog: shared.cores.iter().map(|_| VecDeque::new()).collect(),
@@ -122,7 +113,7 @@ impl Core {
 
     /// With a log, and a shard that was restored: before this core listens it tells the others what it knows.
     pub(super) fn with_disk(self, disk: Disk) -> Core {
-        Core { disk: Some(disk), restoring: Restoring::Telling, ..self }
+        Core { disk: Some(disk), restoring: true, ..self }
     }
 
     /// One turn.
@@ -154,13 +145,7 @@ impl Core {
         if let Stage::Ending { until } = self.stage {
             return self.end_log(until, now);
         }
-        let have_all_told = self.shared.have_all_told();
         let batches = self.handle_lanes(now);
-        if have_all_told && self.restoring == Restoring::Told {
-            // A lane holds no more than was taken just now.
-            self.restoring = Restoring::Done;
-            self.shared.core_settled();
-        }
         self.gathering.woke(received + batches);
         self.handle_commands(now);
         self.connections.handle_looks(now);
@@ -170,9 +155,9 @@ impl Core {
         let ended = self.handle_end(now);
         self.connections.handle_actions(&mut self.ring, now);
         self.send_to_cores();
-        if self.restoring == Restoring::Telling && !self.blocked.contains(&true) {
-            self.restoring = Restoring::Told;
-            self.shared.core_told();
+        if self.restoring && self.connections.shard.is_restored() {
+            self.restoring = false;
+            self.shared.core_settled();
         }
         let Some(disk) = &mut self.disk else { return Ok(if ended { Turn::Ended } else { Turn::Next }) };
         disk.turn(&mut self.ring, &mut self.connections.shard, now)?;
@@ -217,7 +202,8 @@ impl Core {
         if self.ring.has_events() || self.connections.has_looks() {
             return Wait::No;
         }
-        if self.restoring == Restoring::Telling && !self.blocked.contains(&true) {
+        // What the shard was restored with is still to be told.
+        if self.restoring && self.turned_at == 0 {
             return Wait::No;
         }
         let stage = match self.stage {
@@ -242,7 +228,6 @@ impl Core {
         let idle = || {
             port.inbox.is_empty()
                 && (ends || port.lanes.iter().all(|lane| lane.is_empty()))
-                && !(self.restoring == Restoring::Told && self.shared.have_all_told())
                 && self
                     .blocked
                     .iter()

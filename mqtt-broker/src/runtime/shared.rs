@@ -129,8 +129,7 @@ pub enum BrokerError {
 struct Life {
     running: usize,
     failure: Option<BrokerError>,
-    /// Cores that have told the others all that they were restored with, and that have taken what the others told.
-    told: usize,
+    /// Cores of which all others know what they were restored with, and that know it of all others.
     settled: usize,
 }
 
@@ -141,8 +140,6 @@ pub(super) struct Shared {
     pub(super) locals: AtomicUsize,
     /// A core has failed: all stop at once.
     failed: AtomicBool,
-    /// All cores have told the others what they were restored with.
-    all_told: AtomicBool,
     life: Mutex<Life>,
     changed: Condvar,
 }
@@ -163,7 +160,6 @@ impl Shared {
             cores,
             locals: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
-            all_told: AtomicBool::new(false),
             life,
             changed: Condvar::new(),
         }))
@@ -196,23 +192,7 @@ impl Shared {
         }
     }
 
-    /// A core has put all into the lanes that it was restored with.
-    pub(super) fn core_told(&self) {
-        let mut life = self.life();
-        life.told += 1;
-        if life.told == self.cores.len() {
-            self.all_told.store(true, Ordering::Release);
-            drop(life);
-            self.cores.iter().for_each(|core| core.bell.ring());
-        }
-    }
-
-    /// Whether every core has: what is in the lanes then is all.
-    pub(super) fn have_all_told(&self) -> bool {
-        self.all_told.load(Ordering::Acquire)
-    }
-
-    /// A core has taken all that the others put into its lanes until all had told.
+    /// A core and all others know of each other what they were restored with.
     pub(super) fn core_settled(&self) {
         self.life().settled += 1;
         self.changed.notify_all();

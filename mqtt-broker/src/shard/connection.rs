@@ -210,8 +210,8 @@ pub(super) enum Why {
     Lane,
     /// Answers that are owed and wait for other cores or the store.
     Answers,
-    /// The commit of what was handed on to other cores, which it must not overtake.
-    Commit,
+    /// What went to other cores before it, which it must not overtake.
+    Order,
 }
 
 /// An answer that waits for other cores or the store.
@@ -230,6 +230,8 @@ struct Owed {
     answers: VecDeque<Pending>,
     /// Serial number of the first. While there is none nobody refers to a serial, and they may begin anew.
     first: u32,
+    /// How many of them are PUBACKs.
+    pubacks: u32,
 }
 
 impl PendingAnswers {
@@ -239,6 +241,11 @@ impl PendingAnswers {
 
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether QoS 1 messages wait for their acknowledgement.
+    pub(super) fn has_pubacks(&self) -> bool {
+        self.0.as_ref().is_some_and(|owed| owed.pubacks > 0)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Pending> {
@@ -256,7 +263,9 @@ impl PendingAnswers {
     }
 
     pub(super) fn push(&mut self, pending: Pending) {
-        self.0.get_or_insert_default().answers.push_back(pending);
+        let owed = self.0.get_or_insert_default();
+        owed.pubacks += u32::from(matches!(pending.answer, PendingAnswer::PubAck(..)));
+        owed.answers.push_back(pending);
     }
 
     /// The oldest, if it waits for nobody any more.
@@ -264,6 +273,7 @@ impl PendingAnswers {
         let owed = self.0.as_mut()?;
         let done = owed.answers.pop_front_if(|pending| pending.remaining == 0)?;
         owed.first = owed.first.wrapping_add(1);
+        owed.pubacks -= u32::from(matches!(done.answer, PendingAnswer::PubAck(..)));
         Some(done)
     }
 

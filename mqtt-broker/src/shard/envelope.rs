@@ -90,6 +90,8 @@ pub(super) enum Envelope<'a> {
     Run { batch: Batch<'a>, version: Version, publisher: u32 },
     /// The sending core has its first subscription to this filter, or has lost its last one.
     Interest { filter: TopicFilter<'a>, add: bool },
+    /// A session of the sending core that outlives a crash has subscribed to this filter, of which the receiver knows.
+    Kept { filter: TopicFilter<'a> },
     /// Answer when you have handled this.
     Barrier { token: u64 },
     /// All before [`Envelope::Barrier`] is handled; `sent` says how far the sender's lanes to each core had got.
@@ -201,6 +203,7 @@ const STATS: u8 = 15;
 const RUN: u8 = 16;
 const HAND_ON: u8 = 17;
 const RESTORED: u8 = 18;
+const KEPT: u8 = 19;
 
 /// Flags of an encoded message, beside its QoS and RETAIN.
 const EXPIRES: u8 = 1 << 3;
@@ -230,6 +233,10 @@ impl Writer<'_> {
                 self.message(&message, owned);
             }
             Envelope::Restored => self.u8(RESTORED),
+            Envelope::Kept { filter } => {
+                self.u8(KEPT);
+                self.str(filter.as_str());
+            }
             Envelope::Run { batch, version, publisher } => {
                 self.u8(RUN);
                 self.u8(version.has_properties() as u8);
@@ -453,6 +460,7 @@ impl<'a> Envelopes<'a> {
                 Envelope::HandOn { number, message, deliver, retain, publisher }
             }
             RESTORED => Envelope::Restored,
+            KEPT => Envelope::Kept { filter: self.filter() },
             INTEREST => {
                 let add = self.bool();
                 Envelope::Interest { filter: self.filter(), add }
@@ -660,6 +668,7 @@ mod tests {
                 publisher: 0,
             },
             Envelope::Restored,
+            Envelope::Kept { filter },
             Envelope::Interest { filter, add: true },
             Envelope::Barrier { token: 1 },
             Envelope::BarrierDone { token: 1, sent: numbers },

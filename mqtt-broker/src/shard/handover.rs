@@ -12,11 +12,11 @@ use std::collections::VecDeque;
 
 use mqtt_proto::types::Qos;
 
-use super::Shard;
 use super::deliver::Outgoing;
 use super::envelope::Envelope;
 use super::session::Session;
 use super::table::Key;
+use super::{ConnectionId, Shard};
 use crate::config::CoreId;
 use crate::message::{Message, Spares};
 use crate::ports::Commit;
@@ -36,17 +36,21 @@ pub(super) struct Handover {
     is_full: bool,
     /// The store's position that the last of it waits for.
     held_until: u64,
+    /// Answers that wait until all up to a number is taken.
+    answers: VecDeque<(u64, ConnectionId, u32)>,
 }
 
 /// A message that other cores are to take.
 #[derive(Debug)]
-pub(super) struct Pending {
-    pub(super) number: u64,
+struct Pending {
+    number: u64,
     /// None once all have taken it.
     message: Option<Message>,
-    pub(super) publisher: u32,
+    publisher: u32,
     /// Cores that have not committed it.
     waiting: CoreSet,
+    /// Whose acknowledgement waits for that.
+    answer: Option<(ConnectionId, u32)>,
 }
 
 /// What [`Handover::taken`] has found.
@@ -54,8 +58,8 @@ pub(super) struct Pending {
 pub(super) enum Taken {
     /// Others are yet to take it, or it is no message of [`Handover::push`].
     NotByAll,
-    /// All have it. `frees`: those who waited for room may go on.
-    ByAll { frees: bool },
+    /// All have it. `frees`: those who waited for room may go on. `answer`: that of its publisher may leave.
+    ByAll { frees: bool, answer: Option<(ConnectionId, u32)> },
 }
 
 impl Handover {
@@ -68,6 +72,7 @@ impl Handover {
             bytes_max: bytes_max.into(),
             is_full: false,
             held_until: 0,
+            answers: VecDeque::new(),
         }
     }
 
@@ -110,7 +115,30 @@ impl Handover {
         debug_assert!(self.pending.back().is_none_or(|last| last.number < number), "in order");
         self.bytes += message.cost() as u64;
         self.is_full |= self.bytes > self.bytes_max;
-        self.pending.push_back(Pending { number, message: Some(message), publisher, waiting });
+        let message = Some(message);
+        self.pending.push_back(Pending { number, message, publisher, waiting, answer: None });
+    }
+
+    /// The answer `serial` of this connection waits until all have committed the message that was just pushed.
+    pub(super) fn answer_when_taken(&mut self, connection: ConnectionId, serial: u32) {
+        if let Some(last) = self.pending.back_mut() {
+            last.answer = Some((connection, serial));
+        }
+    }
+
+    /// The answer `serial` of this connection waits until nothing is pending any more that is now; whether it has to.
+    pub(super) fn answer_behind_all(&mut self, connection: ConnectionId, serial: u32) -> bool {
+        let Some(last) = self.pending.back() else { return false };
+        self.answers.push_back((last.number, connection, serial));
+        true
+    }
+
+    /// The next answer that [`Handover::answer_behind_all`] has put off until now.
+    fn poll_answer(&mut self) -> Option<(ConnectionId, u32)> {
+        let first = self.pending.front().map_or(u64::MAX, |first| first.number);
+        self.answers
+            .pop_front_if(|answer| answer.0 < first)
+            .map(|(_, connection, serial)| (connection, serial))
     }
 
     /// The last of it waits for this position of the store.
@@ -140,12 +168,13 @@ impl Handover {
             return Taken::NotByAll;
         }
         let Some(message) = pending.message.take() else { return Taken::NotByAll };
+        let answer = pending.answer;
         self.bytes -= message.cost() as u64;
         spares.take_back(message);
         while self.pending.pop_front_if(|first| first.message.is_none()).is_some() {}
         let frees = self.is_full && self.bytes <= self.bytes_max / 2;
         self.is_full &= !frees;
-        Taken::ByAll { frees }
+        Taken::ByAll { frees, answer }
     }
 
     /// The messages behind `number` that some core is yet to take, in order.
@@ -255,12 +284,19 @@ impl Shard {
 
     /// Core `from` has committed what it made of `number`.
     pub(super) fn taken_elsewhere(&mut self, from: CoreId, number: u64) {
-        if let Taken::ByAll { frees } = self.handover.taken(from.0, number, &mut self.spares) {
-            // Nobody waits for it: without it the message is handed on once more after a crash, and dropped.
-            self.records.append(self.now, &Record::HandedOn { number });
-            if frees {
-                self.go_on_in_lanes();
-            }
+        let Taken::ByAll { frees, answer } = self.handover.taken(from.0, number, &mut self.spares) else {
+            return;
+        };
+        // Nobody waits for it: without it the message is handed on once more after a crash, and dropped.
+        self.records.append(self.now, &Record::HandedOn { number });
+        if let Some((connection, serial)) = answer {
+            self.pending_done(connection, serial);
+        }
+        while let Some((connection, serial)) = self.handover.poll_answer() {
+            self.pending_done(connection, serial);
+        }
+        if frees {
+            self.go_on_in_lanes();
         }
     }
 }

@@ -145,7 +145,8 @@ impl Shard {
         self.actions.push_back(Action::PauseRead { id: key.into() });
         match why {
             Why::Lane => self.lane_blocked.push(key),
-            Why::Commit => self.commit_blocked.push(key),
+            // The answers go on with it, too.
+            Why::Order => self.order_blocked.push(key),
             // The answers themselves go on with it.
             Why::Answers => {}
             Why::Authentication(_) | Why::Permission(..) => {
@@ -368,9 +369,12 @@ impl Shard {
         }
         let half = self.limits.pending_answers_max as usize / 2;
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.pending.len() <= half
-            && connection.held.as_ref().is_some_and(|held| held.why == Why::Answers)
-        {
+        let goes_on = match connection.held.as_ref().map(|held| held.why) {
+            Some(Why::Answers) => connection.pending.len() <= half,
+            Some(Why::Order) => !connection.pending.has_pubacks(),
+            _ => false,
+        };
+        if goes_on {
             return self.go_on(key, Step::Next);
         }
         // Who subscribes once and then listens keeps no memory for answers.

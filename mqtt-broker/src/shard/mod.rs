@@ -140,8 +140,8 @@ pub struct Shard {
     restoring: Option<CoreSet>,
     /// Connections whose next packet waits for room in a lane.
     lane_blocked: Vec<Key>,
-    /// Connections whose next packet waits for the store, lest it overtake what was handed on.
-    commit_blocked: Vec<Key>,
+    /// Connections whose next packet waits for the store, or for answers, lest it overtake what went to other cores.
+    order_blocked: Vec<Key>,
     actions: VecDeque<Action>,
     /// Connections with bytes to send.
     dirty: VecDeque<Key>,
@@ -241,7 +241,7 @@ impl Shard {
             is_restoring: false,
             restoring: None,
             lane_blocked: Vec::new(),
-            commit_blocked: Vec::new(),
+            order_blocked: Vec::new(),
             actions: VecDeque::new(),
             dirty: VecDeque::new(),
             buffers: Vec::new(),
@@ -345,8 +345,8 @@ impl Shard {
         while let Some(waiter) = self.store_waiters.pop_front_if(|waiter| waiter.seq <= up_to) {
             self.pending_done(waiter.connection, waiter.serial);
         }
-        for key in core::mem::take(&mut self.commit_blocked) {
-            if self.waits_for(key, Why::Commit) {
+        for key in core::mem::take(&mut self.order_blocked) {
+            if self.waits_for(key, Why::Order) {
                 self.go_on(key, Step::Next);
             }
         }

@@ -79,6 +79,11 @@ impl OwnedGroups {
         id
     }
 
+    /// The Topic Filter of a group, empty if there is none.
+    pub(super) fn filter(&self, id: GroupId) -> &str {
+        self.groups.name(id).map_or("", |(_, filter)| filter)
+    }
+
     /// Forgets a group and all that waits in it; how many messages that were, and their bytes.
     pub(super) fn remove(&mut self, records: &mut Records, now: Now, id: GroupId) -> (usize, usize) {
         self.groups.remove(id);
@@ -86,7 +91,7 @@ impl OwnedGroups {
         queue.generation = queue.generation.wrapping_add(1);
         let (group, messages) = (core::mem::take(&mut queue.name), core::mem::take(&mut queue.messages));
         for (number, _) in messages.recorded_behind(0) {
-            records.append(now, &Record::GroupTaken { group: &group, number });
+            records.append_later(now, &Record::GroupTaken { group: &group, number });
         }
         (messages.len(), messages.bytes())
     }
@@ -131,25 +136,47 @@ impl OwnedGroups {
         keeps
     }
 
-    /// A member is done with a message, or has made it its own.
+    /// A member is done with a message. Nobody waits for that: what is not told before a crash comes once more.
     pub(super) fn taken(
         &mut self,
-        (records, spares): (&mut Records, &mut Spares),
+        records: &mut Records,
+        spares: &mut Spares,
+        now: Now,
+        id: GroupId,
+        number: u64,
+    ) {
+        if let Some(group) = self.unbind(spares, id, number) {
+            records.append_later(now, &Record::GroupTaken { group, number });
+        }
+    }
+
+    /// A message is a member's own from now on, and told beside what that keeps.
+    pub(super) fn made_own(
+        &mut self,
+        records: &mut Records,
+        spares: &mut Spares,
         now: Now,
         id: GroupId,
         number: u64,
     ) -> Commit {
+        match self.unbind(spares, id, number) {
+            Some(group) => records.append(now, &Record::GroupTaken { group, number }),
+            None => Commit::Now,
+        }
+    }
+
+    /// Forgets a message that a member has; the group's name if the store was told of it.
+    fn unbind(&mut self, spares: &mut Spares, id: GroupId, number: u64) -> Option<&str> {
         let queue = self.queue(id);
-        let Some(message) = queue.messages.unbind(number) else { return Commit::Now };
-        spares.take_back(message);
-        records.append(now, &Record::GroupTaken { group: &queue.name, number })
+        spares.take_back(queue.messages.unbind(number)?);
+        Some(&queue.name)
     }
 
     /// A message that waited, or is not to wait, is dropped.
     pub(super) fn dropped(&mut self, records: &mut Records, now: Now, id: GroupId, waiting: &Waiting) {
         if waiting.recorded {
             let group = &*self.queue(id).name;
-            records.append(now, &Record::GroupTaken { group, number: waiting.number });
+            records.append_later(now, &Record::GroupTaken { group, number: waiting.number });
         }
     }
 

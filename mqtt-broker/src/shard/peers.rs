@@ -82,6 +82,7 @@ impl Shard {
             }
             Envelope::Interest { filter, add: true } => self.interest.add(from.0, filter),
             Envelope::Interest { filter, add: false } => self.interest.remove(from.0, filter),
+            Envelope::Kept { filter } => self.interest.keep(from.0, filter),
             Envelope::Barrier { token } => self.barrier_asked(from, token),
             Envelope::BarrierDone { token, sent } => self.barrier_done(from, token, sent),
             Envelope::Gather { token, filter, after, until } => {

@@ -20,7 +20,7 @@ use super::table::Key;
 use crate::config::CoreId;
 use crate::message::{MessageRef, forwarded_properties};
 use crate::ports::{AuthorizeRequest, Commit, Decision, Permission, Ticket};
-use crate::router::{CoreSet, Matches, Strategy, Subscriber};
+use crate::router::{Concerned, CoreSet, Matches, Strategy, Subscriber};
 use crate::store::record::Record;
 
 /// What became of a routed message.
@@ -32,6 +32,17 @@ pub(super) struct Routed {
     pub(super) cores: CoreSet,
     /// Position in the store that has to be committed first.
     pub(super) commit: Option<u64>,
+    /// Which of what was handed on has to be taken first.
+    pub(super) taken: Taken,
+}
+
+/// What of what was handed on to other cores has to be taken before an acknowledgement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Taken {
+    #[default]
+    Nothing,
+    Last,
+    All,
 }
 
 /// The Message Expiry Interval in force for what the publisher asked: cut to `max` seconds unless that is 0.
@@ -67,8 +78,8 @@ impl Shard {
         if self.lacks_room(topic, publish.retain, publish.qos) {
             return Step::Again(Why::Lane);
         }
-        if self.would_overtake(from.0, topic, publish) {
-            return Step::Again(Why::Commit);
+        if self.would_overtake(key, from.0, topic, publish) {
+            return Step::Again(Why::Order);
         }
         let permission = match self.publish_permission(key, publish, topic) {
             Ok(permission) => permission,
@@ -205,7 +216,7 @@ impl Shard {
                 self.lanes.peers().for_each(|core| all.insert(core));
                 // What the first one waits for, it waits for even if its connection is gone.
                 let commit = self.store_waiters.back().map(|waiter| waiter.seq);
-                let routed = Routed { matched: true, cores: all, commit };
+                let routed = Routed { matched: true, cores: all, commit, taken: Taken::All };
                 self.acknowledge(key, qos, packet_id, ReasonCode::SUCCESS, routed);
                 Some(Step::Next)
             }
@@ -228,19 +239,42 @@ impl Shard {
         congested.iter().any(|core| needs.contains(core) || retain && self.homes.of_topic(topic) == core)
     }
 
-    /// Whether this message would reach another core before those of its publisher that wait for the store.
-    fn would_overtake(&mut self, publisher: Key, topic: TopicName<'_>, publish: &Publish<'_>) -> bool {
-        if !self.handover.holds(self.gates.committed()) || !self.is_held(publisher) {
-            return false;
-        }
+    /// Whether this message could reach another core before others of its publisher: those that have a number and wait for
+    /// the store; or, if it gets one itself, those of QoS 1 that other cores may lose in a crash which it outlives.
+    #[inline]
+    fn would_overtake(
+        &mut self,
+        key: Key,
+        publisher: Key,
+        topic: TopicName<'_>,
+        publish: &Publish<'_>,
+    ) -> bool {
+        let owes = |connection: &Connection| connection.pending.has_pubacks();
+        let owes = publish.qos == Qos::ExactlyOnce && self.connections.get(key).is_some_and(owes);
+        (owes || self.handover.holds(self.gates.committed()))
+            && self.has_to_wait(publisher, topic, publish, owes)
+    }
+
+    #[cold]
+    fn has_to_wait(
+        &mut self,
+        publisher: Key,
+        topic: TopicName<'_>,
+        publish: &Publish<'_>,
+        owes: bool,
+    ) -> bool {
         let route = self.find_route(topic);
         let home = publish.retain.then(|| self.homes.of_topic(topic)).filter(|&home| home != self.core.0);
         let crosses = !route.cores.is_empty() || home.is_some();
-        let is_numbered = publish.qos == Qos::ExactlyOnce && self.needs_number(publisher);
+        let is_kept = !route.kept.is_empty() || home.is_some();
+        let is_numbered = is_kept && publish.qos == Qos::ExactlyOnce && self.needs_number(publisher);
         if let Some(matches) = self.routes.give_back(route) {
             self.matches = matches;
         }
-        crosses && !is_numbered
+        match is_numbered {
+            true => owes,
+            false => crosses && self.is_held(publisher),
+        }
     }
 
     /// Asks for the permission to publish, unless it was given while the packet waited.
@@ -285,7 +319,8 @@ impl Shard {
     ) {
         let commit = routed.commit.filter(|&position| position > self.gates.committed());
         let is_first = |connection: &Connection| connection.pending.is_empty();
-        if routed.cores.is_empty() && commit.is_none() && self.connections.get(key).is_some_and(is_first) {
+        let waits_for_none = routed.cores.is_empty() && routed.taken == Taken::Nothing;
+        if waits_for_none && commit.is_none() && self.connections.get(key).is_some_and(is_first) {
             return self.send_ack(key, qos, Ack::new(packet_id, reason));
         }
         let answer = match qos {
@@ -301,6 +336,14 @@ impl Shard {
         if let Some(seq) = commit {
             self.store_waiters.push_back(Waiter { seq, connection, serial });
             remaining += 1;
+        }
+        match routed.taken {
+            Taken::Nothing => {}
+            Taken::Last => {
+                self.handover.answer_when_taken(connection, serial);
+                remaining += 1;
+            }
+            Taken::All => remaining += u16::from(self.handover.answer_behind_all(connection, serial)),
         }
         self.answer_when(key, answer, remaining);
     }
@@ -324,7 +367,8 @@ impl Shard {
     }
 
     /// Routes a message that entered the broker on this core: to its subscribers here, to the cores that have others,
-    /// to the home of its retained message. `numbered`: other cores get it under a number.
+    /// to the home of its retained message. `numbered`: other cores get it under a number if
+    /// one of them makes something of it that outlives a crash.
     pub(super) fn route(
         &mut self,
         outgoing: &mut Outgoing<'_>,
@@ -334,7 +378,7 @@ impl Shard {
         let topic = outgoing.message.topic;
         outgoing.publisher = self.publisher_hash(publisher);
         let route = self.find_route(topic);
-        let interested = route.cores;
+        let (interested, mut keeping) = (route.cores, route.kept);
         let here = self.route_here(outgoing, route, publisher, self.core);
         let mut cores = interested;
         let home = outgoing.message.retain.then(|| self.homes.of_topic(topic));
@@ -343,13 +387,14 @@ impl Shard {
                 self.retain(outgoing);
             } else {
                 cores.insert(home);
+                keeping.insert(home);
             }
         }
         let matched = here || !interested.is_empty();
         self.stats.messages_unmatched += u64::from(!matched);
-        if numbered && !cores.is_empty() {
+        if numbered && !keeping.is_empty() {
             self.hand_on(outgoing, publisher, cores, interested, home);
-            return Routed { matched, cores: CoreSet::EMPTY, commit: outgoing.commit };
+            return Routed { matched, cores: CoreSet::EMPTY, commit: outgoing.commit, taken: Taken::Last };
         }
         for core in cores.iter() {
             let (deliver, retain) = (interested.contains(core), home == Some(core));
@@ -361,7 +406,7 @@ impl Shard {
             };
             self.lanes.send(core, &envelope, &mut outgoing.owned);
         }
-        Routed { matched, cores, commit: outgoing.commit }
+        Routed { matched, cores, commit: outgoing.commit, taken: Taken::Nothing }
     }
 
     /// What shared groups that go by Client know a publisher by, the same on every core.
@@ -388,9 +433,10 @@ impl Shard {
         if matches.filters > 1 {
             matches.subscribers.sort_unstable_by_key(|subscriber| (subscriber.key, subscriber.identifier));
         }
-        let mut cores = if self.interest.is_empty() { CoreSet::EMPTY } else { self.interest.cores(topic) };
-        cores.remove(self.core.0);
-        let route = Route::new(matches, cores);
+        let none = self.interest.is_empty();
+        let mut concerned = if none { Concerned::default() } else { self.interest.concerned(topic) };
+        concerned.cores.remove(self.core.0);
+        let route = Route::new(matches, concerned);
         if worth {
             self.routes.keep(topic.as_bytes(), generation, &route);
         }

@@ -182,6 +182,7 @@ impl Shard {
         if inserted.first_on_core && !self.groups.has_filter(filter.as_str()) {
             self.announce(filter, true);
         }
+        self.announce_kept(session, filter, subscriber.options.qos);
     }
 
     /// When the session ends and when its Will is published, if its Client does not come back.

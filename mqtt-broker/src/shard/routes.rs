@@ -5,7 +5,7 @@
 
 use ahash::RandomState;
 
-use crate::router::{CoreSet, Matches};
+use crate::router::{Concerned, CoreSet, Matches};
 
 /// Routes a core remembers.
 const ROUTES_MAX: usize = 1024;
@@ -32,7 +32,7 @@ struct Place {
     asked: u64,
     generation: u64,
     matches: Matches,
-    cores: CoreSet,
+    concerned: Concerned,
 }
 
 /// Where the messages to a topic go.
@@ -41,6 +41,8 @@ pub(super) struct Route {
     pub(super) matches: Matches,
     /// The other cores with subscriptions.
     pub(super) cores: CoreSet,
+    /// Those of them with one of a session that outlives a crash.
+    pub(super) kept: CoreSet,
     /// Whence `matches` is lent, if it was remembered.
     place: Option<usize>,
 }
@@ -50,14 +52,15 @@ impl Place {
     #[inline]
     fn lend(&mut self, topic: &[u8], generation: u64) -> Option<Route> {
         let is_it = self.generation == generation && self.topic == topic;
-        is_it.then(|| Route::new(core::mem::take(&mut self.matches), self.cores))
+        is_it.then(|| Route::new(core::mem::take(&mut self.matches), self.concerned))
     }
 }
 
 impl Route {
     /// A route that was worked out.
-    pub(super) fn new(matches: Matches, cores: CoreSet) -> Route {
-        Route { matches, cores, place: None }
+    pub(super) fn new(matches: Matches, concerned: Concerned) -> Route {
+        let Concerned { cores, kept } = concerned;
+        Route { matches, cores, kept, place: None }
     }
 }
 
@@ -108,7 +111,7 @@ impl Routes {
         place.topic.extend_from_slice(topic);
         place.generation = generation;
         place.matches.clone_from(&route.matches);
-        place.cores = route.cores;
+        place.concerned = Concerned { cores: route.cores, kept: route.kept };
     }
 
     fn index(&self, topic: &[u8]) -> (u64, usize) {
@@ -127,7 +130,7 @@ mod tests {
     fn route(subscribers: usize) -> Route {
         let subscriber = Subscriber { key: 1, options: SubscriptionOptions::default(), identifier: 0 };
         let matches = Matches { subscribers: vec![subscriber; subscribers], filters: 1 };
-        Route::new(matches, CoreSet::from_iter([3]))
+        Route::new(matches, Concerned { cores: CoreSet::from_iter([3]), kept: CoreSet::EMPTY })
     }
 
     fn routes() -> Routes {

@@ -377,7 +377,7 @@ impl Shard {
             self.stats.messages_unmatched += u64::from(!matched);
             if let Some(packet_id) = publish.packet_id {
                 let reason = if matched { ReasonCode::SUCCESS } else { ReasonCode::NO_MATCHING_SUBSCRIBERS };
-                let mut routed = Routed { matched, cores, commit: outgoing.commit };
+                let mut routed = Routed { matched, cores, commit: outgoing.commit, ..Routed::default() };
                 if publish.qos == Qos::ExactlyOnce {
                     self.record_received(session, packet_id, &mut routed);
                 }

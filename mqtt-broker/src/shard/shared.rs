@@ -263,7 +263,7 @@ impl Shard {
         of: OfGroup,
     ) -> Commit {
         match groups.find(of.group).filter(|_| of.group.owner == core.0) {
-            Some(id) => groups.taken((records, spares), now, id, of.number),
+            Some(id) => groups.made_own(records, spares, now, id, of.number),
             None => Commit::Now,
         }
     }
@@ -310,7 +310,7 @@ impl Shard {
         let is_new = group.members().all(|known| known != member.member());
         group.join(member.member(), options, identifier);
         // From now on: what is published before the member is told waits for it.
-        group.set_persistent(member.member(), persistent);
+        self.set_persistent(id, member, persistent);
         let credit = is_new.then_some(credit);
         let group = self.group_ref(id);
         self.after_barrier(Then::Joined(Joined { member, token, group, credit }));
@@ -322,6 +322,18 @@ impl Shard {
             self.announce(filter, true);
         }
         self.groups.insert(share, filter, self.limits.shared_strategy)
+    }
+
+    /// Notes whether a member outlives its connection. With the first that does, the other cores hear that what they send for
+    /// the group outlives a crash.
+    fn set_persistent(&mut self, id: GroupId, member: SessionRef, persistent: bool) {
+        let Some(group) = self.groups.groups.get_mut(id) else { return };
+        let before = group.has_persistent();
+        group.set_persistent(member.member(), persistent);
+        if group.has_persistent() && !before && self.records.keep_anything() {
+            let filter = self.groups.filter(id).to_owned();
+            self.tell_kept(TopicFilter::new(&filter).expect("it was subscribed to"));
+        }
     }
 
     fn group_ref(&mut self, id: GroupId) -> GroupRef {
@@ -368,13 +380,12 @@ impl Shard {
             Envelope::GroupOnline { member, credit: 0, .. } => state.set_offline(member.member()),
             Envelope::GroupOnline { member, credit, persistent, .. } => {
                 state.set_online(member.member(), credit);
-                state.set_persistent(member.member(), persistent);
+                self.set_persistent(id, member, persistent);
             }
             Envelope::GroupCredit { member, message } => {
                 state.add_credit(member.member(), 1);
-                let told = (&mut self.records, &mut self.spares);
-                // Nobody waits for it: what is not told before a crash comes once more.
-                self.groups.taken(told, self.now, id, message.number);
+                let (records, spares) = (&mut self.records, &mut self.spares);
+                self.groups.taken(records, spares, self.now, id, message.number);
             }
             _ => {}
         }
@@ -389,7 +400,7 @@ impl Shard {
     }
 
     fn end_group(&mut self, id: GroupId) {
-        let filter = self.groups.groups.name(id).map(|(_, filter)| filter.to_owned()).unwrap_or_default();
+        let filter = self.groups.filter(id).to_owned();
         let (dropped, bytes) = self.groups.remove(&mut self.records, self.now, id);
         let (dropped, bytes) = (dropped as u64, bytes as u64);
         self.stats.queue_bytes -= bytes;

@@ -1,14 +1,14 @@
 //! SUBSCRIBE and UNSUBSCRIBE, and what the other cores are told about them.
 
 use mqtt_proto::packet::{RetainHandling, Subscribe, Subscription, Unsubscribe};
-use mqtt_proto::types::{ReasonCode, SharedFilter, TopicFilter};
+use mqtt_proto::types::{Qos, ReasonCode, SharedFilter, TopicFilter};
 
 use super::Shard;
 use super::barrier::Then;
 use super::connection::{PendingAnswer, Why};
 use super::envelope::Envelope;
 use super::input::Step;
-use super::session::Membership;
+use super::session::{Membership, Session};
 use super::table::Key;
 use crate::ports::{AuthorizeRequest, Commit, Decision, Event, Permission};
 use crate::router::{Removed, Subscriber};
@@ -168,6 +168,7 @@ impl Shard {
         if inserted.first_on_core && !self.groups.has_filter(filter.as_str()) {
             self.announce(filter, true);
         }
+        self.announce_kept(session, filter, subscriber.options.qos);
         let wanted = match subscriber.options.retain_handling {
             RetainHandling::Send => true,
             RetainHandling::SendIfNew => is_new,
@@ -192,6 +193,21 @@ impl Shard {
     pub(super) fn announce(&mut self, filter: TopicFilter<'_>, add: bool) {
         for core in self.lanes.peers() {
             self.lanes.send(core, &Envelope::Interest { filter, add }, &mut None);
+        }
+    }
+
+    /// Tells them if a session that outlives a crash has subscribed to `filter` of which they know, at this QoS.
+    pub(super) fn announce_kept(&mut self, session: Key, filter: TopicFilter<'_>, qos: Qos) {
+        let is_kept = self.sessions.get(session).is_some_and(Session::is_persistent);
+        if is_kept && qos != Qos::AtMostOnce && self.records.keep_anything() {
+            self.tell_kept(filter);
+        }
+    }
+
+    /// Tells them that what they send because of `filter` may outlive a crash here.
+    pub(super) fn tell_kept(&mut self, filter: TopicFilter<'_>) {
+        for core in self.lanes.peers() {
+            self.lanes.send(core, &Envelope::Kept { filter }, &mut None);
         }
     }
 

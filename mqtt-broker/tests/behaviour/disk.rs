@@ -89,15 +89,23 @@ impl Disk {
     /// Commits all that was appended.
     pub(crate) fn commit(&self, cluster: &mut Cluster) {
         let count = self.logs.borrow().len();
-        for core in 0..count {
-            let position = {
-                let log = &mut self.logs.borrow_mut()[core];
-                log.committed = log.records.len();
-                log.committed as u64
-            };
-            cluster.shards[core].store_committed(position, cluster.now);
-        }
+        (0..count).for_each(|core| self.commit_quietly(cluster, core));
         cluster.run();
+    }
+
+    /// Commits all that was appended on one core.
+    pub(crate) fn commit_core(&self, cluster: &mut Cluster, core: usize) {
+        self.commit_quietly(cluster, core);
+        cluster.run();
+    }
+
+    fn commit_quietly(&self, cluster: &mut Cluster, core: usize) {
+        let position = {
+            let log = &mut self.logs.borrow_mut()[core];
+            log.committed = log.records.len();
+            log.committed as u64
+        };
+        cluster.shards[core].store_committed(position, cluster.now);
     }
 
     /// How many records of this kind there are.

@@ -14,6 +14,7 @@ mod disk;
 mod exactly_once;
 mod faults;
 mod forwarding;
+mod handing_on;
 mod idle;
 mod judging;
 mod keeping;

@@ -25,8 +25,6 @@ pub(super) struct Judge {
     last: BTreeMap<(usize, String), usize>,
     /// Messages before this one were all settled in a quiet moment: they may not come again.
     settled: usize,
-    /// Whether all cores had one log, so that QoS 2 is exact across crashes.
-    pub(super) is_exact: bool,
 }
 
 fn violation(rule: &'static str, text: String) -> Result<(), Violation> {
@@ -34,10 +32,6 @@ fn violation(rule: &'static str, text: String) -> Result<(), Violation> {
 }
 
 impl Judge {
-    pub(super) fn new(is_exact: bool) -> Judge {
-        Judge { is_exact, ..Judge::default() }
-    }
-
     /// All that moved has come to rest, and all that was taken is acknowledged and on the disk.
     pub(super) fn settle(&mut self) {
         self.settled = self.messages.len();
@@ -58,8 +52,7 @@ impl Judge {
             return violation("again", format!("client {client} gets {message} again, which was over"));
         }
         if *before > 1 {
-            let exact = self.is_exact && qos == Qos::ExactlyOnce;
-            return match exact {
+            return match qos == Qos::ExactlyOnce {
                 true => violation("once", format!("client {client} gets {message} {before} times at QoS 2")),
                 false => Ok(()),
             };
