@@ -1,4 +1,4 @@
-//! What compare.sh and many.sh refuse before they start anything.
+//! What compare.sh, many.sh and recovery.sh refuse before they start anything.
 
 use std::path::Path;
 use std::process::Command;
@@ -42,6 +42,15 @@ fn what_there_is_not_is_refused_with_what_there_is() {
         (&["nosuch"], "no 'nosuch'"),
     ] {
         let said = refusal("many.sh", arguments);
+        assert!(said.contains(reason), "{arguments:?}: {said}");
+    }
+    for (arguments, reason) in [
+        (&["--sessions", "0"][..], "at least 1"),
+        (&["--starts", "x"], "--starts takes a number, not 'x'"),
+        (&["--dir", env!("CARGO_MANIFEST_DIR")], "is not empty"),
+        (&["nosuch"], "no 'nosuch'"),
+    ] {
+        let said = refusal("recovery.sh", arguments);
         assert!(said.contains(reason), "{arguments:?}: {said}");
     }
 }

@@ -37,7 +37,7 @@ fn what_waits_in_a_shared_group_survives_kills_and_other_numbers_of_cores() {
             let packet = member.receive().expect("all that was acknowledged");
             receiver.handle(&mut member, packet).expect("it reads");
         }
-        let numbers = receiver.taken.iter().map(|(_, payload)| payload.parse().expect("a number"));
+        let numbers = receiver.taken.iter().map(|(_, payload)| payload.parse::<u16>().expect("a number"));
         assert!(numbers.eq(1..=MESSAGES), "each once, in order");
     }
 }
