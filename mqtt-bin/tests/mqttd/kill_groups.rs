@@ -15,7 +15,7 @@ const MEMBERS: [&str; 3] = ["one", "two", "three"];
 fn what_waits_in_a_shared_group_survives_kills_and_other_numbers_of_cores() {
     for cores in [["1", "3"], ["2", "1"]] {
         let data = Data::new();
-        let mut mqttd = data.start(cores[0]);
+        let mqttd = data.start(cores[0]);
         for client_id in MEMBERS {
             let mut member = Client::connect(mqttd.address, client_id).expect("it listens");
             member.subscribe("$share/workers/jobs/+", 1).expect("it answers");
