@@ -202,7 +202,7 @@ impl Shard {
     /// Whether a Will that goes to other cores needs one: the store forgets it here when it is published.
     pub(super) fn numbers_will(&self, of: Key, qos: Qos) -> bool {
         let is_recorded = self.sessions.get(of).is_some_and(|session| session.recorded);
-        self.records.keep_anything() && is_recorded && (qos != Qos::AtMostOnce || self.is_held(of))
+        self.records.keep_anything() && is_recorded && qos != Qos::AtMostOnce
     }
 
     /// Whether the publisher has messages that are held until they are committed.
@@ -288,7 +288,7 @@ impl Shard {
             return;
         };
         // Nobody waits for it: without it the message is handed on once more after a crash, and dropped.
-        self.records.append(self.now, &Record::HandedOn { number });
+        self.records.append_later(self.now, &Record::HandedOn { number });
         if let Some((connection, serial)) = answer {
             self.pending_done(connection, serial);
         }

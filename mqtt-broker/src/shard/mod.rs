@@ -134,9 +134,7 @@ pub struct Shard {
     handover: Handover,
     /// Barriers that are answered once the store has got to a position: that, who asked, and under which token.
     late_barriers: VecDeque<(u64, CoreId, u64)>,
-    /// Not every other core knows yet of all that this one has restored.
-    is_restoring: bool,
-    /// Cores that have not said that theirs is known everywhere, until all have.
+    /// The cores of which not everybody knows yet what was restored there, until there is none.
     restoring: Option<CoreSet>,
     /// Connections whose next packet waits for room in a lane.
     lane_blocked: Vec<Key>,
@@ -238,7 +236,6 @@ impl Shard {
             gates: Gates::new(state(9)),
             handover: Handover::new(cores, limits.lane_bytes_max),
             late_barriers: VecDeque::new(),
-            is_restoring: false,
             restoring: None,
             lane_blocked: Vec::new(),
             order_blocked: Vec::new(),

@@ -75,7 +75,7 @@ impl Shard {
                 self.take_handed_on(from, number, &mut outgoing, deliver, retain);
                 return outgoing.commit.filter(|&position| position > self.gates.committed());
             }
-            Envelope::Restored => self.peer_restored(from),
+            Envelope::Restored => self.core_restored(from),
             Envelope::Run { batch, version, publisher } => {
                 let commit = self.run_arrived(from, batch, version, publisher);
                 return commit.filter(|&position| position > self.gates.committed());

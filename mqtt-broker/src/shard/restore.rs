@@ -87,8 +87,7 @@ impl Shard {
             self.handover.push(pending.number, message, pending.publisher, CoreSet::EMPTY);
         }
         self.send_joins();
-        self.restoring = Some(self.lanes.peers().collect());
-        self.is_restoring = true;
+        self.restoring = Some((0..self.homes.cores()).collect());
         self.after_barrier(Then::Restored);
         self.settle();
     }
@@ -101,25 +100,19 @@ impl Shard {
 
     /// The other cores know of all that was restored here, and this one of all that was restored there.
     pub(super) fn told_restored(&mut self) {
-        self.is_restoring = false;
         for core in self.lanes.peers() {
             self.lanes.send(core, &Envelope::Restored, &mut None);
         }
-        self.go_on_restored();
+        self.core_restored(self.core);
     }
 
-    /// What was restored on core `from` is known everywhere.
-    pub(super) fn peer_restored(&mut self, from: CoreId) {
+    /// What was restored on this core is known everywhere. Once that holds for all, the members of groups are known, and what
+    /// other cores had not taken is handed on.
+    pub(super) fn core_restored(&mut self, core: CoreId) {
         if let Some(waiting) = &mut self.restoring {
-            waiting.remove(from.0);
+            waiting.remove(core.0);
         }
-        self.go_on_restored();
-    }
-
-    /// Hands on what other cores had not taken, once every core knows all that was restored: and with that, who is still a
-    /// member of a group.
-    fn go_on_restored(&mut self) {
-        if !self.is_restoring && self.restoring.take_if(|waiting| waiting.is_empty()).is_some() {
+        if self.restoring.take_if(|waiting| waiting.is_empty()).is_some() {
             self.end_groups_without_members();
             self.hand_on_again();
         }
