@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use engine::{Coverage, Scenario, Step, Violation, crash, schedule, shrink, simulate};
+use engine::{Coverage, Scenario, Step, Violation, crash, crash_groups, schedule, shrink, simulate};
 
 /// Simulates a whole broker with its Clients and network, each run from one seed.
 #[derive(Parser)]
@@ -46,6 +46,9 @@ struct Options {
     /// With a seed: the run in which the broker is killed, instead of the other
     #[arg(long)]
     crashes: bool,
+    /// With a seed: the run in which the broker is killed while it keeps messages for groups, instead of the other
+    #[arg(long)]
+    groups: bool,
     /// Leaves a failing schedule as it is
     #[arg(long)]
     no_shrink: bool,
@@ -86,8 +89,9 @@ fn main() -> ExitCode {
 
 /// One seed with a trace, made smaller if it fails.
 fn replay(seed: u64, options: &Options) -> ExitCode {
-    if options.crashes {
-        return match crash(seed, !options.quiet) {
+    if options.crashes || options.groups {
+        let run = if options.groups { crash_groups } else { crash };
+        return match run(seed, !options.quiet) {
             Ok(count) => {
                 println!("seed {seed} holds: {count} crashes");
                 ExitCode::SUCCESS
@@ -188,6 +192,7 @@ fn one(seed: u64, options: &Options, sum: &Mutex<Sum>) -> bool {
     let steps = schedule(&scenario);
     let outcome = simulate(&scenario, &steps, false);
     let crashed = crash(seed, false).err().map(|violation| (violation, " --crashes".to_owned()));
+    let of_groups = crash_groups(seed, false).err().map(|violation| (violation, " --groups".to_owned()));
     let mut sum = sum.lock().expect("no thread panics");
     sum.seeds += 1;
     sum.micros += outcome.micros;
@@ -195,7 +200,7 @@ fn one(seed: u64, options: &Options, sum: &Mutex<Sum>) -> bool {
     sum.events += outcome.events;
     sum.coverage.merge(&outcome.coverage);
     let cores = options.cores.map_or(String::new(), |cores| format!(" --cores {cores}"));
-    let failed = outcome.violation.map(|violation| (violation, cores)).or(crashed);
+    let failed = outcome.violation.map(|violation| (violation, cores)).or(crashed).or(of_groups);
     let Some((violation, also)) = failed else { return false };
     println!("seed {seed} fails: {violation}");
     println!(

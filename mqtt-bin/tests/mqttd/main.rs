@@ -4,6 +4,7 @@ mod client;
 mod documents;
 mod faults;
 mod kill;
+mod kill_groups;
 mod power;
 mod process;
 mod program;

@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::Shard;
 use super::connection::{Connection, State};
-use super::envelope::GroupRef;
+use super::envelope::OfGroup;
 use super::frame::{Frame, Received};
 use super::queue::Delivery;
 use super::session::{Flight, Session};
@@ -74,7 +74,7 @@ pub(super) struct How<'i> {
     pub(super) qos: Qos,
     pub(super) retain: bool,
     pub(super) identifiers: &'i [u32],
-    pub(super) group: Option<GroupRef>,
+    pub(super) group: Option<OfGroup>,
     /// A retained message for a new subscription: paced, so it waits where a live QoS 0 message would be dropped.
     pub(super) paced: bool,
 }
@@ -120,6 +120,13 @@ impl Shard {
                     // Sent again after a crash it has to have this Packet Identifier.
                     self.gates.close(online, output, commit);
                 }
+            }
+            if how.qos == Qos::ExactlyOnce
+                && let (Some(of), Some(online)) = (how.group, online)
+            {
+                let told = (&mut self.groups, &mut self.records, &mut self.spares);
+                let commit = Self::made_own(told, self.now, self.core, of);
+                self.gates.close(online, output, commit);
             }
         }
         let How { qos, retain, identifiers, group, .. } = how;
@@ -212,6 +219,15 @@ impl Shard {
             };
             let online = session.connection().filter(|_| qos == Qos::ExactlyOnce);
             if let Some(online) = online {
+                self.close_gate(online, commit);
+            }
+        }
+        if qos == Qos::ExactlyOnce
+            && let Some(of) = group
+        {
+            let told = (&mut self.groups, &mut self.records, &mut self.spares);
+            let commit = Self::made_own(told, self.now, self.core, of);
+            if let Some(online) = self.sessions.get(key).and_then(Session::connection) {
                 self.close_gate(online, commit);
             }
         }

@@ -51,6 +51,14 @@ pub(super) struct GroupRef {
     pub(super) generation: u32,
 }
 
+/// Names a message of a shared group at the group's owner core, for as long as a member has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct OfGroup {
+    pub(super) group: GroupRef,
+    /// Its place in the group.
+    pub(super) number: u64,
+}
+
 /// Names a session on its home core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SessionRef {
@@ -104,18 +112,20 @@ pub(super) enum Envelope<'a> {
         options: SubscriptionOptions,
         identifier: u32,
         credit: u16,
+        /// Whether the session outlives its connection.
+        persistent: bool,
     },
     /// The group is `group`, and every core knows its interest.
     GroupJoined { token: u64, group: GroupRef },
     /// A member ends its subscription.
     GroupLeave { group: GroupRef, member: SessionRef },
-    /// A member can take `credit` messages; 0: its Client is away.
-    GroupOnline { group: GroupRef, member: SessionRef, credit: u16 },
-    /// A member has finished with `count` messages.
-    GroupCredit { group: GroupRef, member: SessionRef, count: u16 },
+    /// A member can take `credit` messages and outlives its connection or not; 0: its Client is away.
+    GroupOnline { group: GroupRef, member: SessionRef, credit: u16, persistent: bool },
+    /// A member has finished with a message.
+    GroupCredit { message: OfGroup, member: SessionRef },
     /// A message of the group for a member of the receiver.
     GroupDeliver {
-        group: GroupRef,
+        of: OfGroup,
         member: SessionRef,
         qos: Qos,
         retain: bool,
@@ -123,7 +133,7 @@ pub(super) enum Envelope<'a> {
         message: MessageRef<'a>,
     },
     /// The member cannot take it: give it to another.
-    GroupReturn { group: GroupRef, message: MessageRef<'a> },
+    GroupReturn { of: OfGroup, message: MessageRef<'a> },
     /// How full the sender is.
     Load { load: Load },
     /// The sender's counters, for the totals of the `$SYS` tree.
@@ -268,7 +278,7 @@ impl Writer<'_> {
                 self.u8(RETAINED);
                 self.message(&message, owned);
             }
-            Envelope::GroupJoin { token, share, filter, member, options, identifier, credit } => {
+            Envelope::GroupJoin { token, share, filter, member, options, identifier, credit, persistent } => {
                 self.u8(GROUP_JOIN);
                 self.u64(token);
                 self.str(share);
@@ -277,6 +287,7 @@ impl Writer<'_> {
                 self.u8(options.to_byte());
                 self.u32(identifier);
                 self.u16(credit);
+                self.u8(persistent as u8);
             }
             Envelope::GroupJoined { token, group } => {
                 self.u8(GROUP_JOINED);
@@ -288,29 +299,29 @@ impl Writer<'_> {
                 self.group(group);
                 self.session(member);
             }
-            Envelope::GroupOnline { group, member, credit } => {
+            Envelope::GroupOnline { group, member, credit, persistent } => {
                 self.u8(GROUP_ONLINE);
                 self.group(group);
                 self.session(member);
                 self.u16(credit);
+                self.u8(persistent as u8);
             }
-            Envelope::GroupCredit { group, member, count } => {
+            Envelope::GroupCredit { message, member } => {
                 self.u8(GROUP_CREDIT);
-                self.group(group);
+                self.of_group(message);
                 self.session(member);
-                self.u16(count);
             }
-            Envelope::GroupDeliver { group, member, qos, retain, identifier, message } => {
+            Envelope::GroupDeliver { of, member, qos, retain, identifier, message } => {
                 self.u8(GROUP_DELIVER);
-                self.group(group);
+                self.of_group(of);
                 self.session(member);
                 self.u8(qos.bits() | (retain as u8) << 2);
                 self.u32(identifier);
                 self.message(&message, owned);
             }
-            Envelope::GroupReturn { group, message } => {
+            Envelope::GroupReturn { of, message } => {
                 self.u8(GROUP_RETURN);
-                self.group(group);
+                self.of_group(of);
                 self.message(&message, owned);
             }
             Envelope::Load { load } => {
@@ -365,6 +376,11 @@ impl Writer<'_> {
         self.u16(group.owner);
         self.u32(group.index);
         self.u32(group.generation);
+    }
+
+    fn of_group(&mut self, of: OfGroup) {
+        self.group(of.group);
+        self.u64(of.number);
     }
 
     fn session(&mut self, session: SessionRef) {
@@ -472,24 +488,26 @@ impl<'a> Envelopes<'a> {
                 options: SubscriptionOptions::from_byte(self.u8()).expect("written from options"),
                 identifier: self.u32(),
                 credit: self.u16(),
+                persistent: self.bool(),
             },
             GROUP_JOINED => Envelope::GroupJoined { token: self.u64(), group: self.group() },
             GROUP_LEAVE => Envelope::GroupLeave { group: self.group(), member: self.session() },
-            GROUP_ONLINE => {
-                Envelope::GroupOnline { group: self.group(), member: self.session(), credit: self.u16() }
-            }
-            GROUP_CREDIT => {
-                Envelope::GroupCredit { group: self.group(), member: self.session(), count: self.u16() }
-            }
+            GROUP_ONLINE => Envelope::GroupOnline {
+                group: self.group(),
+                member: self.session(),
+                credit: self.u16(),
+                persistent: self.bool(),
+            },
+            GROUP_CREDIT => Envelope::GroupCredit { message: self.of_group(), member: self.session() },
             GROUP_DELIVER => {
-                let (group, member, flags) = (self.group(), self.session(), self.u8());
+                let (of, member, flags) = (self.of_group(), self.session(), self.u8());
                 let identifier = self.u32();
                 let qos = Qos::from_bits(flags & 3).expect("written from a QoS");
                 let retain = flags & 4 != 0;
                 let message = self.message(&mut owned);
-                Envelope::GroupDeliver { group, member, qos, retain, identifier, message }
+                Envelope::GroupDeliver { of, member, qos, retain, identifier, message }
             }
-            GROUP_RETURN => Envelope::GroupReturn { group: self.group(), message: self.message(&mut owned) },
+            GROUP_RETURN => Envelope::GroupReturn { of: self.of_group(), message: self.message(&mut owned) },
             LOAD => Envelope::Load {
                 load: Load {
                     connections: self.u64(),
@@ -565,6 +583,10 @@ impl<'a> Envelopes<'a> {
         GroupRef { owner: self.u16(), index: self.u32(), generation: self.u32() }
     }
 
+    fn of_group(&mut self) -> OfGroup {
+        OfGroup { group: self.group(), number: self.u64() }
+    }
+
     fn session(&mut self) -> SessionRef {
         SessionRef { core: self.u16(), index: self.u32(), generation: self.u32() }
     }
@@ -610,6 +632,7 @@ mod tests {
     fn every_envelope_comes_out_as_it_went_in() {
         let big = vec![7; LARGE];
         let group = GroupRef { owner: 3, index: 4, generation: 5 };
+        let of = OfGroup { group, number: u64::MAX };
         let member = SessionRef { core: 6, index: 7, generation: 8 };
         let filter = TopicFilter::new("a/+").expect("a filter");
         let options = SubscriptionOptions { no_local: true, ..SubscriptionOptions::new(Qos::AtLeastOnce) };
@@ -652,20 +675,29 @@ mod tests {
             Envelope::Gather { token: 2, filter, after: "a/b", until: numbers },
             Envelope::Slice { token: 2, count: 1, position: "a/c", done: true },
             Envelope::Retained { message: message(b"") },
-            Envelope::GroupJoin { token: 3, share: "g", filter, member, options, identifier: 9, credit: 10 },
+            Envelope::GroupJoin {
+                token: 3,
+                share: "g",
+                filter,
+                member,
+                options,
+                identifier: 9,
+                credit: 10,
+                persistent: true,
+            },
             Envelope::GroupJoined { token: 3, group },
             Envelope::GroupLeave { group, member },
-            Envelope::GroupOnline { group, member, credit: 11 },
-            Envelope::GroupCredit { group, member, count: 1 },
+            Envelope::GroupOnline { group, member, credit: 11, persistent: true },
+            Envelope::GroupCredit { message: of, member },
             Envelope::GroupDeliver {
-                group,
+                of,
                 member,
                 qos: Qos::AtLeastOnce,
                 retain: true,
                 identifier: 12,
                 message: message(&big),
             },
-            Envelope::GroupReturn { group, message: message(b"y") },
+            Envelope::GroupReturn { of, message: message(b"y") },
             Envelope::Load { load },
             Envelope::Stats { counters: numbers },
         ];
@@ -681,8 +713,9 @@ mod tests {
         let others = [
             Envelope::Interest { filter, add: false },
             Envelope::Slice { token: 2, count: 0, position: "", done: false },
+            Envelope::GroupOnline { group, member, credit: 0, persistent: false },
             Envelope::GroupDeliver {
-                group,
+                of,
                 member,
                 qos: Qos::ExactlyOnce,
                 retain: false,

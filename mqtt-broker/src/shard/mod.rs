@@ -23,11 +23,13 @@ mod frame;
 mod gates;
 mod gather;
 mod gathers;
+mod group_messages;
 mod handover;
 mod homes;
 mod input;
 mod lanes;
 mod lifecycle;
+mod owned_groups;
 mod peers;
 mod publish;
 mod queue;
@@ -69,11 +71,12 @@ use homes::Homes;
 use input::Step;
 use lanes::{Lanes, Waiter};
 use lifecycle::Due;
+use owned_groups::OwnedGroups;
 use records::Records;
 use retained::Expiries;
 use routes::Routes;
 use session::Sessions;
-use shared::{Join, OwnedGroups};
+use shared::Join;
 use table::{Key, Table};
 use wheel::Wheel;
 
@@ -476,6 +479,7 @@ impl Shard {
         if self.sessions.len() > 64 || self.gathers.len() > 256 {
             return;
         }
+        self.groups.check_invariants();
         let (mut kept, mut bytes) = self.groups.kept();
         for (key, session) in self.sessions.iter() {
             kept += session.kept();

@@ -1,7 +1,5 @@
 //! What other cores say, taken in the order in which they said it.
 
-use mqtt_proto::types::ShareName;
-
 use super::Shard;
 use super::connection::Why;
 use super::deliver::{How, Outgoing};
@@ -106,23 +104,20 @@ impl Shard {
                     }
                 }
             }
-            Envelope::GroupJoin { token, share, filter, member, options, identifier, credit } => {
-                let share = ShareName::new(share).expect("checked with its SUBSCRIBE");
-                self.take_member(token, share, filter, member, options, identifier, credit);
-            }
+            Envelope::GroupJoin { .. } => self.take_member(&envelope),
             Envelope::GroupJoined { token, group } => self.joined(token, group),
             Envelope::GroupLeave { .. } | Envelope::GroupOnline { .. } | Envelope::GroupCredit { .. } => {
                 self.group_told(&envelope);
             }
-            Envelope::GroupDeliver { group, member, qos, retain, identifier, message } => {
+            Envelope::GroupDeliver { of, member, qos, retain, identifier, message } => {
                 let mut outgoing = Outgoing::with_owned(message, owned);
                 let identifiers: &[u32] = if identifier == 0 { &[] } else { &[identifier] };
-                let how = How { qos, retain, identifiers, group: Some(group), paced: false };
-                self.group_delivers(group, member, &mut outgoing, how);
+                let how = How { qos, retain, identifiers, group: Some(of), paced: false };
+                self.group_delivers(of, member, &mut outgoing, how);
                 return outgoing.commit.filter(|&position| position > self.gates.committed());
             }
-            Envelope::GroupReturn { group, message } => {
-                self.taken_back(group, Outgoing::with_owned(message, owned));
+            Envelope::GroupReturn { of, message } => {
+                self.taken_back(of, Outgoing::with_owned(message, owned));
             }
             Envelope::Load { load } => self.budget.set_peer(from, load),
             Envelope::Stats { counters } => {

@@ -182,7 +182,8 @@ impl Shard {
         let numbered = publish.qos == Qos::ExactlyOnce && self.needs_number(publisher);
         let here = home.contains(self.core.0)
             || numbered && !route.kept.union(home).is_empty()
-            || route.matches.subscribers.iter().any(keeps);
+            || route.matches.subscribers.iter().any(keeps)
+            || self.groups.keep(topic);
         let needs = here && self.records.are_full()
             || self.budget.is_full_on(route.cores)
             || self.budget.is_full_on(home);

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use mqtt_proto::types::Qos;
 
-use super::envelope::GroupRef;
+use super::envelope::{GroupRef, OfGroup};
 use crate::message::Message;
 
 /// A message for one session.
@@ -29,7 +29,7 @@ pub(super) struct Delivery {
 struct Rare {
     /// Subscription Identifiers, if there are several.
     identifiers: Box<[u32]>,
-    group: Option<GroupRef>,
+    group: Option<OfGroup>,
 }
 
 impl Delivery {
@@ -39,7 +39,7 @@ impl Delivery {
         qos: Qos,
         retain: bool,
         identifiers: &[u32],
-        group: Option<GroupRef>,
+        group: Option<OfGroup>,
     ) -> Delivery {
         let (identifier, several) = match identifiers {
             [] => (0, identifiers),
@@ -68,9 +68,19 @@ impl Delivery {
         }
     }
 
-    /// The shared group it belongs to, whose owner wants its credit back.
-    pub(super) fn group(&self) -> Option<GroupRef> {
+    /// Which message of a shared group it is. The group's owner wants to hear when the session is done with it.
+    pub(super) fn group(&self) -> Option<OfGroup> {
         self.rare.as_ref()?.group
+    }
+
+    /// Whether it belongs to this shared group.
+    pub(super) fn is_of(&self, group: GroupRef) -> bool {
+        self.group().is_some_and(|of| of.group == group)
+    }
+
+    /// It is the session's own from now on, and no group's; whose it was.
+    pub(super) fn make_own(&mut self) -> Option<OfGroup> {
+        self.rare.as_mut()?.group.take()
     }
 
     /// What it costs beside its message.
@@ -216,14 +226,18 @@ mod tests {
 
     #[test]
     fn a_delivery_gives_back_what_it_was_made_with() {
-        let group = Some(GroupRef { owner: 1, index: 2, generation: 3 });
+        let group = GroupRef { owner: 1, index: 2, generation: 3 };
+        let of = OfGroup { group, number: 4 };
         for identifiers in [&[][..], &[5], &[5, 6]] {
-            for group in [None, group] {
-                let delivery = Delivery::new(message(b""), Qos::AtLeastOnce, true, identifiers, group);
-                assert_eq!((delivery.identifiers(), delivery.group()), (identifiers, group));
+            for of in [None, Some(of)] {
+                let mut delivery = Delivery::new(message(b""), Qos::AtLeastOnce, true, identifiers, of);
+                assert_eq!((delivery.identifiers(), delivery.group()), (identifiers, of));
+                assert_eq!(delivery.is_of(group), of.is_some());
                 assert_eq!((delivery.qos, delivery.retain), (Qos::AtLeastOnce, true));
                 let copy = delivery.to_send();
                 assert_eq!((copy.identifiers(), copy.qos, copy.retain), (identifiers, delivery.qos, true));
+                assert_eq!((delivery.make_own(), delivery.group()), (of, None));
+                assert_eq!(delivery.identifiers(), identifiers);
             }
         }
     }

@@ -73,6 +73,10 @@ impl Shard {
             self.restore_retained(times.message(stored));
         }
         drop(parts.retained);
+        for (name, stored) in &parts.groups {
+            self.restore_group(name, stored, &mut times);
+        }
+        drop(parts.groups);
         for stored in parts.sessions {
             self.restore_session(&stored, &mut times);
         }
@@ -102,14 +106,28 @@ impl Shard {
         self.core_restored(self.core);
     }
 
-    /// What was restored on this core is known everywhere. Once that holds for all, what other cores had not taken is handed
-    /// on.
+    /// What was restored on this core is known everywhere. Once that holds for all, the members of groups are known, and what
+    /// other cores had not taken is handed on.
     pub(super) fn core_restored(&mut self, core: CoreId) {
         if let Some(waiting) = &mut self.restoring {
             waiting.remove(core.0);
         }
         if self.restoring.take_if(|waiting| waiting.is_empty()).is_some() {
+            self.end_groups_without_members();
             self.hand_on_again();
+        }
+    }
+
+    /// What waits in a shared group. Its members, who are sessions of any core, join behind it.
+    fn restore_group(&mut self, name: &str, stored: &image::Group, times: &mut Times) {
+        let Ok(SharedFilter { share_name: Some(share), filter }) = SharedFilter::new(name) else { return };
+        let id = self.make_group(share, filter);
+        for stored in stored.messages() {
+            let message = times.message(&stored.message);
+            self.stats.messages_matched += 1;
+            self.stats.messages_kept += 1;
+            self.stats.queue_bytes += message.cost() as u64;
+            self.groups.put_back(id, stored.number, message);
         }
     }
 

@@ -8,7 +8,7 @@ use mqtt_proto::packet::SubscriptionOptions;
 use mqtt_proto::session::{Inbound, Outbound};
 use mqtt_proto::types::{PacketId, Qos};
 
-use super::envelope::GroupRef;
+use super::envelope::{GroupRef, OfGroup};
 use super::gathers::Gathers;
 use super::queue::{Delivery, Queue};
 use super::table::{Key, Table};
@@ -386,14 +386,14 @@ impl Session {
 
     /// Whether the store is told of a message of this QoS that waits. The owner of a shared group keeps those of the group
     /// until they are started.
-    pub(super) fn records_waiting(&self, qos: Qos, group: Option<GroupRef>) -> bool {
+    pub(super) fn records_waiting(&self, qos: Qos, group: Option<OfGroup>) -> bool {
         self.is_persistent() && qos != Qos::AtMostOnce && group.is_none()
     }
 
     /// Whether the store is told of a message that is sent at this QoS, 1 or 2. One of a shared group is the session's own
     /// at QoS 2 [MQTT-4.8.2-4].
     #[inline]
-    pub(super) fn records_sent(&self, qos: Qos, group: Option<GroupRef>) -> bool {
+    pub(super) fn records_sent(&self, qos: Qos, group: Option<OfGroup>) -> bool {
         self.is_persistent() && (group.is_none() || qos == Qos::ExactlyOnce)
     }
 

@@ -6,38 +6,26 @@
 //! Client goes away, its QoS 1 messages and what was not started go back to the owner and from there to another
 //! member; QoS 2 already started stays with its session [MQTT-4.8.2-4] [MQTT-4.8.2-5].
 
-use std::collections::VecDeque;
-
 use mqtt_proto::packet::SubscriptionOptions;
-use mqtt_proto::types::{Qos, ShareName, SharedFilter, TopicFilter};
+use mqtt_proto::types::{PacketId, Qos, ShareName, SharedFilter, TopicFilter};
 
 use super::barrier::Then;
+use super::contract::Now;
 use super::deliver::{How, Outgoing};
-use super::envelope::{Envelope, GroupRef, SessionRef};
+use super::envelope::{Envelope, GroupRef, OfGroup, SessionRef};
+use super::group_messages::Waiting;
+use super::owned_groups::OwnedGroups;
 use super::queue::Delivery;
+use super::records::Records;
 use super::session::Session;
 use super::stats::DropReason;
 use super::table::Key;
 use super::{ConnectionId, Shard};
-use crate::message::{Message, MessageRef};
-use crate::router::{Chosen, GroupId, Groups, MemberId, Strategy, Subscriber};
-
-/// The groups that this core owns, with the messages that no member can take now.
-pub(super) struct OwnedGroups {
-    groups: Groups,
-    queues: Vec<GroupQueue>,
-    /// Groups whose queues may have something for a member, while one of them is being drained.
-    due: Vec<GroupId>,
-    draining: bool,
-}
-
-#[derive(Default)]
-struct GroupQueue {
-    /// Tells the group from an earlier one under the same id.
-    generation: u32,
-    messages: VecDeque<Message>,
-    bytes: usize,
-}
+use crate::config::CoreId;
+use crate::message::{Message, MessageRef, Spares};
+use crate::ports::Commit;
+use crate::router::{Chosen, GroupId, MemberId, Subscriber};
+use crate::store::record::{Identifiers, Record};
 
 /// A SUBSCRIBE to a shared group, on its way to the owner and back.
 #[derive(Debug)]
@@ -58,49 +46,6 @@ pub(super) struct Joined {
     group: GroupRef,
     /// Its credit, unless it was a member before.
     credit: Option<u16>,
-}
-
-impl OwnedGroups {
-    pub(super) fn new(seed: [u64; 4]) -> OwnedGroups {
-        OwnedGroups { groups: Groups::new(seed), queues: Vec::new(), due: Vec::new(), draining: false }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.groups.is_empty()
-    }
-
-    /// Whether a group has this filter, so that this core's interest in it stays.
-    pub(super) fn has_filter(&self, filter: &str) -> bool {
-        TopicFilter::new(filter).is_ok_and(|filter| self.groups.has_filter(filter))
-    }
-
-    /// Messages and bytes that wait for members.
-    pub(super) fn kept(&self) -> (usize, usize) {
-        self.queues
-            .iter()
-            .fold((0, 0), |(count, bytes), queue| (count + queue.messages.len(), bytes + queue.bytes))
-    }
-
-    fn queue(&mut self, id: GroupId) -> &mut GroupQueue {
-        let index = id.index() as usize;
-        if self.queues.len() <= index {
-            self.queues.resize_with(index + 1, GroupQueue::default);
-        }
-        &mut self.queues[index]
-    }
-
-    /// Notes that the group's queue may have something for a member.
-    fn is_due(&mut self, id: GroupId) {
-        if !self.due.contains(&id) {
-            self.due.push(id);
-        }
-    }
-
-    /// The group that `reference` names, unless it is gone.
-    fn find(&mut self, reference: GroupRef) -> Option<GroupId> {
-        let id = GroupId::from_index(reference.index);
-        (self.groups.get(id).is_some() && self.queue(id).generation == reference.generation).then_some(id)
-    }
 }
 
 impl SessionRef {
@@ -147,7 +92,9 @@ impl Shard {
             let (text, options, identifier) = (join.text.clone(), join.options, join.identifier);
             let shared = SharedFilter::new(&text).expect("checked with its SUBSCRIBE");
             let Some(share_name) = shared.share_name else { continue };
-            let credit = self.sessions.get(join.session).map_or(0, Session::window);
+            let state = self.sessions.get(join.session);
+            let (credit, persistent) =
+                (state.map_or(0, Session::window), state.is_some_and(Session::is_persistent));
             let member = self.own_session(join.session);
             let owner = self.homes.of_group(share_name.as_str(), shared.filter.as_str());
             let envelope = Envelope::GroupJoin {
@@ -158,9 +105,10 @@ impl Shard {
                 options,
                 identifier,
                 credit,
+                persistent,
             };
             if owner == self.core.0 {
-                self.take_member(token, share_name, shared.filter, member, options, identifier, credit);
+                self.take_member(&envelope);
             } else {
                 self.lanes.send(owner, &envelope, &mut None);
             }
@@ -174,6 +122,7 @@ impl Shard {
         let state = self.sessions.get_mut(join.session);
         let connection = state.as_ref().and_then(|state| state.connection());
         let window = state.as_ref().map_or(0, |state| state.window());
+        let persistent = state.as_ref().is_some_and(|state| state.is_persistent());
         if !state.is_some_and(|state| state.joined(&join.text, group)) {
             // Unsubscribed, or ended, meanwhile; a Client that waits for its SUBACK gets it nevertheless [MQTT-3.8.4-1].
             self.tell_owner(group, &Envelope::GroupLeave { group, member });
@@ -184,7 +133,7 @@ impl Shard {
         }
         // The connection that asked is gone: the owner has its credit, not that of the next one.
         let credit = if connection.is_some() { window } else { 0 };
-        self.tell_owner(group, &Envelope::GroupOnline { group, member, credit });
+        self.tell_owner(group, &Envelope::GroupOnline { group, member, credit, persistent });
     }
 
     /// Tells the owner of a group, wherever it is.
@@ -199,17 +148,16 @@ impl Shard {
     /// The session's Client is connected: its groups may send.
     pub(super) fn groups_online(&mut self, session: Key) {
         let Some(state) = self.sessions.get(session) else { return };
-        let window = state.window();
+        let (window, persistent) = (state.window(), state.is_persistent());
         let groups: Vec<GroupRef> = state.groups().collect();
         for group in groups {
             let Some(state) = self.sessions.get(session) else { return };
-            let of_group =
-                |message: Option<&Delivery>| message.is_some_and(|delivery| delivery.group() == Some(group));
+            let of_group = |message: Option<&Delivery>| message.is_some_and(|delivery| delivery.is_of(group));
             let sent = state.known_flight().into_iter().flat_map(|flight| flight.outbound.iter());
             let started = sent.filter(|(_, _, message)| of_group(*message)).count();
             let credit = usize::from(window).saturating_sub(started).max(1) as u16;
             let member = self.own_session(session);
-            self.tell_owner(group, &Envelope::GroupOnline { group, member, credit });
+            self.tell_owner(group, &Envelope::GroupOnline { group, member, credit, persistent });
         }
     }
 
@@ -224,7 +172,7 @@ impl Shard {
         let keeps_started = state.is_persistent();
         let member = self.own_session(session);
         for &group in &groups {
-            self.tell_owner(group, &Envelope::GroupOnline { group, member, credit: 0 });
+            self.tell_owner(group, &is_away(group, member));
         }
         self.give_back(session, |group| !keeps_started || groups.contains(&group));
     }
@@ -232,7 +180,7 @@ impl Shard {
     /// Gives messages of shared groups back to their owners: those not started, and those of QoS 1.
     fn give_back(&mut self, session: Key, which: impl Fn(GroupRef) -> bool) {
         let Some(flight) = self.sessions.get_mut(session).and_then(Session::known_flight_mut) else { return };
-        let goes = |delivery: &Delivery| delivery.group().is_some_and(&which);
+        let goes = |delivery: &Delivery| delivery.group().is_some_and(|of| which(of.group));
         let mut back = flight.outbound.remove_unacknowledged(|delivery, _, _| goes(delivery));
         back.extend(self.take_queued(session, goes));
         self.return_all(back);
@@ -258,40 +206,77 @@ impl Shard {
         self.drain_due();
     }
 
-    fn return_to_group(&mut self, group: GroupRef, message: &Message) {
-        if group.owner == self.core.0 {
-            self.taken_back(group, Outgoing::with_owned(message.as_ref(), Some(message)));
+    fn return_to_group(&mut self, of: OfGroup, message: &Message) {
+        if of.group.owner == self.core.0 {
+            self.taken_back(of, Outgoing::with_owned(message.as_ref(), Some(message)));
         } else {
-            let envelope = Envelope::GroupReturn { group, message: message.as_ref() };
-            self.lanes.send(group.owner, &envelope, &mut Some(message.clone()));
+            let envelope = Envelope::GroupReturn { of, message: message.as_ref() };
+            self.lanes.send(of.group.owner, &envelope, &mut Some(message.clone()));
         }
     }
 
     /// The session leaves a group.
     pub(super) fn end_membership(&mut self, session: Key, group: Option<GroupRef>) {
         let Some(group) = group else { return };
+        self.keep_started(session, group);
         let member = self.own_session(session);
         self.tell_owner(group, &Envelope::GroupLeave { group, member });
         // What has been started is completed [MQTT-3.10.4-3].
-        let back = self.take_queued(session, |delivery| delivery.group() == Some(group));
+        let back = self.take_queued(session, |delivery| delivery.is_of(group));
         self.return_all(back);
     }
 
-    /// The session is done with a message of `group`, if it was one.
-    pub(super) fn credit(&mut self, group: Option<GroupRef>, session: Key) {
-        let Some(group) = group else { return };
+    /// What was started at QoS 1 for a group that a session leaves stays with that. If it outlives its connection the store
+    /// has it from now on as the session's own.
+    fn keep_started(&mut self, session: Key, group: GroupRef) {
+        let Some(state) = self.sessions.get(session).filter(|state| state.is_persistent()) else { return };
+        let sent = state.known_flight().into_iter().flat_map(|flight| flight.outbound.iter());
+        let of_group = sent.filter(|(.., delivery)| delivery.is_some_and(|delivery| delivery.is_of(group)));
+        let started: Vec<PacketId> =
+            of_group.filter(|(_, phase, _)| phase.qos() == Qos::AtLeastOnce).map(|(id, ..)| id).collect();
+        for packet_id in started {
+            let Some(state) = self.sessions.get_mut(session) else { return };
+            let Some(delivery) = state.flight().outbound.get_mut(packet_id) else { continue };
+            let of = delivery.make_own();
+            let (delivery, client_id) = (delivery.to_send(), &*state.client_id);
+            let (qos, retain, packet_id) = (delivery.qos, delivery.retain, Some(packet_id));
+            let identifiers = Identifiers::new(delivery.identifiers());
+            let record = Record::Enqueued { client_id, qos, retain, identifiers, packet_id };
+            self.records.keep(self.now, &delivery.message.as_ref(), &record);
+            self.credit(of, session);
+        }
+    }
+
+    /// The session is done with a message of a shared group, if it was one.
+    pub(super) fn credit(&mut self, of: Option<OfGroup>, session: Key) {
+        let Some(message) = of else { return };
         let member = self.own_session(session);
-        self.tell_owner(group, &Envelope::GroupCredit { group, member, count: 1 });
+        self.tell_owner(message.group, &Envelope::GroupCredit { message, member });
+    }
+
+    /// A session of this core has begun to send a message at QoS 2: it is its own [MQTT-4.8.2-4]. If the group is of this
+    /// core as well, its store is told beside what the session keeps; what another core is told, it is told at the end.
+    pub(super) fn made_own(
+        (groups, records, spares): (&mut OwnedGroups, &mut Records, &mut Spares),
+        now: Now,
+        core: CoreId,
+        of: OfGroup,
+    ) -> Commit {
+        match groups.find(of.group).filter(|_| of.group.owner == core.0) {
+            Some(id) => groups.made_own(records, spares, now, id, of.number),
+            None => Commit::Now,
+        }
     }
 
     /// The owner has bound a message to a session of this core.
     pub(super) fn group_delivers(
         &mut self,
-        group: GroupRef,
+        of: OfGroup,
         member: SessionRef,
         outgoing: &mut Outgoing<'_>,
         how: How<'_>,
     ) {
+        let group = of.group;
         let key = member.key();
         let state = self.sessions.get(key);
         let connected = state.is_some_and(|session| session.connection().is_some());
@@ -303,46 +288,56 @@ impl Shard {
         // in order. It may not know of one that is away: a SUBSCRIBE was not answered before its connection ended. Told
         // first, it does not choose the same member again.
         if !connected {
-            self.tell_owner(group, &Envelope::GroupOnline { group, member, credit: 0 });
+            self.tell_owner(group, &is_away(group, member));
         }
         let message = outgoing.keep(&mut self.spares);
-        self.return_to_group(group, &message);
+        self.return_to_group(of, &message);
         self.drain_due();
     }
 
     // The owner's side.
 
     /// Takes a member in, making the group if it is the first.
-    #[expect(clippy::too_many_arguments, reason = "the fields of one envelope")]
-    pub(super) fn take_member(
-        &mut self,
-        token: u64,
-        share: ShareName<'_>,
-        filter: TopicFilter<'_>,
-        member: SessionRef,
-        options: SubscriptionOptions,
-        identifier: u32,
-        credit: u16,
-    ) {
-        let is_new_group = self.groups.groups.find(share, filter).is_none();
-        if is_new_group
-            && !self.groups.has_filter(filter.as_str())
-            && self.subscriptions.find(filter).is_none()
-        {
-            self.announce(filter, true);
-        }
-        if is_new_group && self.records.keep_anything() {
-            self.tell_kept(filter);
-        }
-        let strategy: Strategy = self.limits.shared_strategy;
-        let id = self.groups.groups.insert(share, filter, strategy);
-        let group = self.groups.groups.get_mut(id).expect("just inserted");
+    pub(super) fn take_member(&mut self, join: &Envelope<'_>) {
+        let Envelope::GroupJoin { token, share, filter, member, options, identifier, credit, persistent } =
+            *join
+        else {
+            return;
+        };
+        let share = ShareName::new(share).expect("checked with its SUBSCRIBE");
+        let id = self.make_group(share, filter);
+        let group = self.groups.groups.get_mut(id).expect("just made");
         let is_new = group.members().all(|known| known != member.member());
         group.join(member.member(), options, identifier);
+        // From now on: what is published before the member is told waits for it.
+        self.set_persistent(id, member, persistent);
         let credit = is_new.then_some(credit);
-        let generation = self.groups.queue(id).generation;
-        let group = GroupRef { owner: self.core.0, index: id.index(), generation };
+        let group = self.group_ref(id);
         self.after_barrier(Then::Joined(Joined { member, token, group, credit }));
+    }
+
+    /// The group of this name and filter. If it is new, the other cores are told.
+    pub(super) fn make_group(&mut self, share: ShareName<'_>, filter: TopicFilter<'_>) -> GroupId {
+        if !self.groups.has_filter(filter.as_str()) && self.subscriptions.find(filter).is_none() {
+            self.announce(filter, true);
+        }
+        self.groups.insert(share, filter, self.limits.shared_strategy)
+    }
+
+    /// Notes whether a member outlives its connection. With the first that does, the other cores hear that what they send for
+    /// the group outlives a crash.
+    fn set_persistent(&mut self, id: GroupId, member: SessionRef, persistent: bool) {
+        let Some(group) = self.groups.groups.get_mut(id) else { return };
+        let before = group.has_persistent();
+        group.set_persistent(member.member(), persistent);
+        if group.has_persistent() && !before && self.records.keep_anything() {
+            let filter = self.groups.filter(id).to_owned();
+            self.tell_kept(TopicFilter::new(&filter).expect("it was subscribed to"));
+        }
+    }
+
+    fn group_ref(&mut self, id: GroupId) -> GroupRef {
+        GroupRef { owner: self.core.0, index: id.index(), generation: self.groups.queue(id).generation }
     }
 
     /// Every core knows of the group: the member is told. What is bound to it comes behind that, so that it knows which
@@ -369,7 +364,7 @@ impl Shard {
     pub(super) fn group_told(&mut self, envelope: &Envelope<'_>) {
         let (Envelope::GroupLeave { group, .. }
         | Envelope::GroupOnline { group, .. }
-        | Envelope::GroupCredit { group, .. }) = *envelope
+        | Envelope::GroupCredit { message: OfGroup { group, .. }, .. }) = *envelope
         else {
             return;
         };
@@ -383,20 +378,31 @@ impl Shard {
                 }
             }
             Envelope::GroupOnline { member, credit: 0, .. } => state.set_offline(member.member()),
-            Envelope::GroupOnline { member, credit, .. } => state.set_online(member.member(), credit),
-            Envelope::GroupCredit { member, count, .. } => state.add_credit(member.member(), count),
+            Envelope::GroupOnline { member, credit, persistent, .. } => {
+                state.set_online(member.member(), credit);
+                self.set_persistent(id, member, persistent);
+            }
+            Envelope::GroupCredit { member, message } => {
+                state.add_credit(member.member(), 1);
+                let (records, spares) = (&mut self.records, &mut self.spares);
+                self.groups.taken(records, spares, self.now, id, message.number);
+            }
             _ => {}
         }
         self.drain_group(id);
     }
 
+    /// Ends the groups whose messages outlived their members.
+    pub(super) fn end_groups_without_members(&mut self) {
+        let groups = self.groups.groups.iter();
+        let empty: Vec<GroupId> = groups.filter(|(_, group)| group.is_empty()).map(|(id, _)| id).collect();
+        empty.into_iter().for_each(|id| self.end_group(id));
+    }
+
     fn end_group(&mut self, id: GroupId) {
-        let filter = self.groups.groups.name(id).map(|(_, filter)| filter.to_owned()).unwrap_or_default();
-        self.groups.groups.remove(id);
-        let queue = self.groups.queue(id);
-        queue.generation = queue.generation.wrapping_add(1);
-        let (dropped, bytes) = (queue.messages.len() as u64, queue.bytes as u64);
-        (queue.messages, queue.bytes) = (VecDeque::new(), 0);
+        let filter = self.groups.filter(id).to_owned();
+        let (dropped, bytes) = self.groups.remove(&mut self.records, self.now, id);
+        let (dropped, bytes) = (dropped as u64, bytes as u64);
         self.stats.queue_bytes -= bytes;
         self.stats.messages_kept -= dropped;
         self.stats.dropped(DropReason::GroupQueueFull, dropped);
@@ -427,53 +433,62 @@ impl Shard {
     /// Binds a message to a member, or queues it behind those that wait longer.
     fn give_to_group(&mut self, id: GroupId, outgoing: &mut Outgoing<'_>, publisher: u64) {
         let topic = self.homes.hash_of(outgoing.message.topic.as_bytes());
-        let waiting = !self.groups.queue(id).messages.is_empty();
+        let waits = !self.groups.queue(id).messages.is_empty();
+        let number = self.handover.next_number();
         let Some(group) = self.groups.groups.get_mut(id) else { return };
-        if !waiting && let Some(chosen) = group.choose(publisher, topic) {
-            return self.bind(id, chosen, outgoing);
+        if waits || !group.is_ready() {
+            return self.queue_for_group(id, outgoing, number);
         }
-        self.queue_for_group(id, outgoing, false);
+        let chosen = group.choose(publisher, topic).expect("a member was ready");
+        // What is delivered at QoS 0 is over at once.
+        if chosen.options.qos > Qos::AtMostOnce
+            && self.groups.record(&mut self.records, self.now, id, number, outgoing)
+        {
+            let message = outgoing.keep(&mut self.spares);
+            self.groups.queue(id).messages.bind(number, message);
+        }
+        self.bind(id, chosen, outgoing, number);
     }
 
-    /// Queues a message that no member can take now: at the front if it was bound before.
-    fn queue_for_group(&mut self, id: GroupId, outgoing: &mut Outgoing<'_>, front: bool) {
+    /// Queues a message that no member can take now.
+    fn queue_for_group(&mut self, id: GroupId, outgoing: &mut Outgoing<'_>, number: u64) {
         let online = self.groups.groups.get(id).map_or(0, |group| group.online());
         if outgoing.message.qos == Qos::AtMostOnce && online == 0 {
             return self.stats.dropped(DropReason::Offline, 1);
         }
+        let recorded = self.groups.record(&mut self.records, self.now, id, number, outgoing);
         let message = outgoing.keep(&mut self.spares);
-        let (cost, limits) = (message.cost(), self.limits.clone());
+        self.wait_in_group(id, Waiting { number, recorded, message });
+    }
+
+    /// A message waits in its group. The oldest are dropped for it if there is no room.
+    fn wait_in_group(&mut self, id: GroupId, waiting: Waiting) {
+        let (cost, limits) = (waiting.message.cost(), self.limits.clone());
         let full = self.memory_is_full(cost);
-        let queue = self.groups.queue(id);
         let mut dropped = 0;
         let mut freed = 0;
-        while !queue.messages.is_empty()
-            && (full
-                || queue.messages.len() >= limits.group_queue_messages_max as usize
-                || (queue.bytes + cost) as u64 > limits.group_queue_bytes_max)
-        {
-            let Some(oldest) = queue.messages.pop_front() else { break };
-            freed += oldest.cost();
-            queue.bytes -= oldest.cost();
-            dropped += 1;
-            if full && freed >= cost {
+        loop {
+            let messages = &mut self.groups.queue(id).messages;
+            let fits = !full
+                && messages.len() < limits.group_queue_messages_max as usize
+                && (messages.bytes() + cost) as u64 <= limits.group_queue_bytes_max;
+            if fits || full && freed >= cost {
                 break;
             }
+            let Some(oldest) = messages.pop() else { break };
+            freed += oldest.message.cost();
+            dropped += 1;
+            self.groups.dropped(&mut self.records, self.now, id, &oldest);
         }
-        match front {
-            true => queue.messages.push_front(message),
-            false => queue.messages.push_back(message),
-        }
-        queue.bytes += cost;
+        self.groups.queue(id).messages.wait(waiting);
         self.stats.queue_bytes = self.stats.queue_bytes + cost as u64 - freed as u64;
         self.stats.messages_kept = self.stats.messages_kept + 1 - dropped;
         self.stats.dropped(DropReason::GroupQueueFull, dropped);
     }
 
     /// Sends a message to the chosen member.
-    fn bind(&mut self, id: GroupId, chosen: Chosen, outgoing: &mut Outgoing<'_>) {
-        let group =
-            GroupRef { owner: self.core.0, index: id.index(), generation: self.groups.queue(id).generation };
+    fn bind(&mut self, id: GroupId, chosen: Chosen, outgoing: &mut Outgoing<'_>, number: u64) {
+        let of = OfGroup { group: self.group_ref(id), number };
         let member =
             SessionRef { core: chosen.id.core, index: chosen.id.key, generation: chosen.id.generation };
         // [MQTT-4.8.2-3]
@@ -482,23 +497,30 @@ impl Shard {
         let identifier = chosen.identifier;
         if member.core == self.core.0 {
             let identifiers: &[u32] = if identifier == 0 { &[] } else { &[identifier] };
-            let how = How { qos, retain, identifiers, group: Some(group), paced: false };
-            return self.group_delivers(group, member, outgoing, how);
+            let how = How { qos, retain, identifiers, group: Some(of), paced: false };
+            return self.group_delivers(of, member, outgoing, how);
         }
         let message: MessageRef<'_> = outgoing.message;
-        let envelope = Envelope::GroupDeliver { group, member, qos, retain, identifier, message };
+        let envelope = Envelope::GroupDeliver { of, member, qos, retain, identifier, message };
         self.lanes.send(member.core, &envelope, &mut outgoing.owned);
     }
 
-    /// A member's core gives a message back. It waits in front until [`Shard::drain_due`], since those before it follow.
-    pub(super) fn taken_back(&mut self, group: GroupRef, mut outgoing: Outgoing<'_>) {
-        match self.groups.find(group) {
-            Some(id) => {
-                self.queue_for_group(id, &mut outgoing, true);
-                self.groups.is_due(id);
-            }
-            None => self.stats.dropped(DropReason::GroupQueueFull, 1),
+    /// A member's core gives a message back. It waits in its old place until [`Shard::drain_due`], since those before it
+    /// follow.
+    pub(super) fn taken_back(&mut self, of: OfGroup, mut outgoing: Outgoing<'_>) {
+        let Some(id) = self.groups.find(of.group) else {
+            return self.stats.dropped(DropReason::GroupQueueFull, 1);
+        };
+        let number = of.number;
+        let known = self.groups.queue(id).messages.unbind(number);
+        let recorded = known.is_some();
+        let online = self.groups.groups.get(id).map_or(0, |group| group.online());
+        if outgoing.message.qos == Qos::AtMostOnce && online == 0 {
+            return self.stats.dropped(DropReason::Offline, 1);
         }
+        let message = known.unwrap_or_else(|| outgoing.keep(&mut self.spares));
+        self.wait_in_group(id, Waiting { number, recorded, message });
+        self.groups.is_due(id);
     }
 
     /// Binds queued messages as long as a member can take one. A member of this core may be done with a message at
@@ -526,19 +548,26 @@ impl Shard {
             if !group.is_ready() {
                 return;
             }
-            let queue = self.groups.queue(id);
-            let Some(message) = queue.messages.pop_front() else { return };
-            queue.bytes -= message.cost();
-            self.stats.queue_bytes -= message.cost() as u64;
+            let Some(first) = self.groups.queue(id).messages.pop() else { return };
+            self.stats.queue_bytes -= first.message.cost() as u64;
             self.stats.messages_kept -= 1;
-            if message.is_expired(now) {
+            if first.message.is_expired(now) {
+                self.groups.dropped(&mut self.records, self.now, id, &first);
                 self.stats.dropped(DropReason::Expired, 1);
                 continue;
             }
+            let Waiting { number, recorded, message } = first;
             let topic = self.homes.hash_of(message.as_ref().topic.as_bytes());
             let chosen = self.groups.groups.get_mut(id).and_then(|group| group.choose(0, topic));
+            if recorded {
+                self.groups.queue(id).messages.bind(number, message.clone());
+            }
             let mut outgoing = Outgoing::with_owned(message.as_ref(), Some(&message));
-            self.bind(id, chosen.expect("a member was ready"), &mut outgoing);
+            self.bind(id, chosen.expect("a member was ready"), &mut outgoing, number);
         }
     }
+}
+
+fn is_away(group: GroupRef, member: SessionRef) -> Envelope<'static> {
+    Envelope::GroupOnline { group, member, credit: 0, persistent: false }
 }

@@ -1,7 +1,7 @@
 //! This core's state as the records of a snapshot, in slices between which the broker goes on.
 //!
-//! Invariant: what is told of a session, or of a retained message, is told within one call, as it is then. Retained messages
-//! come in the order of their topics, which is the order that is cheapest to put them back in.
+//! Invariant: what is told of a session, of a message of a shared group, or of a retained one, is told within one call, as it
+//! is then. Retained messages come in the order of their topics, which is the order that is cheapest to put them back in.
 
 use mqtt_proto::types::PacketId;
 
@@ -22,10 +22,12 @@ pub struct SnapshotPosition {
     stage: Stage,
     /// The messages that may be told again.
     messages: SnapshotMessages,
-    /// The number of the last message that other cores are yet to take.
-    number: u64,
     /// The topic of the last retained message that was told.
     topic: String,
+    /// The place of the shared group that is being told.
+    group: usize,
+    /// The number of the last message that was told, of those that other cores are yet to take and then of the group's.
+    number: u64,
     /// The place of the next session.
     session: u32,
 }
@@ -35,6 +37,7 @@ enum Stage {
     #[default]
     Core,
     Pending,
+    Groups,
     Retained,
     Sessions,
     Done,
@@ -68,6 +71,29 @@ impl Slice<'_> {
         self.tell(&record);
     }
 
+    /// Tells messages of a group and moves `number` on to the last of them; whether those were all.
+    ///
+    /// Each stands for itself under its number, so that a group need not be told within one call.
+    fn group<'m>(
+        &mut self,
+        group: &str,
+        kept: impl Iterator<Item = (u64, &'m Message)>,
+        bytes: usize,
+        number: &mut u64,
+    ) -> bool {
+        for (next, message) in kept {
+            self.message(message);
+            self.tell(&Record::GroupQueued { group, number: next });
+            *number = next;
+            if self.bytes >= bytes {
+                return false;
+            }
+        }
+        // A look at a place costs something, whether or not there is a message.
+        self.bytes += 1;
+        true
+    }
+
     fn pending(&mut self, number: u64, publisher: u32, message: &Message) {
         let message = message.as_ref();
         let expires_at = message.expires_at.map(|at| self.records.wall_at(self.now, at));
@@ -96,7 +122,7 @@ impl Shard {
         bytes: usize,
         sink: &mut dyn FnMut(&Record<'_>),
     ) -> bool {
-        let SnapshotPosition { stage, messages, number, topic, session } = position;
+        let SnapshotPosition { stage, messages, topic, group, number, session } = position;
         let (records, now) = (&self.records, self.now);
         let mut slice = Slice { sink, messages, records, now, bytes: 0 };
         if *stage == Stage::Core {
@@ -114,10 +140,22 @@ impl Shard {
                 if slice.bytes >= bytes {
                     break Stage::Pending;
                 }
-                let Some((next, publisher, message)) = behind.next() else { break Stage::Retained };
+                let Some((next, publisher, message)) = behind.next() else { break Stage::Groups };
                 *number = next;
                 slice.pending(next, publisher, message);
             };
+            if *stage == Stage::Groups {
+                *number = 0;
+            }
+        }
+        while *stage == Stage::Groups && slice.bytes < bytes {
+            let Some((name, kept)) = self.groups.recorded_behind(*group, *number) else {
+                *stage = Stage::Retained;
+                break;
+            };
+            if slice.group(name, kept, bytes, number) {
+                (*group, *number) = (*group + 1, 0);
+            }
         }
         if *stage == Stage::Retained {
             let mut last = None;

@@ -18,6 +18,7 @@ mod handing_on;
 mod idle;
 mod judging;
 mod keeping;
+mod kept_groups;
 mod moving;
 mod recording;
 mod restart;

@@ -8,7 +8,7 @@ mod engine;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use engine::{Coverage, Scenario, Violation, crash, schedule, shrink, simulate};
+use engine::{Coverage, Scenario, Violation, crash, crash_groups, schedule, shrink, simulate};
 
 /// Seeds that every run of the tests goes through.
 const SEEDS: u64 = 2000;
@@ -107,6 +107,21 @@ fn what_was_acknowledged_outlives_crashes() {
             Err(violation) => panic!(
                 "seed {seed}: {violation}\n\
                  replay: cargo run -p mqtt-broker --no-default-features --example simulate -- --crashes --seed {seed}"
+            ),
+        }
+    }
+    assert!(crashes > CRASH_SEEDS, "a run has several: {crashes}");
+}
+
+#[test]
+fn what_was_acknowledged_for_a_group_outlives_crashes() {
+    let mut crashes = 0;
+    for seed in 0..CRASH_SEEDS {
+        match crash_groups(seed, false) {
+            Ok(count) => crashes += count,
+            Err(violation) => panic!(
+                "seed {seed}: {violation}\n\
+                 replay: cargo run -p mqtt-broker --no-default-features --example simulate -- --groups --seed {seed}"
             ),
         }
     }

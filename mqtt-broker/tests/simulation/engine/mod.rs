@@ -8,6 +8,7 @@ mod client;
 mod coverage;
 mod crash;
 mod epilogue;
+mod groups;
 mod network;
 mod oracle;
 mod ports;
@@ -23,6 +24,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub(crate) use coverage::Coverage;
 pub(crate) use crash::crash;
+pub(crate) use groups::crash_groups;
 pub(crate) use oracle::Violation;
 pub(crate) use run::Outcome;
 pub(crate) use scenario::Scenario;

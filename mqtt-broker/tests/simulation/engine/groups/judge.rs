@@ -1,0 +1,103 @@
+//! What groups owe: every message that was acknowledged, to some member, at QoS 2 to one and once.
+
+use std::collections::BTreeMap;
+
+use mqtt_proto::types::{Qos, SharedFilter, TopicName};
+
+use super::client::Client;
+use crate::engine::Violation;
+
+/// A message that a Client has published.
+#[derive(Clone, Debug)]
+pub(super) struct Published {
+    pub(super) topic: String,
+    pub(super) qos: Qos,
+    pub(super) is_acknowledged: bool,
+    /// The groups that had a member for good when it was published.
+    owed: Vec<usize>,
+}
+
+#[derive(Default)]
+pub(super) struct Judge {
+    filters: Vec<&'static str>,
+    /// By group: whether its first member is in, which never leaves.
+    pub(super) is_founded: Vec<bool>,
+    pub(super) messages: Vec<Published>,
+    /// By group and message: how often it was taken.
+    taken: BTreeMap<(usize, usize), u64>,
+    /// By group, topic and the QoS that it was published with: the message that was taken last for the first time.
+    last: BTreeMap<(usize, String, u8), usize>,
+    /// Messages before this one were all settled in a quiet moment: they may not come again.
+    settled: usize,
+    /// Whether all members take QoS 2, wherever they are.
+    pub(super) is_exact: bool,
+    /// Whether each group has one member, on its own core.
+    pub(super) is_ordered: bool,
+}
+
+fn violation(rule: &'static str, text: String) -> Result<(), Violation> {
+    Err(Violation { rule, text })
+}
+
+impl Judge {
+    pub(super) fn new(filters: &[&'static str]) -> Judge {
+        let (filters, is_founded) = (filters.to_vec(), vec![false; filters.len()]);
+        Judge { filters, is_founded, ..Judge::default() }
+    }
+
+    /// A message is published for the first time; its number.
+    pub(super) fn publish(&mut self, topic: String, qos: Qos) -> usize {
+        let is_owed = |&group: &usize| {
+            let shared = SharedFilter::new(self.filters[group]).expect("a filter");
+            self.is_founded[group] && shared.filter.matches(TopicName::new(&topic).expect("a topic"))
+        };
+        let owed = (0..self.filters.len()).filter(is_owed).collect();
+        self.messages.push(Published { topic, qos, is_acknowledged: false, owed });
+        self.messages.len() - 1
+    }
+
+    /// All that moved has come to rest, and all that was taken is acknowledged and on the disk.
+    pub(super) fn settle(&mut self) {
+        self.settled = self.messages.len();
+    }
+
+    /// A member of the group takes a message at this QoS.
+    pub(super) fn take(&mut self, group: usize, message: usize, qos: Qos) -> Result<(), Violation> {
+        let count = self.taken.entry((group, message)).or_default();
+        *count += 1;
+        if message < self.settled {
+            return violation("again", format!("group {group} gets {message} again, which was over"));
+        }
+        if *count > 1 {
+            return match self.is_exact && qos == Qos::ExactlyOnce {
+                true => violation("once", format!("group {group} gets {message} {count} times at QoS 2")),
+                false => Ok(()),
+            };
+        }
+        let Published { topic, qos, owed, .. } = &self.messages[message];
+        let last = self.last.entry((group, topic.clone(), qos.bits())).or_insert(message);
+        // One from before the member was in may come behind later ones.
+        if self.is_ordered && message < *last && owed.contains(&group) {
+            return violation("order", format!("group {group} gets {message} behind {last}"));
+        }
+        *last = message.max(*last);
+        Ok(())
+    }
+
+    /// What is owed has come, and nobody waits for an answer.
+    pub(super) fn check(&self, clients: &[Client]) -> Result<(), Violation> {
+        if let Some(waits) = clients.iter().find(|client| !client.flows.is_empty()) {
+            return violation("answered", format!("{} waits for {:?}", waits.name, waits.flows));
+        }
+        for (number, message) in
+            self.messages.iter().enumerate().filter(|(_, message)| message.is_acknowledged)
+        {
+            for group in &message.owed {
+                if !self.taken.contains_key(&(*group, number)) {
+                    return violation("lost", format!("group {group} never got {number}, {message:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
