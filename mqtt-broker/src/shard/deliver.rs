@@ -194,13 +194,14 @@ impl Shard {
         let message = delivery.message.as_ref();
         if session.records_sent(qos, group) {
             let client_id = &*session.client_id;
+            let sent = Record::Sent { client_id, packet_id };
             let commit = match group {
-                // One that is lost is a delivery with DUP.
-                None if qos == Qos::AtLeastOnce => {
-                    self.records.append_lazily(self.now, &Record::Sent { client_id, packet_id });
+                None if qos == Qos::ExactlyOnce => self.records.append(self.now, &sent),
+                // If that is lost it is sent once more.
+                None => {
+                    self.records.append_later(self.now, &sent);
                     Commit::Now
                 }
-                None => self.records.append(self.now, &Record::Sent { client_id, packet_id }),
                 // The first that the store hears of it.
                 Some(_) => {
                     let identifiers = Identifiers::new(delivery.identifiers());
@@ -310,7 +311,7 @@ impl Shard {
             && session.records_waiting(delivery.qos, delivery.group())
         {
             let record = Record::Dropped { client_id: &session.client_id, place: 0 };
-            self.records.append(self.now, &record);
+            self.records.append_later(self.now, &record);
         }
         self.stats.messages_kept -= 1;
         self.stats.dropped(reason, 1);
@@ -477,7 +478,7 @@ impl Shard {
         let Some(session) = self.sessions.get(key) else { return };
         let (client_id, online) = (&*session.client_id, session.connection());
         if !released {
-            return self.records.append_lazily(self.now, &Record::Acknowledged { client_id, packet_id });
+            return self.records.append_later(self.now, &Record::Acknowledged { client_id, packet_id });
         }
         let commit = self.records.append(self.now, &Record::Released { client_id, packet_id });
         if let Some(online) = online {

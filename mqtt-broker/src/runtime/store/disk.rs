@@ -1,7 +1,8 @@
 //! One core's log on its way to the disk, and the snapshots that keep it short.
 //!
 //! At the end of a turn what the shard has appended is written, unless a write is under way: then the next write takes it.
-//! What nothing waits for is written with what comes next, or by itself when it has waited long enough. When one is over the shard is told up to where all is durable, and lets go of the acknowledgements that waited for it.
+//! Records that nobody waits for are no reason for a write of their own until some time has passed.
+//! When one is over the shard is told up to where all is durable, and lets go of the acknowledgements that waited for it.
 //!
 //! A snapshot is made in slices between turns, while the log goes on. It counts once the log is durable up to the last
 //! record that any of it was made of; then the segments before it are used again.
@@ -19,6 +20,7 @@ use tracing::{debug, error, info, warn};
 
 use super::files::CoreFiles;
 use super::keeper::{Done, Job, Jobs};
+use super::pace::Pace;
 use super::port::LogStore;
 use super::recover::Restored;
 use crate::config::CoreId;
@@ -34,9 +36,6 @@ const RETRY_MILLIS: u64 = 1_000;
 /// No other snapshot is begun for so long after one could not be written.
 const SNAPSHOT_RETRY_MILLIS: u64 = 60_000;
 const SNAPSHOT_RETRY_FULL_MILLIS: u64 = 10_000;
-
-/// How long a record may wait that nothing waits for.
-const LAZY_MILLIS: u64 = 50;
 
 /// Segments of a log of which a snapshot would set none free, or one.
 const LIVE_FEW: usize = 2;
@@ -62,10 +61,9 @@ pub(in crate::runtime) struct Disk {
     files: CoreFiles,
     jobs: Jobs,
     log: Rc<RefCell<Log>>,
-    /// The last record that something may wait for.
-    wanted: Rc<Cell<u64>>,
-    /// When the other records are written by themselves.
-    lazy_at: Option<u64>,
+    /// The last record that somebody waits for.
+    awaited: Rc<Cell<u64>>,
+    pace: Pace,
     /// The segment that is written to, and the next one.
     open: VecDeque<(u32, Arc<File>)>,
     /// The one that is being opened.
@@ -119,16 +117,14 @@ impl Disk {
     /// Goes on with what was restored. The image is for the shard.
     pub(in crate::runtime) fn new(core: CoreId, restored: Restored, jobs: Jobs) -> (Disk, Image) {
         let Restored { image, log, files, identity, snapshot_bytes, log_bytes_max } = restored;
-        // What the start has appended is to be durable as soon as anything is.
-        let wanted = log.next() - 1;
         let disk = Disk {
             core,
             identity,
             files,
             jobs,
             log: Rc::new(RefCell::new(log)),
-            wanted: Rc::new(Cell::new(wanted)),
-            lazy_at: None,
+            awaited: Rc::default(),
+            pace: Pace::default(),
             open: VecDeque::new(),
             opening: None,
             closed: None,
@@ -147,14 +143,14 @@ impl Disk {
 
     /// The port for the shard.
     pub(in crate::runtime) fn store(&self) -> LogStore {
-        LogStore { log: Rc::clone(&self.log), wanted: Rc::clone(&self.wanted) }
+        LogStore { log: Rc::clone(&self.log), awaited: Rc::clone(&self.awaited) }
     }
 
     /// When [`Disk::turn`] is due, in monotonic milliseconds.
     pub(in crate::runtime) fn poll_timeout(&self) -> Option<u64> {
         let slice = self.snapshot.as_ref().is_some_and(Snapshot::wants_slice).then(monotonic_millis);
-        let lazy = self.lazy_at.filter(|_| !self.is_writing());
-        [self.retry_at, slice, lazy].into_iter().flatten().min()
+        let write = self.pace.poll_timeout().filter(|_| !self.is_writing());
+        [self.retry_at, slice, write].into_iter().flatten().min()
     }
 
     /// The write under way is over. Answers up to which record all is durable.
@@ -229,7 +225,7 @@ impl Disk {
             shard.store_committed(committed, now);
         }
         self.proceed_snapshot(shard, began);
-        if self.is_time_to_write(began) {
+        if self.is_to_be_written(began) {
             self.write(ring)?;
         }
         let is_asked = self.keep_segments();
@@ -269,20 +265,23 @@ impl Disk {
         self.under_way.is_some() || self.held.is_some()
     }
 
-    /// Whether something waits for what is not written yet, or it has waited long enough.
-    fn is_time_to_write(&mut self, now: u64) -> bool {
-        let (committed, next) = {
-            let log = self.log.borrow();
-            (log.committed(), log.next())
-        };
-        if self.is_writing() || self.wanted.get() > committed {
-            return true;
-        }
-        if next == committed + 1 {
-            self.lazy_at = None;
+    /// Whether somebody waits for what was appended, or it has waited long enough.
+    fn is_to_be_written(&mut self, now: u64) -> bool {
+        if self.under_way.is_some() {
             return false;
         }
-        now >= *self.lazy_at.get_or_insert(now + LAZY_MILLIS)
+        if self.held.is_some() {
+            return true;
+        }
+        let mut log = self.log.borrow_mut();
+        let snapshot = self.snapshot.as_ref().filter(|snapshot| snapshot.stage != Stage::Telling);
+        let awaited = self.awaited.get().max(snapshot.map_or(0, |snapshot| snapshot.reach));
+        let writes = self.pace.writes(awaited, log.committed(), log.next() - 1, now);
+        if !writes {
+            // What a later turn appends may be committed apart from it.
+            log.boundary();
+        }
+        writes
     }
 
     fn write(&mut self, ring: &mut Ring) -> Result<(), BrokerError> {
@@ -297,7 +296,7 @@ impl Disk {
         let write = self.held.take().or_else(|| self.log.borrow_mut().poll_write());
         // A header takes none of what waits.
         if write.as_ref().is_none_or(|write| write.offset > 0) {
-            self.lazy_at = None;
+            self.pace.wrote();
         }
         let Some(write) = write else { return Ok(()) };
         let Some(place) = self.open.iter().position(|&(number, _)| number == write.segment) else {

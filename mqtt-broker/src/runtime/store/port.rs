@@ -7,23 +7,28 @@ use crate::ports::{Commit, Store};
 use crate::store::log::{Log, Purpose, Room};
 use crate::store::record::Record;
 
-/// Appends a shard's records to its log; what is appended in a turn is written behind it.
-#[derive(Clone)]
+/// Appends a shard's records to its log; what is appended in a turn is written behind it, unless nobody waits for it.
 pub(in crate::runtime) struct LogStore {
     pub(super) log: Rc<RefCell<Log>>,
-    /// The last record that something may wait for.
-    pub(super) wanted: Rc<Cell<u64>>,
+    /// The last record that somebody waits for.
+    pub(super) awaited: Rc<Cell<u64>>,
+}
+
+impl LogStore {
+    fn put(&self, record: &Record<'_>) -> u64 {
+        self.log.borrow_mut().append(record.kind(), |out| record.encode(out))
+    }
 }
 
 impl Store for LogStore {
     fn append(&mut self, record: &Record<'_>) -> Commit {
-        let position = self.log.borrow_mut().append(record.kind(), |out| record.encode(out));
-        self.wanted.set(position);
+        let position = self.put(record);
+        self.awaited.set(position);
         Commit::At(position)
     }
 
-    fn append_lazily(&mut self, record: &Record<'_>) {
-        self.log.borrow_mut().append(record.kind(), |out| record.encode(out));
+    fn append_later(&mut self, record: &Record<'_>) {
+        self.put(record);
     }
 
     fn has_room(&self, bytes: usize) -> bool {
