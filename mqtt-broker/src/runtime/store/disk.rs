@@ -213,6 +213,7 @@ impl Disk {
         shard: &mut Shard,
         now: Now,
     ) -> Result<(), BrokerError> {
+        self.check_opened()?;
         let began = now.millis;
         let tries_again = self.retry_at.is_some_and(|at| at <= began);
         if tries_again {
@@ -241,6 +242,7 @@ impl Disk {
     /// # Errors
     /// As there.
     pub(in crate::runtime) fn turn_to_end(&mut self, ring: &mut Ring) -> Result<(), BrokerError> {
+        self.check_opened()?;
         self.write(ring)?;
         self.keep_segments();
         Ok(())
@@ -284,12 +286,12 @@ impl Disk {
         writes
     }
 
+    fn check_opened(&mut self) -> Result<(), BrokerError> {
+        let Some((segment, error)) = self.closed.take() else { return Ok(()) };
+        Err(self.broken(format!("cannot open {}: {error}", self.files.segment(segment).display())))
+    }
+
     fn write(&mut self, ring: &mut Ring) -> Result<(), BrokerError> {
-        if let Some((segment, error)) = self.closed.take() {
-            return Err(
-                self.broken(format!("cannot open {}: {error}", self.files.segment(segment).display()))
-            );
-        }
         if self.under_way.is_some() {
             return Ok(());
         }
