@@ -117,15 +117,13 @@ impl Disk {
     /// Goes on with what was restored. The image is for the shard.
     pub(in crate::runtime) fn new(core: CoreId, restored: Restored, jobs: Jobs) -> (Disk, Image) {
         let Restored { image, log, files, identity, snapshot_bytes, log_bytes_max } = restored;
-        // What the start has appended is to be durable as soon as anything is.
-        let awaited = log.next() - 1;
         let disk = Disk {
             core,
             identity,
             files,
             jobs,
             log: Rc::new(RefCell::new(log)),
-            awaited: Rc::new(Cell::new(awaited)),
+            awaited: Rc::default(),
             pace: Pace::default(),
             open: VecDeque::new(),
             opening: None,
@@ -151,8 +149,8 @@ impl Disk {
     /// When [`Disk::turn`] is due, in monotonic milliseconds.
     pub(in crate::runtime) fn poll_timeout(&self) -> Option<u64> {
         let slice = self.snapshot.as_ref().is_some_and(Snapshot::wants_slice).then(monotonic_millis);
-        let later = self.pace.poll_timeout().filter(|_| !self.is_writing());
-        [self.retry_at, slice, later].into_iter().flatten().min()
+        let write = self.pace.poll_timeout().filter(|_| !self.is_writing());
+        [self.retry_at, slice, write].into_iter().flatten().min()
     }
 
     /// The write under way is over. Answers up to which record all is durable.
@@ -215,6 +213,7 @@ impl Disk {
         shard: &mut Shard,
         now: Now,
     ) -> Result<(), BrokerError> {
+        self.check_opened()?;
         let began = now.millis;
         let tries_again = self.retry_at.is_some_and(|at| at <= began);
         if tries_again {
@@ -227,7 +226,7 @@ impl Disk {
             shard.store_committed(committed, now);
         }
         self.proceed_snapshot(shard, began);
-        if self.is_time_to_write(began) {
+        if self.is_to_be_written(began) {
             self.write(ring)?;
         }
         let is_asked = self.keep_segments();
@@ -243,6 +242,7 @@ impl Disk {
     /// # Errors
     /// As there.
     pub(in crate::runtime) fn turn_to_end(&mut self, ring: &mut Ring) -> Result<(), BrokerError> {
+        self.check_opened()?;
         self.write(ring)?;
         self.keep_segments();
         Ok(())
@@ -267,13 +267,18 @@ impl Disk {
         self.under_way.is_some() || self.held.is_some()
     }
 
-    /// Whether there is something to write now, or to go on with.
-    fn is_time_to_write(&mut self, now: u64) -> bool {
-        if self.is_writing() {
+    /// Whether somebody waits for what was appended, or it has waited long enough.
+    fn is_to_be_written(&mut self, now: u64) -> bool {
+        if self.under_way.is_some() {
+            return false;
+        }
+        if self.held.is_some() {
             return true;
         }
         let mut log = self.log.borrow_mut();
-        let writes = self.pace.writes(self.awaited.get(), log.committed(), log.next() - 1, now);
+        let snapshot = self.snapshot.as_ref().filter(|snapshot| snapshot.stage != Stage::Telling);
+        let awaited = self.awaited.get().max(snapshot.map_or(0, |snapshot| snapshot.reach));
+        let writes = self.pace.writes(awaited, log.committed(), log.next() - 1, now);
         if !writes {
             // What a later turn appends may be committed apart from it.
             log.boundary();
@@ -281,12 +286,12 @@ impl Disk {
         writes
     }
 
+    fn check_opened(&mut self) -> Result<(), BrokerError> {
+        let Some((segment, error)) = self.closed.take() else { return Ok(()) };
+        Err(self.broken(format!("cannot open {}: {error}", self.files.segment(segment).display())))
+    }
+
     fn write(&mut self, ring: &mut Ring) -> Result<(), BrokerError> {
-        if let Some((segment, error)) = self.closed.take() {
-            return Err(
-                self.broken(format!("cannot open {}: {error}", self.files.segment(segment).display()))
-            );
-        }
         if self.under_way.is_some() {
             return Ok(());
         }
