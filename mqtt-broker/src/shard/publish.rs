@@ -23,6 +23,9 @@ use crate::ports::{AuthorizeRequest, Commit, Decision, Permission, Ticket};
 use crate::router::{CoreSet, Matches, Strategy, Subscriber};
 use crate::store::record::Record;
 
+/// What topics that are the broker's own to publish begin with.
+pub(super) const RESERVED: &str = "$SYS/";
+
 /// What became of a routed message.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Routed {
@@ -223,7 +226,7 @@ impl Shard {
 
     /// Topics below `$SYS/` are the broker's own to publish.
     pub(super) fn is_reserved(&self, topic: TopicName<'_>) -> bool {
-        topic.as_bytes().starts_with(b"$SYS/")
+        topic.as_str().starts_with(RESERVED)
     }
 
     /// Whether a lane that this message needs is full.

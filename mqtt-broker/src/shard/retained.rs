@@ -10,6 +10,7 @@ use mqtt_proto::types::Qos;
 
 use super::Shard;
 use super::deliver::Outgoing;
+use super::publish::RESERVED;
 use crate::message::Message;
 use crate::ports::Commit;
 use crate::router::Retainable;
@@ -74,6 +75,12 @@ impl PartialEq for Expiring {
 
 impl Eq for Expiring {}
 
+/// Whether the retained message of a topic is for the store. What the broker says of itself is not: it says it anew with
+/// each start, and what it said before is no longer true.
+pub(super) fn outlives(topic: &str) -> bool {
+    !topic.starts_with(RESERVED)
+}
+
 impl Shard {
     /// Sets or removes the retained message of a topic that is at home here [MQTT-3.3.1-5] [MQTT-3.3.1-6].
     pub(super) fn retain(&mut self, outgoing: &mut Outgoing<'_>) {
@@ -88,11 +95,13 @@ impl Shard {
             let commit = self.remove_retained(topic);
             return outgoing.wait_for(commit);
         }
-        let before = outgoing.commit;
-        self.records.keep_outgoing(self.now, outgoing, &Record::Retained);
-        if outgoing.message.qos == Qos::AtMostOnce {
-            // It promises nothing.
-            outgoing.commit = before;
+        if outlives(topic) {
+            let before = outgoing.commit;
+            self.records.keep_outgoing(self.now, outgoing, &Record::Retained);
+            if outgoing.message.qos == Qos::AtMostOnce {
+                // It promises nothing.
+                outgoing.commit = before;
+            }
         }
         let message = outgoing.keep(&mut self.spares).with(outgoing.message.qos, true);
         self.restore_retained(message);
@@ -118,7 +127,7 @@ impl Shard {
         let replaced = self.retained.get(topic).map(Message::cost);
         let more = cost.saturating_sub(replaced.unwrap_or(0));
         let one_more = replaced.is_none();
-        !(self.records.lack_room(cost)
+        !(outlives(topic) && self.records.lack_room(cost)
             || one_more && self.budget.retained_messages() >= u64::from(self.limits.retained_messages_max)
             || more > 0
                 && (self.budget.retained_bytes() + more as u64 > self.limits.retained_bytes_max
@@ -130,7 +139,10 @@ impl Shard {
         let Some(removed) = self.retained.remove(topic) else { return Commit::Now };
         self.expiries.remove(&removed);
         self.count_retained();
-        self.records.append(self.now, &Record::RetainedRemoved { topic })
+        match outlives(topic) {
+            true => self.records.append(self.now, &Record::RetainedRemoved { topic }),
+            false => Commit::Now,
+        }
     }
 
     /// Removes the retained messages whose Message Expiry Interval is over [MQTT-3.3.2-5]. If more than a turn's share

@@ -9,6 +9,7 @@ use super::Shard;
 use super::contract::Now;
 use super::queue::Delivery;
 use super::records::Records;
+use super::retained::outlives;
 use super::session::Session;
 use super::table::Key;
 use crate::message::Message;
@@ -100,8 +101,10 @@ impl Shard {
                 }
                 let Some(message) = behind.next() else { break Stage::Sessions };
                 last = Some(message);
-                slice.message(message);
-                slice.tell(&Record::Retained);
+                if outlives(message.topic()) {
+                    slice.message(message);
+                    slice.tell(&Record::Retained);
+                }
             };
             if let Some(last) = last {
                 topic.clear();

@@ -507,3 +507,29 @@ fn a_full_store_refuses_what_would_need_it_and_goes_on_with_the_rest() {
         assert_eq!(cluster.total(|stats| stats.retained_messages), 0);
     }
 }
+
+/// What the broker says of itself is about one start of it.
+#[test]
+fn nothing_of_the_sys_tree_is_in_the_store() {
+    for cores in CORES {
+        let every_second = limits(|limits: &mut Limits| limits.sys_interval_seconds = 1);
+        let (mut cluster, disk) = Disk::new(cores, every_second);
+        cluster.advance(5_000);
+        let asks = cluster.connect(0, Version::V5, "asks");
+        cluster.subscribe(asks, "$SYS/broker/uptime", Qos::AtMostOnce);
+        assert_eq!(cluster.take(asks).0, "$SYS/broker/uptime");
+        // Full or not.
+        disk.set_full(true);
+        cluster.advance(1_000);
+        assert_eq!(cluster.take(asks), ("$SYS/broker/uptime".to_owned(), b"6".to_vec()));
+        disk.set_full(false);
+        assert_eq!(disk.count(|record| matches!(record, Record::Message { .. } | Record::Retained)), 0);
+        disk.snapshot(&mut cluster, 100, |_| ());
+        let mut cluster = disk.restart(cluster, 0);
+        assert_eq!(cluster.total(|stats| stats.retained_messages), 0);
+        cluster.advance(1_000);
+        let asks = cluster.connect(0, Version::V5, "asks");
+        cluster.subscribe(asks, "$SYS/broker/uptime", Qos::AtMostOnce);
+        assert_eq!(cluster.take(asks), ("$SYS/broker/uptime".to_owned(), b"1".to_vec()));
+    }
+}
