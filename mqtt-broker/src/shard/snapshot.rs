@@ -6,6 +6,7 @@
 use mqtt_proto::types::PacketId;
 
 use super::Shard;
+use super::connection::Connection;
 use super::contract::Now;
 use super::queue::Delivery;
 use super::records::Records;
@@ -112,6 +113,7 @@ impl Shard {
             }
         }
         let (sessions, subscriptions) = (&mut self.sessions, &self.subscriptions);
+        let connections = &self.connections;
         while *stage == Stage::Sessions && slice.bytes < bytes {
             if *session >= sessions.end() {
                 *stage = Stage::Done;
@@ -123,7 +125,8 @@ impl Shard {
                 && let Some(state) = sessions.get_mut(key)
                 && state.recorded
             {
-                tell_session(key, state, subscriptions, &mut slice);
+                let connection = state.connection().and_then(|connection| connections.get(connection));
+                tell_session(key, state, subscriptions, connection, &mut slice);
             }
             *session += 1;
         }
@@ -135,6 +138,7 @@ fn tell_session(
     key: Key,
     session: &mut Session,
     subscriptions: &crate::router::Subscriptions,
+    connection: Option<&Connection>,
     slice: &mut Slice<'_>,
 ) {
     let (expiry_seconds, next_packet_id) = (session.expiry_seconds, session.next_packet_id());
@@ -163,7 +167,9 @@ fn tell_session(
         slice.tell(&Record::Subscribed { client_id, filter, options, identifier });
     }
     let Some(flight) = session.known_flight() else { return };
-    let told = |packet_id: &PacketId| !flight.untold.contains(packet_id);
+    // What is to be refused has not come: sent again behind a crash, it is judged again.
+    let refused = |packet_id: &PacketId| connection.is_some_and(|connection| connection.refuses(*packet_id));
+    let told = |packet_id: &PacketId| !flight.untold.contains(packet_id) && !refused(packet_id);
     for packet_id in flight.inbound.awaiting_pubrel().filter(told) {
         slice.tell(&Record::Received { client_id, packet_id });
     }

@@ -533,3 +533,27 @@ fn nothing_of_the_sys_tree_is_in_the_store() {
         assert_eq!(cluster.take(asks), ("$SYS/broker/uptime".to_owned(), b"1".to_vec()));
     }
 }
+
+/// Its PUBREC waits behind another answer when a snapshot is made: sent again, the message is refused again, and not taken for
+/// one that was routed.
+#[test]
+fn a_qos_2_message_that_is_to_be_refused_has_not_come_for_a_snapshot() {
+    for cores in CORES {
+        let (mut cluster, disk) = Disk::new(cores, Limits::default());
+        goes(&mut cluster, "c", "a");
+        let (publisher, _) = cluster.resume(0, Version::V5, "publisher");
+        disk.set_late(true);
+        cluster.send(publisher, &Packet::Publish(publish("a", b"x", Qos::AtLeastOnce, 1)));
+        cluster.send(publisher, &Packet::Publish(publish("$SYS/x", b"x", Qos::ExactlyOnce, 2)));
+        cluster.expect_nothing(publisher);
+        disk.snapshot(&mut cluster, 100, |_| ());
+        disk.commit(&mut cluster);
+        disk.set_late(false);
+        let mut cluster = disk.restart(cluster, 10);
+        let publisher = resume(&mut cluster, "publisher");
+        let again = Publish { dup: true, ..publish("$SYS/x", b"x", Qos::ExactlyOnce, 2) };
+        cluster.send(publisher, &Packet::Publish(again));
+        let refused = Ack::new(packet_id(2), ReasonCode::NOT_AUTHORIZED);
+        cluster.expect(publisher, |packet| assert_eq!(packet, &Packet::PubRec(refused)));
+    }
+}
