@@ -104,7 +104,13 @@ impl Shard {
                     && self.needs_storage(topic, publish.retain) =>
             {
                 if version != Version::V5 {
-                    // No acknowledgement of that Client's says no: it gets none and sends the message again.
+                    // No acknowledgement of that Client's says no: it gets none and sends the message again, which has not
+                    // come yet then.
+                    if let (Some(session), Qos::ExactlyOnce, Some(packet_id)) =
+                        (self.sessions.get_mut(session_key), publish.qos, publish.packet_id)
+                    {
+                        session.flight().inbound.pubrec_sent(packet_id, ReasonCode::QUOTA_EXCEEDED);
+                    }
                     return self.fault(key, ReasonCode::QUOTA_EXCEEDED);
                 }
                 Some(ReasonCode::QUOTA_EXCEEDED)

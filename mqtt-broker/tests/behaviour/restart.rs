@@ -557,3 +557,25 @@ fn a_qos_2_message_that_is_to_be_refused_has_not_come_for_a_snapshot() {
         cluster.expect(publisher, |packet| assert_eq!(packet, &Packet::PubRec(refused)));
     }
 }
+
+/// A Client before 5.0 is told by the end of its connection. Sent again, the message is a new one.
+#[test]
+fn a_qos_2_message_that_a_full_store_has_refused_before_5_0_is_taken_when_it_comes_again() {
+    for cores in CORES {
+        let (mut cluster, disk) = Disk::new(cores, Limits::default());
+        goes(&mut cluster, "c", "a");
+        let (publisher, _) = cluster.resume(0, Version::V3_1_1, "publisher");
+        disk.set_full(true);
+        cluster.look_at_stores();
+        cluster.send(publisher, &Packet::Publish(publish("a", b"x", Qos::ExactlyOnce, 1)));
+        cluster.expect_nothing(publisher);
+        assert!(cluster.is_closed(publisher));
+        disk.set_full(false);
+        cluster.look_at_stores();
+        let (publisher, _) = cluster.resume(0, Version::V3_1_1, "publisher");
+        let again = Publish { dup: true, ..publish("a", b"x", Qos::ExactlyOnce, 1) };
+        cluster.send(publisher, &Packet::Publish(again));
+        cluster.expect(publisher, |packet| assert_eq!(packet, &Packet::PubRec(ok(packet_id(1)))));
+        is_back(&mut cluster, "c", "a", ["x"]);
+    }
+}
