@@ -89,7 +89,7 @@ impl Shard {
             let commit = self.remove_retained(topic);
             return outgoing.wait_for(commit);
         }
-        if !self.has_room_to_retain(topic, outgoing.message.cost()) {
+        if !self.has_room_to_retain(topic, outgoing.message.cost(), outgoing.message.qos) {
             self.stats.dropped_retained_full += 1;
             // Better none than one that is no longer true: a new subscription would take it for the last.
             let commit = self.remove_retained(topic);
@@ -123,11 +123,14 @@ impl Shard {
 
     /// Whether a message of `cost` bytes may be retained for `topic`. One that is not larger than what it replaces
     /// always may.
-    fn has_room_to_retain(&self, topic: &str, cost: usize) -> bool {
+    ///
+    /// A full store is no reason to drop one of QoS 1 or 2: the core that it came in on has taken it, as it did not know yet,
+    /// and its acknowledgement waits until there is room.
+    fn has_room_to_retain(&self, topic: &str, cost: usize, qos: Qos) -> bool {
         let replaced = self.retained.get(topic).map(Message::cost);
         let more = cost.saturating_sub(replaced.unwrap_or(0));
         let one_more = replaced.is_none();
-        !(outlives(topic) && self.records.lack_room(cost)
+        !(qos == Qos::AtMostOnce && outlives(topic) && self.records.lack_room(cost)
             || one_more && self.budget.retained_messages() >= u64::from(self.limits.retained_messages_max)
             || more > 0
                 && (self.budget.retained_bytes() + more as u64 > self.limits.retained_bytes_max

@@ -579,3 +579,31 @@ fn a_qos_2_message_that_a_full_store_has_refused_before_5_0_is_taken_when_it_com
         is_back(&mut cluster, "c", "a", ["x"]);
     }
 }
+
+/// The core on which a Client publishes learns a little later that the store of another is full: what it takes until then is
+/// kept there, as it is acknowledged.
+#[test]
+fn what_is_retained_is_kept_though_the_store_of_its_home_has_become_full() {
+    for cores in CORES {
+        let mut kept = 0;
+        for n in 0..10 {
+            let (mut cluster, disk) = Disk::new(cores, Limits::default());
+            let publisher = cluster.connect(0, Version::V5, &format!("publisher-{n}"));
+            disk.set_full(true);
+            for shard in &mut cluster.shards[1..] {
+                shard.store_committed(0, cluster.now);
+            }
+            let topic = format!("r/{n}");
+            let retained = Publish { retain: true, ..publish(&topic, b"x", Qos::AtLeastOnce, 1) };
+            cluster.send(publisher, &Packet::Publish(retained));
+            let mut is_taken = false;
+            cluster.expect(publisher, |packet| {
+                is_taken = matches!(packet, Packet::PubAck(ack) if !ack.reason.is_error());
+            });
+            let cluster = disk.restart(cluster, 10);
+            assert_eq!(cluster.total(|stats| stats.retained_messages), u64::from(is_taken));
+            kept += u32::from(is_taken);
+        }
+        assert!(kept > 0, "one whose core does not know yet is taken");
+    }
+}
