@@ -40,9 +40,9 @@ impl Records {
         now.wall_millis + self.behind
     }
 
-    /// The wall time at the monotonic time `at`, which lies ahead.
+    /// The wall time at the monotonic time `at`, which lies ahead, or behind for what is under way although its time is over.
     pub(super) fn wall_at(&self, now: Now, at: u64) -> u64 {
-        self.wall(now).saturating_add(at.saturating_sub(now.millis))
+        self.wall(now).saturating_add(at).saturating_sub(now.millis)
     }
 
     /// The store knows of the time `last`.
