@@ -116,8 +116,9 @@ impl Disk {
         now.millis += millis;
         now.wall_millis += millis;
         let mut images: Vec<Image> = self.logs.borrow_mut().iter_mut().map(Log::read).collect();
+        let start = Image::start_at(&images, now.wall_millis);
         for (core, image) in images.iter_mut().enumerate() {
-            image.expire(now.wall_millis, |record| self.note(core, record));
+            image.expire(start, |record| self.note(core, record));
         }
         Image::settle(&mut images, |core, record| self.note(core.into(), record));
         let mut cluster = self.cluster();
