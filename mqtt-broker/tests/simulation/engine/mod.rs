@@ -22,7 +22,7 @@ mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub(crate) use coverage::Coverage;
-pub(crate) use crash::crash;
+pub(crate) use crash::{crash, replay_crashes};
 pub(crate) use oracle::Violation;
 pub(crate) use run::Outcome;
 pub(crate) use scenario::Scenario;
