@@ -6,8 +6,6 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
-use mqtt_proto::types::Qos;
-
 use super::Shard;
 use super::deliver::Outgoing;
 use super::publish::RESERVED;
@@ -96,12 +94,7 @@ impl Shard {
             return outgoing.wait_for(commit);
         }
         if outlives(topic) {
-            let before = outgoing.commit;
             self.records.keep_outgoing(self.now, outgoing, &Record::Retained);
-            if outgoing.message.qos == Qos::AtMostOnce {
-                // It promises nothing.
-                outgoing.commit = before;
-            }
         }
         let message = outgoing.keep(&mut self.spares).with(outgoing.message.qos, true);
         self.restore_retained(message);
