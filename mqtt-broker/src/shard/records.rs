@@ -8,7 +8,7 @@ use mqtt_proto::types::{PacketId, Qos};
 use super::contract::Now;
 use super::deliver::{How, Outgoing};
 use crate::message::MessageRef;
-use crate::ports::{Commit, Store};
+use crate::ports::{Commit, Store, StoreStatus};
 use crate::store::record::{Identifiers, Record};
 
 /// Wall time is told once in so many milliseconds at most.
@@ -71,6 +71,11 @@ impl Records {
             self.told = at;
             self.store.append_later(&Record::Time { at });
         }
+    }
+
+    /// What there is to say of the store.
+    pub(super) fn status(&self) -> StoreStatus {
+        self.store.status()
     }
 
     /// Asks once more whether there is room.

@@ -6,6 +6,8 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
+use mqtt_proto::types::Qos;
+
 use super::Shard;
 use super::deliver::Outgoing;
 use super::publish::RESERVED;
