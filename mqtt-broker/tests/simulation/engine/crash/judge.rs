@@ -98,9 +98,10 @@ impl Judge {
         let last = self.last.entry((nth, published.topic.clone())).or_insert(message);
         // One that came before the subscription may be sent once more behind those that came later.
         let is_owed = |(filter, wanted): (&&str, &Wanted)| {
-            wanted.owed_from.is_some_and(|from| from <= message) && matches(filter, &published.topic)
+            wanted.owed_from.is_some_and(|from| from <= message)
+                && matches(filter, &published.topic)
+                && (published.by != nth || wanted.leads_home(message))
         };
-        // One whose time was over is another one when it is sent again.
         if message < *last
             && !unordered
             && !published.may_be_expired(latest)
@@ -173,12 +174,10 @@ impl Judge {
                 let Some(from) = wanted.owed_from else { continue };
                 for (at, message) in self.messages.iter().enumerate().skip(from) {
                     let is_own = message.by == nth;
-                    let to_itself =
-                        wanted.granted.is_some_and(|(options, from)| !options.of.no_local && from <= at);
                     let owed = message.acknowledged_at.is_some()
                         && message.kind == Kind::Plain
                         && matches(filter, &message.topic)
-                        && (!is_own || to_itself)
+                        && (!is_own || wanted.leads_home(at))
                         && !message.may_be_expired(latest);
                     if owed && !self.has_taken(nth, at) {
                         return violation("lost", format!("{} never got {at}, {message:?}", client.name));
@@ -215,6 +214,13 @@ impl Judge {
                 violation("retained", format!("{topic} has {found:?}, which may be {may_be:?}, at {now}"))
             }
         }
+    }
+}
+
+impl Wanted {
+    /// Whether it certainly matches a message of the Client's own.
+    fn leads_home(&self, message: usize) -> bool {
+        self.granted.is_some_and(|(options, from)| !options.of.no_local && from <= message)
     }
 }
 
