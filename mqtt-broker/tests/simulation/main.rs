@@ -8,7 +8,7 @@ mod engine;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use engine::{Coverage, Scenario, Violation, crash, schedule, shrink, simulate};
+use engine::{Coverage, Scenario, Violation, crash, replay_crashes, schedule, shrink, simulate};
 
 /// Seeds that every run of the tests goes through.
 const SEEDS: u64 = 2000;
@@ -104,10 +104,14 @@ fn what_was_acknowledged_outlives_crashes() {
     for seed in 0..CRASH_SEEDS {
         match crash(seed) {
             Ok(count) => crashes += count,
-            Err(violation) => panic!(
-                "seed {seed}: {violation}\n\
-                 replay: cargo run -p mqtt-broker --no-default-features --example simulate -- --crashes --seed {seed}"
-            ),
+            Err(violation) => {
+                // Prints the trace of the shortest run that fails so.
+                let _as_before = replay_crashes(seed, true, true);
+                panic!(
+                    "seed {seed}: {violation}\n\
+                     replay: cargo run -p mqtt-broker --no-default-features --example simulate -- --crashes --seed {seed}"
+                )
+            }
         }
     }
     assert!(crashes > CRASH_SEEDS, "a run has several: {crashes}");
