@@ -43,7 +43,7 @@ struct Will {
     most: u64,
     /// By Client: how often it came as for the first time.
     came: Vec<u64>,
-    /// When it was published, by wall time.
+    /// When it was published at the earliest, by wall time.
     published_at: u64,
 }
 
@@ -129,13 +129,17 @@ impl Wills {
             } else {
                 will.owed_to = (0..clients.len()).filter(|&nth| is_owed(nth)).collect();
             }
+            if !again && !will.is_counted {
+                // From the earliest time on it may expire.
+                will.published_at = wall;
+            }
             will.is_counted = true;
             if by > now {
                 continue;
             }
             let is_coming = clients[will.client].link.as_ref().is_some_and(|link| !link.is_closed);
             // One that is just coming back may be in time.
-            (will.fate, will.published_at) = (if is_coming { Fate::Open } else { Fate::Published }, wall);
+            will.fate = if is_coming { Fate::Open } else { Fate::Published };
         }
     }
 
