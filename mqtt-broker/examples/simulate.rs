@@ -17,7 +17,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use engine::{Coverage, Scenario, Step, Violation, crash, crash_groups, schedule, shrink, simulate};
+use engine::{
+    Coverage, Scenario, Step, Violation, crash, crash_groups, replay_crashes, schedule, shrink, simulate,
+};
 
 /// Simulates a whole broker with its Clients and network, each run from one seed.
 #[derive(Parser)]
@@ -43,7 +45,7 @@ struct Options {
     /// Threads
     #[arg(long)]
     threads: Option<usize>,
-    /// With a seed: the run in which the broker is killed, instead of the other
+    /// Only the runs in which the broker is killed
     #[arg(long)]
     crashes: bool,
     /// With a seed: the run in which the broker is killed while it keeps messages for groups, instead of the other
@@ -74,6 +76,7 @@ struct Sum {
     messages: u64,
     events: u64,
     coverage: Coverage,
+    crashes: u64,
     failed: Vec<(u64, Violation)>,
 }
 
@@ -90,8 +93,11 @@ fn main() -> ExitCode {
 /// One seed with a trace, made smaller if it fails.
 fn replay(seed: u64, options: &Options) -> ExitCode {
     if options.crashes || options.groups {
-        let run = if options.groups { crash_groups } else { crash };
-        return match run(seed, !options.quiet) {
+        let held = match options.groups {
+            true => crash_groups(seed, !options.quiet),
+            false => replay_crashes(seed, !options.no_shrink, !options.quiet),
+        };
+        return match held {
             Ok(count) => {
                 println!("seed {seed} holds: {count} crashes");
                 ExitCode::SUCCESS
@@ -107,9 +113,13 @@ fn replay(seed: u64, options: &Options) -> ExitCode {
     let mut outcome = simulate(&scenario, &steps, false);
     if let Some(violation) = outcome.violation.as_ref().filter(|_| !options.no_shrink) {
         let all = steps.len();
-        steps = shrink(&steps, |part| {
-            simulate(&scenario, part, false).violation.is_some_and(|other| other.rule == violation.rule)
-        });
+        steps = shrink(
+            &steps,
+            |step| step.party,
+            |part| {
+                simulate(&scenario, part, false).violation.is_some_and(|other| other.rule == violation.rule)
+            },
+        );
         println!("seed {seed} fails with {} of its {all} steps", steps.len());
     }
     if !options.quiet {
@@ -176,23 +186,30 @@ fn explore(options: &Options) -> ExitCode {
         }
     }
     println!(
-        "{} seeds in {seconds:.1} s on {threads} threads: {:.1} seeds/s, {:.1} virtual hours, {} messages, {} events",
+        "{} seeds in {seconds:.1} s on {threads} threads: {:.1} seeds/s, {:.1} virtual hours, {} messages, {} events, {} crashes",
         sum.seeds,
         sum.seeds as f64 / seconds,
         sum.micros as f64 / 3.6e9,
         sum.messages,
-        sum.events
+        sum.events,
+        sum.crashes
     );
     if sum.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Runs one seed; whether it failed.
 fn one(seed: u64, options: &Options, sum: &Mutex<Sum>) -> bool {
+    let crashed = crash(seed);
+    if options.crashes {
+        let mut sum = sum.lock().expect("no thread panics");
+        sum.seeds += 1;
+        sum.crashes += crashed.as_ref().copied().unwrap_or(0);
+        return crashed.is_err_and(|violation| failed(seed, violation, " --crashes", &mut sum));
+    }
     let scenario = Scenario::new(seed, options.cores);
     let steps = schedule(&scenario);
     let outcome = simulate(&scenario, &steps, false);
-    let crashed = crash(seed, false).err().map(|violation| (violation, " --crashes".to_owned()));
-    let of_groups = crash_groups(seed, false).err().map(|violation| (violation, " --groups".to_owned()));
+    let of_groups = crash_groups(seed, false);
     let mut sum = sum.lock().expect("no thread panics");
     sum.seeds += 1;
     sum.micros += outcome.micros;
@@ -200,8 +217,17 @@ fn one(seed: u64, options: &Options, sum: &Mutex<Sum>) -> bool {
     sum.events += outcome.events;
     sum.coverage.merge(&outcome.coverage);
     let cores = options.cores.map_or(String::new(), |cores| format!(" --cores {cores}"));
-    let failed = outcome.violation.map(|violation| (violation, cores)).or(crashed).or(of_groups);
-    let Some((violation, also)) = failed else { return false };
+    sum.crashes += crashed.as_ref().copied().unwrap_or(0);
+    match (outcome.violation, crashed, of_groups) {
+        (Some(violation), _, _) => failed(seed, violation, &cores, &mut sum),
+        (None, Err(violation), _) => failed(seed, violation, " --crashes", &mut sum),
+        (None, Ok(_), Err(violation)) => failed(seed, violation, " --groups", &mut sum),
+        (None, Ok(_), Ok(_)) => false,
+    }
+}
+
+/// Tells of a seed that failed, and how it is replayed.
+fn failed(seed: u64, violation: Violation, also: &str, sum: &mut Sum) -> bool {
     println!("seed {seed} fails: {violation}");
     println!(
         "  replay: cargo run -p mqtt-broker --no-default-features --example simulate -- --seed {seed}{also}"

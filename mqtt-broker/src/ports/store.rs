@@ -14,6 +14,26 @@ pub enum Commit {
     At(u64),
 }
 
+/// What there is to say of a store, of one core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreStatus {
+    /// Bytes of the files that hold the log.
+    pub log_bytes: u64,
+    /// How many there are.
+    pub segments: u64,
+    /// Records appended since the start.
+    pub records: u64,
+    /// Commits written since the start.
+    pub commits: u64,
+    /// Snapshots written since the start.
+    pub snapshots: u64,
+    /// When the last of them was complete, in monotonic milliseconds; 0 if there is none.
+    pub snapshot_at: u64,
+    /// Milliseconds that it took.
+    pub snapshot_millis: u64,
+}
+
 /// Keeps what must outlive the process.
 pub trait Store {
     /// Appends a record. The answer says what waits for it.
@@ -38,6 +58,11 @@ pub trait Store {
     /// Whether anything that is appended outlives the process. If not, what is told for that alone need not be.
     fn keeps(&self) -> bool {
         true
+    }
+
+    /// What there is to say of it, for the `$SYS` tree.
+    fn status(&self) -> StoreStatus {
+        StoreStatus::default()
     }
 }
 

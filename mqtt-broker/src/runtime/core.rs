@@ -283,6 +283,7 @@ impl Core {
                 }
                 // Whoever asked may have gone.
                 Command::Stats(asker) => {
+                    self.connections.shard.note_store();
                     let _ = asker.send((self.id, self.connections.shard.stats().clone()));
                 }
                 Command::Reply(Reply::Answer(ticket, answer)) => {

@@ -23,6 +23,9 @@ use crate::ports::{AuthorizeRequest, Commit, Decision, Permission, Ticket};
 use crate::router::{Concerned, CoreSet, Matches, Strategy, Subscriber};
 use crate::store::record::Record;
 
+/// What topics that are the broker's own to publish begin with.
+pub(super) const RESERVED: &str = "$SYS/";
+
 /// What became of a routed message.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Routed {
@@ -115,7 +118,13 @@ impl Shard {
                     && self.needs_storage(session_key, topic, publish) =>
             {
                 if version != Version::V5 {
-                    // No acknowledgement of that Client's says no: it gets none and sends the message again.
+                    // No acknowledgement of that Client's says no: it gets none and sends the message again, which has not
+                    // come yet then.
+                    if let (Some(session), Qos::ExactlyOnce, Some(packet_id)) =
+                        (self.sessions.get_mut(session_key), publish.qos, publish.packet_id)
+                    {
+                        session.flight().inbound.pubrec_sent(packet_id, ReasonCode::QUOTA_EXCEEDED);
+                    }
                     return self.fault(key, ReasonCode::QUOTA_EXCEEDED);
                 }
                 Some(ReasonCode::QUOTA_EXCEEDED)
@@ -228,7 +237,7 @@ impl Shard {
 
     /// Topics below `$SYS/` are the broker's own to publish.
     pub(super) fn is_reserved(&self, topic: TopicName<'_>) -> bool {
-        topic.as_bytes().starts_with(b"$SYS/")
+        topic.as_str().starts_with(RESERVED)
     }
 
     /// Whether a lane that this message needs is full, or what is kept until other cores have committed it.

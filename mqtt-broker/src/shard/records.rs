@@ -8,7 +8,7 @@ use mqtt_proto::types::{PacketId, Qos};
 use super::contract::Now;
 use super::deliver::{How, Outgoing};
 use crate::message::MessageRef;
-use crate::ports::{Commit, Store};
+use crate::ports::{Commit, Store, StoreStatus};
 use crate::store::record::{Identifiers, Record};
 
 /// Wall time is told once in so many milliseconds at most.
@@ -48,9 +48,9 @@ impl Records {
         now.wall_millis + self.behind
     }
 
-    /// The wall time at the monotonic time `at`, which lies ahead.
+    /// The wall time at the monotonic time `at`, which lies ahead, or behind for what is under way although its time is over.
     pub(super) fn wall_at(&self, now: Now, at: u64) -> u64 {
-        self.wall(now).saturating_add(at.saturating_sub(now.millis))
+        self.wall(now).saturating_add(at).saturating_sub(now.millis)
     }
 
     /// The store knows of the time `last`.
@@ -79,6 +79,11 @@ impl Records {
             self.told = at;
             self.store.append_later(&Record::Time { at });
         }
+    }
+
+    /// What there is to say of the store.
+    pub(super) fn status(&self) -> StoreStatus {
+        self.store.status()
     }
 
     /// Asks once more whether there is room.

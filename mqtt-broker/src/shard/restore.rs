@@ -13,11 +13,12 @@ use super::contract::Now;
 use super::envelope::Envelope;
 use super::lifecycle::Due;
 use super::queue::Delivery;
+use super::retained::outlives;
 use super::session::{Flight, NOBODY, Session, Will};
 use super::table::Key;
 use crate::config::CoreId;
 use crate::message::{Message, MessageRef};
-use crate::router::{CoreSet, Subscriber};
+use crate::router::{CoreSet, Retainable, Subscriber};
 use crate::store::image::{self, Image};
 
 /// Milliseconds from a start to the first Wills of those who were connected before it, or whose time came meanwhile: their
@@ -69,7 +70,7 @@ impl Shard {
         let wall = self.records.wall(now);
         let mut times = Times { now: now.millis, wall, turned: BTreeMap::new() };
         let parts = image.into_parts();
-        for stored in &parts.retained {
+        for stored in parts.retained.iter().filter(|stored| outlives(stored.topic())) {
             self.restore_retained(times.message(stored));
         }
         drop(parts.retained);

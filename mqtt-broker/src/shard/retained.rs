@@ -6,8 +6,11 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
+use mqtt_proto::types::Qos;
+
 use super::Shard;
 use super::deliver::Outgoing;
+use super::publish::RESERVED;
 use crate::message::Message;
 use crate::ports::Commit;
 use crate::router::Retainable;
@@ -72,6 +75,12 @@ impl PartialEq for Expiring {
 
 impl Eq for Expiring {}
 
+/// Whether the retained message of a topic is for the store. What the broker says of itself is not: it says it anew with
+/// each start, and what it said before is no longer true.
+pub(super) fn outlives(topic: &str) -> bool {
+    !topic.starts_with(RESERVED)
+}
+
 impl Shard {
     /// Sets or removes the retained message of a topic that is at home here [MQTT-3.3.1-5] [MQTT-3.3.1-6].
     pub(super) fn retain(&mut self, outgoing: &mut Outgoing<'_>) {
@@ -80,13 +89,15 @@ impl Shard {
             let commit = self.remove_retained(topic);
             return outgoing.wait_for(commit);
         }
-        if !self.has_room_to_retain(topic, outgoing.message.cost()) {
+        if !self.has_room_to_retain(topic, outgoing.message.cost(), outgoing.message.qos) {
             self.stats.dropped_retained_full += 1;
             // Better none than one that is no longer true: a new subscription would take it for the last.
             let commit = self.remove_retained(topic);
             return outgoing.wait_for(commit);
         }
-        self.records.keep_outgoing(self.now, outgoing, &Record::Retained);
+        if outlives(topic) {
+            self.records.keep_outgoing(self.now, outgoing, &Record::Retained);
+        }
         let message = outgoing.keep(&mut self.spares).with(outgoing.message.qos, true);
         self.restore_retained(message);
     }
@@ -107,11 +118,14 @@ impl Shard {
 
     /// Whether a message of `cost` bytes may be retained for `topic`. One that is not larger than what it replaces
     /// always may.
-    fn has_room_to_retain(&self, topic: &str, cost: usize) -> bool {
+    ///
+    /// A full store is no reason to drop one of QoS 1 or 2: the core that it came in on has taken it, as it did not know yet,
+    /// and its acknowledgement waits until there is room.
+    fn has_room_to_retain(&self, topic: &str, cost: usize, qos: Qos) -> bool {
         let replaced = self.retained.get(topic).map(Message::cost);
         let more = cost.saturating_sub(replaced.unwrap_or(0));
         let one_more = replaced.is_none();
-        !(self.records.lack_room(cost)
+        !(qos == Qos::AtMostOnce && outlives(topic) && self.records.lack_room(cost)
             || one_more && self.budget.retained_messages() >= u64::from(self.limits.retained_messages_max)
             || more > 0
                 && (self.budget.retained_bytes() + more as u64 > self.limits.retained_bytes_max
@@ -123,7 +137,10 @@ impl Shard {
         let Some(removed) = self.retained.remove(topic) else { return Commit::Now };
         self.expiries.remove(&removed);
         self.count_retained();
-        self.records.append(self.now, &Record::RetainedRemoved { topic })
+        match outlives(topic) {
+            true => self.records.append(self.now, &Record::RetainedRemoved { topic }),
+            false => Commit::Now,
+        }
     }
 
     /// Removes the retained messages whose Message Expiry Interval is over [MQTT-3.3.2-5]. If more than a turn's share

@@ -6,9 +6,11 @@
 use mqtt_proto::types::PacketId;
 
 use super::Shard;
+use super::connection::Connection;
 use super::contract::Now;
 use super::queue::Delivery;
 use super::records::Records;
+use super::retained::outlives;
 use super::session::Session;
 use super::table::Key;
 use crate::message::{Message, MessageRef};
@@ -166,8 +168,10 @@ impl Shard {
                 }
                 let Some(message) = behind.next() else { break Stage::Sessions };
                 last = Some(message);
-                slice.message(message);
-                slice.tell(&Record::Retained);
+                if outlives(message.topic()) {
+                    slice.message(message);
+                    slice.tell(&Record::Retained);
+                }
             };
             if let Some(last) = last {
                 topic.clear();
@@ -175,6 +179,7 @@ impl Shard {
             }
         }
         let (sessions, subscriptions) = (&mut self.sessions, &self.subscriptions);
+        let connections = &self.connections;
         while *stage == Stage::Sessions && slice.bytes < bytes {
             if *session >= sessions.end() {
                 *stage = Stage::Done;
@@ -186,7 +191,8 @@ impl Shard {
                 && let Some(state) = sessions.get_mut(key)
                 && state.recorded
             {
-                tell_session(key, state, subscriptions, &mut slice);
+                let connection = state.connection().and_then(|connection| connections.get(connection));
+                tell_session(key, state, subscriptions, connection, &mut slice);
             }
             *session += 1;
         }
@@ -198,6 +204,7 @@ fn tell_session(
     key: Key,
     session: &mut Session,
     subscriptions: &crate::router::Subscriptions,
+    connection: Option<&Connection>,
     slice: &mut Slice<'_>,
 ) {
     let (expiry_seconds, next_packet_id) = (session.expiry_seconds, session.next_packet_id());
@@ -226,7 +233,9 @@ fn tell_session(
         slice.tell(&Record::Subscribed { client_id, filter, options, identifier });
     }
     let Some(flight) = session.known_flight() else { return };
-    for packet_id in flight.inbound.awaiting_pubrel() {
+    // What is to be refused has not come: sent again behind a crash, it is judged again.
+    let refused = |packet_id: &PacketId| connection.is_some_and(|connection| connection.refuses(*packet_id));
+    for packet_id in flight.inbound.awaiting_pubrel().filter(|packet_id| !refused(packet_id)) {
         slice.tell(&Record::Received { client_id, packet_id });
     }
     for (packet_id, _, delivery) in flight.outbound.iter() {

@@ -23,7 +23,9 @@ pub enum DropReason {
 }
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident => $topic:literal;)*) => {
+    (@add $to:expr, $from:expr) => { $to += $from };
+    (@add $to:expr, $from:expr, greatest) => { $to = $to.max($from) };
+    ($($(#[$doc:meta])* $name:ident => $topic:literal $($how:ident)?;)*) => {
         /// Counters of a core since its start, and gauges of what it holds now.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
@@ -48,7 +50,7 @@ macro_rules! counters {
 
         impl core::ops::AddAssign<&Stats> for Stats {
             fn add_assign(&mut self, other: &Stats) {
-                $(self.$name += other.$name;)*
+                $(counters!(@add self.$name, other.$name $(, $how)?);)*
             }
         }
     };
@@ -115,6 +117,22 @@ counters! {
     dropped_refused => "messages/dropped/refused";
     /// Not retained: the bound of retained messages was reached.
     dropped_retained_full => "messages/dropped/retained_full";
+    /// Bytes of the files that hold the log of the store.
+    store_log_bytes => "store/log/bytes";
+    /// How many they are.
+    store_segments => "store/log/segments";
+    /// Records appended to it since the start.
+    store_records => "store/log/records";
+    /// Commits written since the start.
+    store_commits => "store/log/commits";
+    /// 1 while the store is full; in total, the cores whose store is.
+    store_full => "store/full";
+    /// Snapshots written since the start.
+    store_snapshots => "store/snapshots/count";
+    /// Seconds since the last of them; in total, of the core where that is longest ago.
+    store_snapshot_age => "store/snapshots/age" greatest;
+    /// Milliseconds that the last of them took; in total, of the core where it took longest.
+    store_snapshot_millis => "store/snapshots/duration" greatest;
 }
 
 impl Stats {

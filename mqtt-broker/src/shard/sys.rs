@@ -9,8 +9,24 @@ use super::stats::Stats;
 use crate::message::MessageRef;
 
 impl Shard {
+    /// Brings what the counters say of the store up to date, which nothing else does.
+    pub fn note_store(&mut self) {
+        let status = self.records.status();
+        let stats = &mut self.stats;
+        stats.store_log_bytes = status.log_bytes;
+        stats.store_segments = status.segments;
+        stats.store_records = status.records;
+        stats.store_commits = status.commits;
+        stats.store_full = u64::from(self.records.are_full());
+        stats.store_snapshots = status.snapshots;
+        let age = |at| self.now.millis.saturating_sub(at) / 1000;
+        stats.store_snapshot_age = if status.snapshots == 0 { 0 } else { age(status.snapshot_at) };
+        stats.store_snapshot_millis = status.snapshot_millis;
+    }
+
     /// The interval between two publications is over.
     pub(super) fn sys_due(&mut self) {
+        self.note_store();
         let interval = u64::from(self.limits.sys_interval_seconds) * 1000;
         if self.core.0 != 0 {
             let counters = self.stats.to_array();

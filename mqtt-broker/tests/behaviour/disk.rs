@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use mqtt_broker::config::{CoreId, Limits};
-use mqtt_broker::ports::{Commit, Ports, Store};
+use mqtt_broker::ports::{Commit, Ports, Store, StoreStatus};
 use mqtt_broker::shard::{Shard, SnapshotPosition};
 use mqtt_broker::store::image::Image;
 use mqtt_broker::store::record::Record;
@@ -57,6 +57,15 @@ impl Store for OfCore {
 
     fn has_room(&self, _: usize) -> bool {
         !self.1.borrow()[self.0].is_full
+    }
+
+    fn status(&self) -> StoreStatus {
+        let mut status = StoreStatus::default();
+        status.records = self.1.borrow()[self.0].records.len() as u64;
+        // On each core another one, complete so many seconds behind the start.
+        (status.snapshots, status.snapshot_at) = (1, 1_000 * self.0 as u64);
+        status.snapshot_millis = 10 + self.0 as u64;
+        status
     }
 }
 
@@ -129,8 +138,9 @@ impl Disk {
         now.millis += millis;
         now.wall_millis += millis;
         let mut images: Vec<Image> = self.logs.borrow_mut().iter_mut().map(Log::read).collect();
+        let start = Image::start_at(&images, now.wall_millis);
         for (core, image) in images.iter_mut().enumerate() {
-            image.expire(now.wall_millis, |record| self.note(core, record));
+            image.expire(start, |record| self.note(core, record));
         }
         Image::settle(&mut images, |core, record| self.note(core.into(), record));
         let mut cluster = self.cluster();

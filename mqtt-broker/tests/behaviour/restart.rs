@@ -507,3 +507,103 @@ fn a_full_store_refuses_what_would_need_it_and_goes_on_with_the_rest() {
         assert_eq!(cluster.total(|stats| stats.retained_messages), 0);
     }
 }
+
+/// What the broker says of itself is about one start of it.
+#[test]
+fn nothing_of_the_sys_tree_is_in_the_store() {
+    for cores in CORES {
+        let every_second = limits(|limits: &mut Limits| limits.sys_interval_seconds = 1);
+        let (mut cluster, disk) = Disk::new(cores, every_second);
+        cluster.advance(5_000);
+        let asks = cluster.connect(0, Version::V5, "asks");
+        cluster.subscribe(asks, "$SYS/broker/uptime", Qos::AtMostOnce);
+        assert_eq!(cluster.take(asks).0, "$SYS/broker/uptime");
+        // Full or not.
+        disk.set_full(true);
+        cluster.advance(1_000);
+        assert_eq!(cluster.take(asks), ("$SYS/broker/uptime".to_owned(), b"6".to_vec()));
+        disk.set_full(false);
+        assert_eq!(disk.count(|record| matches!(record, Record::Message { .. } | Record::Retained)), 0);
+        disk.snapshot(&mut cluster, 100, |_| ());
+        let mut cluster = disk.restart(cluster, 0);
+        assert_eq!(cluster.total(|stats| stats.retained_messages), 0);
+        cluster.advance(1_000);
+        let asks = cluster.connect(0, Version::V5, "asks");
+        cluster.subscribe(asks, "$SYS/broker/uptime", Qos::AtMostOnce);
+        assert_eq!(cluster.take(asks), ("$SYS/broker/uptime".to_owned(), b"1".to_vec()));
+    }
+}
+
+/// Its PUBREC waits behind another answer when a snapshot is made: sent again, the message is refused again, and not taken for
+/// one that was routed.
+#[test]
+fn a_qos_2_message_that_is_to_be_refused_has_not_come_for_a_snapshot() {
+    for cores in CORES {
+        let (mut cluster, disk) = Disk::new(cores, Limits::default());
+        goes(&mut cluster, "c", "a");
+        let (publisher, _) = cluster.resume(0, Version::V5, "publisher");
+        disk.set_late(true);
+        cluster.send(publisher, &Packet::Publish(publish("a", b"x", Qos::AtLeastOnce, 1)));
+        cluster.send(publisher, &Packet::Publish(publish("$SYS/x", b"x", Qos::ExactlyOnce, 2)));
+        cluster.expect_nothing(publisher);
+        disk.snapshot(&mut cluster, 100, |_| ());
+        disk.commit(&mut cluster);
+        disk.set_late(false);
+        let mut cluster = disk.restart(cluster, 10);
+        let publisher = resume(&mut cluster, "publisher");
+        let again = Publish { dup: true, ..publish("$SYS/x", b"x", Qos::ExactlyOnce, 2) };
+        cluster.send(publisher, &Packet::Publish(again));
+        let refused = Ack::new(packet_id(2), ReasonCode::NOT_AUTHORIZED);
+        cluster.expect(publisher, |packet| assert_eq!(packet, &Packet::PubRec(refused)));
+    }
+}
+
+/// A Client before 5.0 is told by the end of its connection. Sent again, the message is a new one.
+#[test]
+fn a_qos_2_message_that_a_full_store_has_refused_before_5_0_is_taken_when_it_comes_again() {
+    for cores in CORES {
+        let (mut cluster, disk) = Disk::new(cores, Limits::default());
+        goes(&mut cluster, "c", "a");
+        let (publisher, _) = cluster.resume(0, Version::V3_1_1, "publisher");
+        disk.set_full(true);
+        cluster.look_at_stores();
+        cluster.send(publisher, &Packet::Publish(publish("a", b"x", Qos::ExactlyOnce, 1)));
+        cluster.expect_nothing(publisher);
+        assert!(cluster.is_closed(publisher));
+        disk.set_full(false);
+        cluster.look_at_stores();
+        let (publisher, _) = cluster.resume(0, Version::V3_1_1, "publisher");
+        let again = Publish { dup: true, ..publish("a", b"x", Qos::ExactlyOnce, 1) };
+        cluster.send(publisher, &Packet::Publish(again));
+        cluster.expect(publisher, |packet| assert_eq!(packet, &Packet::PubRec(ok(packet_id(1)))));
+        is_back(&mut cluster, "c", "a", ["x"]);
+    }
+}
+
+/// The core on which a Client publishes learns a little later that the store of another is full: what it takes until then is
+/// kept there, as it is acknowledged.
+#[test]
+fn what_is_retained_is_kept_though_the_store_of_its_home_has_become_full() {
+    for cores in CORES {
+        let mut kept = 0;
+        for n in 0..10 {
+            let (mut cluster, disk) = Disk::new(cores, Limits::default());
+            let publisher = cluster.connect(0, Version::V5, &format!("publisher-{n}"));
+            disk.set_full(true);
+            for shard in &mut cluster.shards[1..] {
+                shard.store_committed(0, cluster.now);
+            }
+            let topic = format!("r/{n}");
+            let retained = Publish { retain: true, ..publish(&topic, b"x", Qos::AtLeastOnce, 1) };
+            cluster.send(publisher, &Packet::Publish(retained));
+            let mut is_taken = false;
+            cluster.expect(publisher, |packet| {
+                is_taken = matches!(packet, Packet::PubAck(ack) if !ack.reason.is_error());
+            });
+            let cluster = disk.restart(cluster, 10);
+            assert_eq!(cluster.total(|stats| stats.retained_messages), u64::from(is_taken));
+            kept += u32::from(is_taken);
+        }
+        assert!(kept > 0, "one whose core does not know yet is taken");
+    }
+}

@@ -5,6 +5,7 @@ use mqtt_proto::packet::{Packet, Publish};
 use mqtt_proto::types::{Qos, ReasonCode, Version};
 
 use crate::cluster::{ClientId, Cluster, limits, publish};
+use crate::disk::Disk;
 
 fn with_tree(cores: u16) -> Cluster {
     Cluster::with_limits(cores, limits(|limits: &mut Limits| limits.sys_interval_seconds = 1))
@@ -96,5 +97,31 @@ fn clients_may_not_publish_to_the_tree() {
         assert!(value(&mut cluster, "$SYS/broker/version").starts_with("mqttd "));
         assert_eq!(values(&mut cluster, "asks", "$SYS/other"), []);
         assert_eq!(cluster.total(|stats| stats.messages_refused), 3);
+    }
+}
+
+#[test]
+fn the_tree_tells_of_the_store() {
+    for cores in [1, 2, 8] {
+        let every_second = limits(|limits: &mut Limits| limits.sys_interval_seconds = 1);
+        let (mut cluster, disk) = Disk::new(cores, every_second);
+        let (client, _) = cluster.resume(0, Version::V5, "kept");
+        cluster.subscribe(client, "a", Qos::AtLeastOnce);
+        cluster.advance(9_000);
+        let records = disk.count(|_| true).to_string();
+        assert_eq!(value(&mut cluster, "$SYS/broker/store/log/records"), records);
+        assert_eq!(value(&mut cluster, "$SYS/broker/store/full"), "0");
+        assert_eq!(value(&mut cluster, "$SYS/broker/store/snapshots/count"), cores.to_string());
+        // Ages and durations are not added up.
+        let longest = (10 + cores - 1).to_string();
+        assert_eq!(value(&mut cluster, "$SYS/broker/store/snapshots/duration"), longest);
+        let ages = values(&mut cluster, "asks", "$SYS/broker/core/+/store/snapshots/age");
+        let oldest = ages.iter().map(|(_, age)| age.parse::<u64>().expect("a number")).max();
+        let age = value(&mut cluster, "$SYS/broker/store/snapshots/age");
+        assert_eq!(oldest.map(|oldest| oldest.to_string()), Some(age));
+        disk.set_full(true);
+        // A core looks at its timers, and core 0 knows of the others an interval later.
+        cluster.advance(5_000);
+        assert_eq!(value(&mut cluster, "$SYS/broker/store/full"), cores.to_string());
     }
 }

@@ -24,6 +24,7 @@ use super::pace::Pace;
 use super::port::LogStore;
 use super::recover::Restored;
 use crate::config::CoreId;
+use crate::ports::StoreStatus;
 use crate::ring::{Ring, monotonic_millis};
 use crate::runtime::shared::BrokerError;
 use crate::shard::{Now, Shard, SnapshotPosition};
@@ -81,6 +82,8 @@ pub(in crate::runtime) struct Disk {
     /// There may be more room than when the shard looked last.
     may_have_room: bool,
     snapshot: Option<Snapshot>,
+    /// What there is to say of those that were made.
+    snapshots: Rc<Cell<StoreStatus>>,
     /// Bytes of the last one.
     last_bytes: u64,
     /// When the next one may begin.
@@ -134,6 +137,7 @@ impl Disk {
             is_full: false,
             may_have_room: false,
             snapshot: None,
+            snapshots: Rc::default(),
             last_bytes: snapshot_bytes,
             snapshot_from: 0,
             log_bytes_max,
@@ -143,7 +147,8 @@ impl Disk {
 
     /// The port for the shard.
     pub(in crate::runtime) fn store(&self) -> LogStore {
-        LogStore { log: Rc::clone(&self.log), awaited: Rc::clone(&self.awaited) }
+        let snapshots = Rc::clone(&self.snapshots);
+        LogStore { log: Rc::clone(&self.log), awaited: Rc::clone(&self.awaited), snapshots }
     }
 
     /// When [`Disk::turn`] is due, in monotonic milliseconds.
@@ -196,6 +201,10 @@ impl Disk {
                 self.may_have_room = true;
                 self.last_bytes = bytes;
                 let millis = now.saturating_sub(snapshot.began);
+                let mut told = self.snapshots.get();
+                told.snapshots += 1;
+                (told.snapshot_at, told.snapshot_millis) = (now, millis);
+                self.snapshots.set(told);
                 debug!(core = %self.core, bytes, millis, "snapshot");
             }
             Done::Published(Err(error)) => self.give_up(Some(error), now),

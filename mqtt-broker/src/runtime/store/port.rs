@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use crate::ports::{Commit, Store};
+use crate::ports::{Commit, Store, StoreStatus};
 use crate::store::log::{Log, Purpose, Room};
 use crate::store::record::Record;
 
@@ -12,6 +12,8 @@ pub(in crate::runtime) struct LogStore {
     pub(super) log: Rc<RefCell<Log>>,
     /// The last record that somebody waits for.
     pub(super) awaited: Rc<Cell<u64>>,
+    /// What there is to say of snapshots.
+    pub(super) snapshots: Rc<Cell<StoreStatus>>,
 }
 
 impl LogStore {
@@ -33,5 +35,16 @@ impl Store for LogStore {
 
     fn has_room(&self, bytes: usize) -> bool {
         self.log.borrow_mut().room_for(bytes, Purpose::Keep) != Room::Full
+    }
+
+    fn status(&self) -> StoreStatus {
+        let log = self.log.borrow();
+        StoreStatus {
+            log_bytes: log.live().map(|live| u64::from(live.segment.bytes)).sum(),
+            segments: log.live().len() as u64,
+            records: log.appended(),
+            commits: log.commits(),
+            ..self.snapshots.get()
+        }
     }
 }

@@ -121,7 +121,7 @@ pub(in crate::runtime) fn open(
 
 /// What the time between takes away, and what is settled between the cores: the first records that each log goes on with.
 fn go_on(images: &mut [Image], logs: &mut [(Log, u64)]) {
-    let now = clock::now().wall_millis;
+    let now = Image::start_at(images, clock::now().wall_millis);
     for (image, (log, _)) in images.iter_mut().zip(logs.iter_mut()) {
         image.expire(now, |record| append(log, record));
     }

@@ -7,6 +7,12 @@ use super::{Bound, Image, Session};
 use crate::store::record::Record;
 
 impl Image {
+    /// How late it is for all cores at a start at `now`: no earlier than any of them knows. If each went by what it knows
+    /// itself, then after a clock went back one core's sessions would have been away for longer once they are dealt to another.
+    pub fn start_at(images: &[Image], now: u64) -> u64 {
+        images.iter().map(Image::last_time).fold(now, u64::max)
+    }
+
     /// The broker starts at `now`, or at the latest time that the records tell if the clock went back: sessions whose
     /// time is over end, and messages that are due are dropped, but for those under way.
     ///

@@ -73,6 +73,10 @@ pub struct Log {
     buffer: Option<Buffer>,
     under_way: Option<UnderWay>,
     committed: u64,
+    /// The record that was the next one when it was opened.
+    began: u64,
+    /// Commits that were written since.
+    commits: u64,
     end: Ending,
     failed: Option<LogFailed>,
 }
@@ -131,6 +135,8 @@ impl Log {
             buffer: Some(Buffer::new()),
             under_way: None,
             committed: found.next - 1,
+            began: found.next,
+            commits: 0,
             end: if found.clean { Ending::Marked } else { Ending::Open },
             failed: None,
         }
@@ -205,6 +211,7 @@ impl Log {
                 self.generation += 1;
             }
             UnderWay::Commit(is_last) => {
+                self.commits += 1;
                 let begun = self.chain.as_mut().expect("it is part of a chain");
                 begun.part += 1;
                 self.space.holds(begun.chain.last);
@@ -278,6 +285,16 @@ impl Log {
     /// The last record that is durable with all before it, 0 if there is none.
     pub fn committed(&self) -> u64 {
         self.committed
+    }
+
+    /// Records appended since it was opened.
+    pub fn appended(&self) -> u64 {
+        self.next() - self.began
+    }
+
+    /// Commits written since it was opened.
+    pub fn commits(&self) -> u64 {
+        self.commits
     }
 
     /// The number of the next record.

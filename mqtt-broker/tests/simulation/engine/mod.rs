@@ -23,7 +23,7 @@ mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub(crate) use coverage::Coverage;
-pub(crate) use crash::crash;
+pub(crate) use crash::{crash, replay_crashes};
 pub(crate) use groups::crash_groups;
 pub(crate) use oracle::Violation;
 pub(crate) use run::Outcome;

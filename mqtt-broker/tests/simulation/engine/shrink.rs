@@ -1,21 +1,23 @@
 //! Makes a failing schedule smaller: fewer Clients, fewer steps, as long as the same rule is broken.
 
-use super::schedule::Step;
-
 /// Runs that shrinking takes at most.
 const RUNS_MAX: usize = 600;
 
 /// A part of `steps` for which `fails` is true as it is for all of them: without Clients first, then without ever
-/// smaller pieces, until no single step can be left out.
-pub(crate) fn shrink(steps: &[Step], mut fails: impl FnMut(&[Step]) -> bool) -> Vec<Step> {
+/// smaller pieces, until no single step can be left out. `party` says whose a step is.
+pub(crate) fn shrink<T: Clone>(
+    steps: &[T],
+    party: impl Fn(&T) -> usize,
+    mut fails: impl FnMut(&[T]) -> bool,
+) -> Vec<T> {
     let mut runs = 0;
-    let mut fails = |steps: &[Step]| {
+    let mut fails = |steps: &[T]| {
         runs += 1;
         runs <= RUNS_MAX && fails(steps)
     };
     let mut best = steps.to_vec();
-    for party in 0..best.iter().map(|step| step.party + 1).max().unwrap_or(0) {
-        let without: Vec<Step> = best.iter().filter(|step| step.party != party).cloned().collect();
+    for nth in 0..best.iter().map(|step| party(step) + 1).max().unwrap_or(0) {
+        let without: Vec<T> = best.iter().filter(|step| party(step) != nth).cloned().collect();
         if without.len() < best.len() && fails(&without) {
             best = without;
         }

@@ -10,8 +10,8 @@ use mqtt_broker::ports::{Commit, Store};
 use mqtt_broker::shard::{Shard, SnapshotPosition};
 use mqtt_broker::store::image::Image;
 use mqtt_broker::store::log::{
-    Identity, Log, LogConfig, Media, Purpose, ReadConfig, Reader, Room, SEGMENT_STEP, SnapshotReader,
-    SnapshotWriter, Source, Write,
+    Identity, Log, LogConfig, LogFailed, Media, Purpose, ReadConfig, Reader, Room, SEGMENT_STEP,
+    SnapshotReader, SnapshotWriter, Source, Write,
 };
 use mqtt_broker::store::record::Record;
 
@@ -20,13 +20,29 @@ use crate::engine::random::Random;
 /// Bytes that a disk writes whole or not at all.
 const SECTOR: usize = 512;
 
+/// Bytes that a shard wants to have left: what it asks for as long as it knows of nothing larger.
+const ROOM_BYTES: usize = 64 * 1024;
+
+/// Segments of which enough are free once a snapshot stands for all but the newest.
+const DRAINS_FROM: usize = 6;
+
+/// What may still be made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Left {
+    #[default]
+    Plenty,
+    /// Snapshots, but no segment.
+    Little,
+    Nothing,
+}
+
 /// What outlives a crash.
-/// A file; a copy shares the bytes until either changes.
 #[derive(Clone, Default)]
 pub(crate) struct Files {
     segments: BTreeMap<u32, File>,
     /// The snapshot, and the last record that it was made of.
     snapshot: Option<(File, u64)>,
+    left: Left,
 }
 
 /// A file; a copy shares the bytes until either changes.
@@ -70,8 +86,14 @@ impl Files {
         }
     }
 
-    /// What the files add up to, and the log to go on with.
-    pub(crate) fn read(&self, identity: Identity, seed: [u64; 4]) -> (Image, Log) {
+    /// What the files add up to, and the log to go on with. `each` sees every record.
+    pub(crate) fn read(
+        &self,
+        identity: Identity,
+        segments_max: u32,
+        seed: [u64; 4],
+        mut each: impl FnMut(&Record<'_>),
+    ) -> (Image, Log) {
         let mut image = Image::new(seed);
         let (mut from, mut reach) = (1, 0);
         if let Some((file, last)) = &self.snapshot {
@@ -80,6 +102,7 @@ impl Files {
             from = reader.header().from;
             while let Some(record) = reader.next_record().expect("a snapshot is whole") {
                 let said = Record::decode(record.kind, record.body).expect("written by a shard");
+                each(&said);
                 image.apply_snapshot(record.number, &said).expect("messages come first");
             }
             reach = *last;
@@ -88,10 +111,14 @@ impl Files {
         let mut reader = Reader::open(self, config).expect("a crash is no damage");
         while let Some(record) = reader.next_record().expect("a crash is no damage") {
             let said = Record::decode(record.kind, record.body).expect("written by a shard");
+            each(&said);
             image.apply(record.number, &said).expect("messages come first");
         }
         let found = reader.finish().expect("a crash is no damage");
-        (image, Log::open(log_config(identity), found))
+        // Each start begins a segment. A bound that too many of them have used up is raised, as an operator would.
+        let segments_max = segments_max.max((found.live.len() + DRAINS_FROM) as u32);
+        let config = LogConfig { identity, segment_bytes: SEGMENT_STEP, segments_max };
+        (image, Log::open(config, found))
     }
 
     /// The files of a new core that begins with this image.
@@ -100,10 +127,6 @@ impl Files {
         image.write_snapshot(|record| writer.append(0, record.kind(), |out| record.encode(out)));
         Files { snapshot: Some((finish(&mut writer), 0)), ..Files::default() }
     }
-}
-
-fn log_config(identity: Identity) -> LogConfig {
-    LogConfig { identity, segment_bytes: SEGMENT_STEP, segments_max: 10_000 }
 }
 
 /// All that the writer has, as a file.
@@ -136,6 +159,8 @@ pub(crate) struct Disk {
     log: Log,
     writing: Option<Write>,
     snapshot: Option<Snapshot>,
+    /// The shard was told that there is no room.
+    refused: bool,
 }
 
 /// The disk as the shard sees it.
@@ -148,13 +173,74 @@ impl Store for Handle {
     }
 
     fn has_room(&self, bytes: usize) -> bool {
-        self.0.borrow_mut().log.room_for(bytes, Purpose::Keep) != Room::Full
+        let disk = &mut *self.0.borrow_mut();
+        let has_room = disk.log.room_for(bytes, Purpose::Keep) != Room::Full;
+        disk.refused |= !has_room;
+        has_room
     }
 }
 
 impl Handle {
     pub(crate) fn new(identity: Identity, files: Files, log: Log) -> Handle {
-        Handle(Rc::new(RefCell::new(Disk { identity, files, log, writing: None, snapshot: None })))
+        let (writing, snapshot, refused) = (None, None, false);
+        Handle(Rc::new(RefCell::new(Disk { identity, files, log, writing, snapshot, refused })))
+    }
+
+    /// From now on only so much can be made.
+    pub(crate) fn leave(&self, left: Left) {
+        let disk = &mut *self.0.borrow_mut();
+        disk.files.left = left;
+        if left == Left::Plenty {
+            disk.log.try_again();
+        }
+    }
+
+    /// Whether ordinary records are refused.
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.borrow_mut().log.room_for(ROOM_BYTES, Purpose::Keep) == Room::Full
+    }
+
+    /// Whether not even what is over can be written.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.0.borrow_mut().log.room_for(1, Purpose::CleanUp) == Room::Full
+    }
+
+    /// Whether a snapshot sets enough free, without another segment.
+    pub(crate) fn can_drain(&self) -> bool {
+        if self.is_stuck() {
+            return false;
+        }
+        let disk = &*self.0.borrow();
+        disk.files.left != Left::Nothing && disk.log.live().len() + disk.log.free() >= DRAINS_FROM
+    }
+
+    /// Whether the shard was told that there is no room, since it was asked last.
+    pub(crate) fn has_refused(&self) -> bool {
+        self.0.borrow().refused
+    }
+
+    pub(crate) fn forget_refusals(&self) {
+        self.0.borrow_mut().refused = false;
+    }
+
+    /// Whether all that was appended is on the disk.
+    pub(crate) fn is_settled(&self) -> bool {
+        let disk = &*self.0.borrow();
+        disk.writing.is_none() && disk.log.committed() + 1 == disk.log.next()
+    }
+
+    /// Up to where all is committed.
+    pub(crate) fn committed(&self) -> u64 {
+        self.0.borrow().log.committed()
+    }
+
+    /// The write under way fails, after some of it has reached the disk; None if there is none. What the log says of that.
+    pub(crate) fn fail(&self, random: &mut Random) -> Option<Result<u64, LogFailed>> {
+        let disk = &mut *self.0.borrow_mut();
+        let write = disk.writing.take()?;
+        let percent = random.pick(&[0, 50, 90]);
+        disk.files.write(&write, || random.percent(percent));
+        Some(disk.log.written(write, 0))
     }
 
     /// A call of the shard is over: a write begins if none is under way.
@@ -162,9 +248,12 @@ impl Handle {
         let disk = &mut *self.0.borrow_mut();
         disk.log.boundary();
         while let Some(segment) = disk.log.poll_make() {
-            let made = File(Rc::new(vec![0; segment.bytes as usize]));
-            disk.files.segments.insert(segment.number, made);
-            disk.log.made(true);
+            let is_made = disk.files.left == Left::Plenty;
+            if is_made {
+                let made = File(Rc::new(vec![0; segment.bytes as usize]));
+                disk.files.segments.insert(segment.number, made);
+            }
+            disk.log.made(is_made);
         }
         if disk.writing.is_none() {
             disk.writing = disk.log.poll_write();
@@ -180,8 +269,9 @@ impl Handle {
         Some(disk.log.written(write, bytes).expect("all of it is written"))
     }
 
-    /// A slice of a snapshot of this core is told, or the snapshot takes its place.
-    pub(crate) fn snapshot(&self, shard: &mut Shard, random: &mut Random) {
+    /// A slice of a snapshot of this core is told, or the snapshot takes its place if there is room for it; whether it
+    /// has just done that.
+    pub(crate) fn snapshot(&self, shard: &mut Shard, random: &mut Random) -> bool {
         let disk = &mut *self.0.borrow_mut();
         let next = disk.log.next();
         let snapshot = disk.snapshot.get_or_insert_with(|| Snapshot {
@@ -201,9 +291,14 @@ impl Handle {
         } else if disk.log.committed() >= snapshot.reach
             && let Some(mut snapshot) = disk.snapshot.take()
         {
+            if disk.files.left == Left::Nothing {
+                return false;
+            }
             disk.files.snapshot = Some((finish(&mut snapshot.writer), snapshot.reach));
             disk.log.release(snapshot.from - 1);
+            return true;
         }
+        false
     }
 
     /// Power fails: what is left.

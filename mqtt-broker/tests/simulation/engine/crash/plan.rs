@@ -1,0 +1,133 @@
+//! What a run is made of: who takes part, which bounds hold, and a row of steps, each with a number from which all chance
+//! within it comes. So any step can be left out, and the rest still draws what it drew.
+
+use mqtt_proto::types::Version;
+
+use crate::engine::random::Random;
+
+/// What holds for a whole run.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    pub(crate) cores: u16,
+    /// The last one reads what is retained in quiet moments, and does nothing else.
+    pub(crate) parties: Vec<Party>,
+    pub(crate) in_flight_max: u16,
+    pub(crate) output_bytes_max: u32,
+    /// Segments that the log of a core may have.
+    pub(crate) segments_max: u32,
+}
+
+/// A Client, as it is each time it connects.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Party {
+    pub(crate) version: Version,
+    /// Session Expiry Interval in seconds. 0: a session that ends with its connection.
+    pub(crate) expiry: u32,
+    /// Whether it has a Will.
+    pub(crate) has_will: bool,
+}
+
+/// Something that happens. A step that does not apply when its turn comes is passed over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
+    pub(crate) what: What,
+    /// Seeds what is chosen within the step.
+    pub(crate) draw: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// What one core had to tell another arrives.
+    Deliver,
+    /// A write is done.
+    Written,
+    /// Some of what a Client has sent arrives.
+    Feed,
+    /// A Client takes something of what it was sent.
+    Read,
+    /// A Client does something of its own accord.
+    Act,
+    /// A connection that was handed over arrives.
+    Arrive,
+    /// Milliseconds pass.
+    Pass,
+    /// Seconds pass, a minute at most.
+    PassLong,
+    /// A slice of a snapshot is told, or a snapshot counts.
+    Snapshot,
+    /// A disk has no room any more, for segments or for anything.
+    Fill,
+    /// All disks have room again.
+    Room,
+    /// Nothing is given room, and what is refused is refused.
+    Refuse,
+    /// One disk is silent for seconds: nobody waits for it who need not.
+    Slow,
+    /// A write fails, and the broker ends.
+    Fail,
+    /// Power fails, and the broker starts again.
+    Crash,
+    /// Everybody comes back and all comes to rest; what is owed has to be there.
+    Calm,
+}
+
+const EXPIRIES: [u32; 3] = [5, 40, 100];
+
+/// The run of a seed.
+pub(crate) fn plan(seed: u64) -> (Setting, Vec<Step>) {
+    let mut random = Random::new(seed, &[9]);
+    let cores = random.pick(&[1, 1, 2, 3]);
+    let mut parties: Vec<Party> = (0..2 + random.index(4)).map(|nth| party(nth, &mut random)).collect();
+    parties.push(Party { expiry: 0, has_will: false, ..parties[0] });
+    let setting = Setting {
+        cores,
+        parties,
+        in_flight_max: random.pick(&[1, 2, 100]),
+        output_bytes_max: random.pick(&[1024, 1 << 20]),
+        segments_max: random.pick(&[6, 8, 10_000, 10_000]),
+    };
+    // Rare things happen in some runs only, so that others have long stretches without.
+    let (fills, fails, slows) = (random.once_in(2), random.once_in(2), random.once_in(3));
+    let mut steps = Vec::new();
+    let mut add = |what, random: &mut Random| steps.push(Step { what, draw: random.next() });
+    for _ in 0..2 + random.below(4) {
+        for _ in 0..random.below(1_500) {
+            let what = match random.below(1_400) {
+                0..=2 => What::Crash,
+                3 if fails => What::Fail,
+                4 | 5 if fills => What::Fill,
+                6 if fills => What::Room,
+                7 if fills => What::Refuse,
+                8 if slows => What::Slow,
+                9..=20 => What::PassLong,
+                21..=220 => What::Deliver,
+                221..=320 => What::Written,
+                321..=620 => What::Feed,
+                621..=920 => What::Read,
+                921..=1_120 => What::Act,
+                1_121..=1_200 => What::Pass,
+                1_201..=1_300 => What::Snapshot,
+                _ => What::Arrive,
+            };
+            add(what, &mut random);
+        }
+        add(What::Calm, &mut random);
+        if random.once_in(2) {
+            add(What::Crash, &mut random);
+        }
+    }
+    add(What::Calm, &mut random);
+    (setting, steps)
+}
+
+fn party(nth: usize, random: &mut Random) -> Party {
+    let version = random.pick(&[Version::V5, Version::V5, Version::V3_1_1]);
+    // Two at least keep their sessions for ever: what they are owed is never uncertain.
+    let expiry = match random.below(6) {
+        _ if nth < 2 => u32::MAX,
+        0 | 1 => 0,
+        2 if version == Version::V5 => random.pick(&EXPIRIES),
+        _ => u32::MAX,
+    };
+    Party { version, expiry, has_will: random.percent(60) }
+}
