@@ -1,7 +1,7 @@
 //! What the broker owes: every message that it acknowledged to everybody who had subscribed before, in order, at QoS 2 once,
 //! as the subscription asks for it; and nothing to those who have not subscribed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mqtt_proto::types::{Qos, TopicFilter, TopicName};
 
@@ -44,6 +44,8 @@ pub(super) struct Judge {
     pub(super) messages: Vec<Published>,
     /// By Client and message: how often it was taken.
     taken: BTreeMap<(usize, usize), u64>,
+    /// By Client and message: what was taken at QoS 1, and may come once more whatever its QoS is then.
+    taken_at_1: BTreeSet<(usize, usize)>,
     /// By Client and topic: the message that was taken last for the first time.
     last: BTreeMap<(usize, String), usize>,
     /// Messages before this one were all settled in a quiet moment: they may not come again.
@@ -85,11 +87,14 @@ impl Judge {
         let published = &self.messages[message];
         let before = self.taken.entry((nth, message)).or_default();
         *before += 1;
+        if qos == Qos::AtLeastOnce {
+            self.taken_at_1.insert((nth, message));
+        }
         if message < self.settled && published.kind == Kind::Plain {
             return violation("again", format!("{} gets {message} again, which was over", client.name));
         }
         if *before > 1 {
-            let exact = self.is_exact && qos == Qos::ExactlyOnce && !client.is_guest();
+            let exact = self.is_exact && !self.taken_at_1.contains(&(nth, message)) && !client.is_guest();
             return match exact {
                 true => violation("once", format!("{} gets {message} {before} times at QoS 2", client.name)),
                 false => Ok(()),
