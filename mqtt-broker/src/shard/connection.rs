@@ -313,7 +313,7 @@ impl Connection {
     /// Whether the answer that waits for the QoS 2 PUBLISH with this identifier is a refusal.
     pub(super) fn refuses(&self, packet_id: PacketId) -> bool {
         self.pending.iter().any(|pending| match pending.answer {
-            PendingAnswer::PubRec(id, reason, _) => id == packet_id && reason.is_error(),
+            PendingAnswer::PubRec(id, reason) => id == packet_id && reason.is_error(),
             _ => false,
         })
     }

@@ -76,7 +76,7 @@ const EXPIRIES: [u32; 3] = [5, 40, 100];
 /// The run of a seed.
 pub(crate) fn plan(seed: u64) -> (Setting, Vec<Step>) {
     let mut random = Random::new(seed, &[9]);
-    let cores = random.pick(&[1, 1, 2, 3]);
+    let cores = random.pick(&[1, 2, 2, 3]);
     let mut parties: Vec<Party> = (0..2 + random.index(4)).map(|nth| party(nth, &mut random)).collect();
     parties.push(Party { expiry: 0, has_will: false, ..parties[0] });
     let setting = Setting {

@@ -61,6 +61,13 @@ impl World {
         if let Some(record) = odd {
             return violation("kept", format!("of a session that ends with its connection: {record}"));
         }
+        let pending: usize = images.iter().map(|image: &Image| image.pending().len()).sum();
+        if std::mem::take(&mut self.is_calm) && pending > 0 {
+            return violation(
+                "pending",
+                format!("{pending} messages are kept for cores that have taken them"),
+            );
+        }
         if usize::from(cores) != old {
             self.stores += 1;
             let home = |what: Home<'_>, cores| home_of(HASH_KEY, cores, what);

@@ -53,6 +53,8 @@ pub(super) struct World {
     /// What the last Client found retained, by topic.
     pub(super) found: BTreeMap<String, usize>,
     pub(super) crashes: u64,
+    /// All has come to rest just now, so nothing may be on its way between cores.
+    pub(super) is_calm: bool,
 }
 
 /// How long a rest goes on, and who takes part.
@@ -100,6 +102,7 @@ impl World {
             has_refused: false,
             found: BTreeMap::new(),
             crashes: 0,
+            is_calm: false,
         };
         world.start_on(cores, (0..cores).map(|_| Image::new(super::restart::SEED)).collect());
         world
@@ -109,6 +112,7 @@ impl World {
     pub(super) fn run(mut self, steps: &[Step]) -> Check<u64> {
         for step in steps {
             self.random = Random::new(step.draw, &[]);
+            self.is_calm &= step.what == What::Crash;
             self.step(step.what)?;
         }
         Ok(self.crashes)
@@ -205,6 +209,7 @@ impl World {
             None => {
                 self.disks.iter().for_each(Handle::forget_refusals);
                 self.has_refused = false;
+                self.is_calm = true;
                 Ok(())
             }
         }
