@@ -13,6 +13,7 @@
 mod authenticate;
 mod barrier;
 mod budget;
+mod client_id;
 mod close;
 mod connect;
 mod connection;
@@ -43,6 +44,7 @@ mod subscribe;
 mod sys;
 mod table;
 mod wheel;
+mod whereabouts;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -65,7 +67,6 @@ use gates::Gates;
 use gather::WaitingGather;
 use homes::Homes;
 use lanes::{Lanes, Waiter};
-use lifecycle::Due;
 use records::Records;
 use retained::Expiries;
 use routes::Routes;
@@ -104,8 +105,11 @@ pub struct Shard {
     wheel: Wheel,
     /// Monotonic milliseconds of the next publication of the `$SYS` tree; `u64::MAX` for never.
     sys_at: u64,
-    /// Deadlines of the sessions whose Clients are away.
-    away: BTreeSet<(u64, Due)>,
+    /// The timers of the sessions whose Clients are away, by their index: when they end. Unlike those of connections they
+    /// are cancelled when they no longer count, as they may lie years ahead.
+    ends: Wheel,
+    /// Wills that are delayed, by the time at which they are published: they are few.
+    wills: BTreeSet<(u64, Key)>,
     barriers: HashMap<u64, Barrier, RandomState>,
     /// The last barrier of ours that each core has answered.
     answered: Vec<u64>,
@@ -210,7 +214,8 @@ impl Shard {
             lanes: Lanes::new(core, cores, limits.lane_bytes_max),
             wheel: Wheel::new(now.millis),
             sys_at: if limits.sys_interval_seconds == 0 { u64::MAX } else { now.millis + 1000 },
-            away: BTreeSet::new(),
+            ends: Wheel::new(now.millis),
+            wills: BTreeSet::new(),
             barriers: HashMap::with_hasher(state(4)),
             answered: vec![0; usize::from(cores)],
             gathers: HashMap::with_hasher(state(5)),
@@ -421,9 +426,10 @@ impl Shard {
         if !self.gathering.is_empty() {
             return Some(self.now.millis);
         }
-        let away = self.away.first().map(|&(deadline, _)| deadline);
+        let wills = self.wills.first().map(|&(deadline, _)| deadline);
         let sys = (self.sys_at != u64::MAX).then_some(self.sys_at);
-        self.wheel.next().into_iter().chain(away).chain(self.expiries.next()).chain(sys).min()
+        let timers = [self.wheel.next(), self.ends.next(), self.expiries.next()];
+        timers.into_iter().flatten().chain(wills).chain(sys).min()
     }
 
     /// The counters of this core.

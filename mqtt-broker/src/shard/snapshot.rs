@@ -118,7 +118,7 @@ impl Shard {
             slice.bytes += 1;
             if let Some(key) = sessions.at(*session)
                 && let Some(state) = sessions.get_mut(key)
-                && state.recorded
+                && state.is_recorded()
             {
                 tell_session(key, state, subscriptions, &mut slice);
             }
@@ -149,7 +149,7 @@ fn tell_session(
     if !session.is_persistent() {
         return;
     }
-    for &id in session.subscriptions.as_slice() {
+    for &id in session.filters() {
         let Some(subscriber) = subscriptions.get(id, key.index) else { continue };
         let (filter, options) = (subscriptions.filter_text(id), subscriber.options);
         let identifier = subscriber.identifier;
