@@ -93,6 +93,7 @@ impl Shard {
         if !self.limits.queue_qos0_offline {
             self.drop_queued(key, DropReason::Offline, |delivery| delivery.qos == Qos::AtMostOnce);
         }
+        self.unload(key);
         if let Some(session) = self.sessions.get_mut(key) {
             session.rest();
         }
@@ -121,6 +122,7 @@ impl Shard {
         if session.is_recorded() {
             commit = self.records.append(self.now, &Record::Ended { client_id: &session.client_id });
         }
+        self.release_parked(&session, commit);
         self.ports.hooks.on_event(&Event::SessionEnded { client_id: &session.client_id });
         commit
     }

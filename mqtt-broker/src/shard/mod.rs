@@ -15,6 +15,7 @@ mod barrier;
 mod budget;
 mod client_id;
 mod close;
+mod cold;
 mod connect;
 mod connection;
 mod contract;
@@ -61,6 +62,7 @@ use crate::router::{GroupId, Interest, Matches, Retained, Subscriptions};
 
 use barrier::Barrier;
 use budget::Budget;
+use cold::Parking;
 use connection::{Connection, Output, Peer, Why};
 use frame::Frame;
 use gates::Gates;
@@ -110,6 +112,7 @@ pub struct Shard {
     ends: Wheel,
     /// Wills that are delayed, by the time at which they are published: they are few.
     wills: BTreeSet<(u64, Key)>,
+    parking: Parking,
     barriers: HashMap<u64, Barrier, RandomState>,
     /// The last barrier of ours that each core has answered.
     answered: Vec<u64>,
@@ -216,6 +219,7 @@ impl Shard {
             sys_at: if limits.sys_interval_seconds == 0 { u64::MAX } else { now.millis + 1000 },
             ends: Wheel::new(now.millis),
             wills: BTreeSet::new(),
+            parking: Parking::new(state(10)),
             barriers: HashMap::with_hasher(state(4)),
             answered: vec![0; usize::from(cores)],
             gathers: HashMap::with_hasher(state(5)),
@@ -332,6 +336,7 @@ impl Shard {
             self.pending_done(waiter.connection, waiter.serial);
         }
         self.records.look_for_room();
+        self.park_some();
         self.settle();
     }
 
@@ -358,6 +363,7 @@ impl Shard {
         self.away_due();
         self.expire_retained();
         self.go_on_gathering();
+        self.park_some();
         self.settle();
     }
 
@@ -423,7 +429,7 @@ impl Shard {
 
     /// Monotonic milliseconds of the next deadline.
     pub fn poll_timeout(&self) -> Option<u64> {
-        if !self.gathering.is_empty() {
+        if !self.gathering.is_empty() || self.parking.goes_on {
             return Some(self.now.millis);
         }
         let wills = self.wills.first().map(|&(deadline, _)| deadline);
@@ -463,12 +469,16 @@ impl Shard {
         if self.sessions.len() > 64 || self.gathers.len() > 256 {
             return;
         }
-        let (mut kept, mut bytes) = self.groups.kept();
+        let ((mut kept, mut bytes), mut parked) = (self.groups.kept(), 0);
         for (key, session) in self.sessions.iter() {
             kept += session.kept();
             bytes += session.queue_bytes();
             if let Some(flight) = session.known_flight() {
                 flight.queue.check_invariants();
+            }
+            if let Some(cold) = session.cold() {
+                cold.check_invariants();
+                parked += cold.parked.messages();
             }
             let connection = session.connection();
             let live =
@@ -481,6 +491,7 @@ impl Shard {
         }
         debug_assert_eq!(self.stats.messages_kept, kept as u64);
         debug_assert_eq!(self.stats.queue_bytes, bytes as u64);
+        debug_assert_eq!(self.stats.messages_parked, parked);
     }
 
     /// A token for a question to other cores.

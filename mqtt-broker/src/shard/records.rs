@@ -8,7 +8,8 @@ use mqtt_proto::types::PacketId;
 use super::contract::Now;
 use super::deliver::{How, Outgoing};
 use crate::message::MessageRef;
-use crate::ports::{Commit, Store};
+use crate::ports::{Cold, Commit, Store};
+use crate::store::cold::Chunk;
 use crate::store::record::{Identifiers, Record};
 
 /// Wall time is told once in so many milliseconds at most.
@@ -60,6 +61,18 @@ impl Records {
         let commit = self.store.append(record);
         self.full = !self.store.has_room(ROOM_BYTES);
         commit
+    }
+
+    /// Where queues are kept outside memory.
+    pub(super) fn cold(&mut self) -> Option<&mut dyn Cold> {
+        self.store.cold()
+    }
+
+    /// Nobody needs the chunk once `commit` is there.
+    pub(super) fn release(&mut self, chunk: Chunk, commit: Commit) {
+        if let Some(cold) = self.store.cold() {
+            cold.release(chunk, commit);
+        }
     }
 
     /// Asks once more whether there is room.

@@ -9,6 +9,7 @@ use mqtt_proto::types::{SharedFilter, TopicFilter};
 
 use super::Shard;
 use super::barrier::Then;
+use super::cold::Cold;
 use super::contract::Now;
 use super::queue::Delivery;
 use super::session::{Flight, NOBODY, Session, Will};
@@ -99,7 +100,11 @@ impl Shard {
         stored.received().iter().for_each(|&packet_id| flight.inbound.restore(packet_id));
         stored.waiting().for_each(|delivery| flight.queue.push(times.delivery(delivery)));
         let (client_id, expiry_seconds) = (stored.client_id(), stored.expiry_seconds());
-        let session = Session::restored(client_id, expiry_seconds, stored.next_packet_id(), flight);
+        let mut session = Session::restored(client_id, expiry_seconds, stored.next_packet_id(), flight);
+        if let Some(parked) = stored.parked() {
+            session.set_cold(Cold::restored(parked));
+            self.stats.messages_parked += parked.messages();
+        }
         // They were matched before, and are accounted for from now on.
         let kept = session.kept() as u64;
         self.stats.messages_matched += kept;

@@ -9,6 +9,7 @@ use mqtt_proto::session::{Inbound, Outbound};
 use mqtt_proto::types::{PacketId, Qos};
 
 use super::client_id::ClientId;
+use super::cold::Cold;
 use super::envelope::GroupRef;
 use super::gathers::Gathers;
 use super::queue::{Delivery, Queue};
@@ -73,6 +74,8 @@ pub(super) struct Aside {
     /// The filters of its Non-shared Subscriptions in order, if there are several.
     #[expect(clippy::box_collection, reason = "few sessions have several")]
     filters: Option<Box<Vec<FilterId>>>,
+    /// Messages that wait outside memory.
+    cold: Option<Box<Cold>>,
 }
 
 /// Memberships in shared groups, by the whole filter, `$share/` included.
@@ -145,6 +148,7 @@ impl Session {
 
     /// A connection begins whose Client takes `window` messages of QoS 1 and 2 at once.
     pub(super) fn restart(&mut self, connection: Key, window: u16) {
+        self.stop_parking();
         self.whereabouts.arrived(connection);
         self.window = window;
         if let Some(flight) = &mut self.flight {
@@ -212,20 +216,74 @@ impl Session {
 
     /// Whether no message waits.
     pub(super) fn queue_is_empty(&self) -> bool {
-        self.flight.as_ref().is_none_or(|flight| flight.queue.is_empty())
+        !self.is_cold() && self.flight.as_ref().is_none_or(|flight| flight.queue.is_empty())
     }
 
     /// Messages that it keeps: those that wait, and those sent whose PUBACK or PUBREC has not come.
     pub(super) fn kept(&self) -> usize {
-        self.flight.as_ref().map_or(0, |flight| {
-            let sent = flight.outbound.iter().filter(|(_, _, message)| message.is_some());
-            flight.queue.len() + sent.count()
-        })
+        let parked = self.cold().map_or(0, |cold| cold.parked.messages() as usize);
+        parked
+            + self.flight.as_ref().map_or(0, |flight| {
+                let sent = flight.outbound.iter().filter(|(_, _, message)| message.is_some());
+                flight.queue.len() + sent.count()
+            })
     }
 
-    /// What the messages that wait cost.
+    /// What the messages that wait cost in memory.
     pub(super) fn queue_bytes(&self) -> usize {
-        self.flight.as_ref().map_or(0, |flight| flight.queue.bytes())
+        let loaded = self.cold().map_or(0, Cold::loaded_bytes);
+        loaded + self.flight.as_ref().map_or(0, |flight| flight.queue.bytes())
+    }
+
+    /// How many messages wait, and what they cost: those that are parked as many bytes as they take there.
+    pub(super) fn waiting(&self) -> (u64, u64) {
+        let parked = self.cold().map_or((0, 0), |cold| (cold.parked.messages(), cold.parked.bytes()));
+        let queue = self.flight.as_ref().map(|flight| &flight.queue);
+        let (len, bytes) = queue.map_or((0, 0), |queue| (queue.len() as u64, queue.bytes() as u64));
+        (parked.0 + len, parked.1 + bytes)
+    }
+
+    /// Whether messages wait outside memory, or are about to.
+    #[inline]
+    pub(super) fn is_cold(&self) -> bool {
+        self.whereabouts.is_cold()
+    }
+
+    /// What is not in memory of its queue.
+    pub(super) fn cold(&self) -> Option<&Cold> {
+        self.aside.as_ref().filter(|_| self.is_cold())?.cold.as_deref()
+    }
+
+    pub(super) fn known_cold_mut(&mut self) -> Option<&mut Cold> {
+        self.aside.as_mut()?.cold.as_deref_mut()
+    }
+
+    /// The same, to be added to.
+    pub(super) fn cold_mut(&mut self) -> &mut Cold {
+        self.whereabouts.set_cold(true);
+        self.aside().cold.get_or_insert_default()
+    }
+
+    /// Messages of it have outlived the process outside memory.
+    pub(super) fn set_cold(&mut self, cold: Cold) {
+        *self.cold_mut() = cold;
+    }
+
+    /// All of its queue is in memory.
+    pub(super) fn drop_cold(&mut self) {
+        self.whereabouts.set_cold(false);
+        if let Some(aside) = &mut self.aside {
+            aside.cold = None;
+        }
+        self.tidy_aside();
+    }
+
+    /// A chunk that is being written while its Client is away does not count any more.
+    pub(super) fn stop_parking(&mut self) {
+        let is_away = self.connection().is_none();
+        if self.is_cold() && is_away && self.known_cold_mut().is_some_and(Cold::stop) {
+            self.drop_cold();
+        }
     }
 
     /// QoS 1 and 2 messages that its Client takes at once.
@@ -254,8 +312,8 @@ impl Session {
     /// Gives back the memory for what few sessions have, if nothing is left of it.
     pub(super) fn tidy_aside(&mut self) {
         self.aside.take_if(|aside| {
-            let Aside { shared, will, gathers, filters } = &**aside;
-            shared.is_none() && will.is_none() && gathers.is_none() && filters.is_none()
+            let Aside { shared, will, gathers, filters, cold } = &**aside;
+            shared.is_none() && will.is_none() && gathers.is_none() && filters.is_none() && cold.is_none()
         });
     }
 
@@ -288,6 +346,11 @@ impl Session {
 
     pub(super) fn gathers_mut(&mut self) -> Option<&mut Gathers> {
         self.aside.as_mut()?.gathers.as_deref_mut()
+    }
+
+    /// Whether there is more to send than what is in its flight: retained messages, or what is parked.
+    pub(super) fn has_more(&self) -> bool {
+        self.is_cold() || self.gathers().is_some()
     }
 
     /// One that gathers nothing keeps no memory for it.

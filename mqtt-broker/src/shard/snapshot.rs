@@ -13,7 +13,7 @@ use super::session::Session;
 use super::table::Key;
 use crate::message::Message;
 use crate::router::Retainable;
-use crate::store::image::SnapshotMessages;
+use crate::store::image::{SnapshotMessages, write_parked};
 use crate::store::record::{Identifiers, Record};
 
 /// How far a snapshot has got.
@@ -159,6 +159,7 @@ fn tell_session(
         let (options, identifier) = (membership.options, membership.identifier);
         slice.tell(&Record::Subscribed { client_id, filter, options, identifier });
     }
+    write_parked(client_id, session.cold().map(|cold| &cold.parked), |record| slice.tell(record));
     let Some(flight) = session.known_flight() else { return };
     let told = |packet_id: &PacketId| !flight.untold.contains(packet_id);
     for packet_id in flight.inbound.awaiting_pubrel().filter(told) {

@@ -5,8 +5,8 @@ use core::fmt;
 
 use super::table::Key;
 
-/// The connection of a session's Client or, while it is away, the time at which the session ends; and whether the store
-/// knows of the session.
+/// The connection of a session's Client or, while it is away, the time at which the session ends; whether the store knows
+/// of the session, and whether messages wait for it outside memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Whereabouts(u64);
 
@@ -14,8 +14,12 @@ pub(super) struct Whereabouts(u64);
 const AWAY: u64 = 1 << 63;
 /// The store knows of the session.
 const RECORDED: u64 = 1 << 62;
+/// Messages wait outside memory.
+const COLD: u64 = 1 << 61;
 /// In the place of a time: the session does not end by itself.
-const NEVER: u64 = RECORDED - 1;
+const NEVER: u64 = COLD - 1;
+/// What stays whoever comes and goes.
+const STAYS: u64 = RECORDED | COLD;
 
 impl Whereabouts {
     /// Nowhere, for no time that is set; the store does not know of it.
@@ -30,13 +34,13 @@ impl Whereabouts {
 
     /// The Client is there.
     pub(super) fn arrived(&mut self, connection: Key) {
-        debug_assert!(connection.index < 1 << 30, "there are not so many connections");
-        self.0 = self.0 & RECORDED | u64::from(connection.index) << 32 | u64::from(connection.generation);
+        debug_assert!(connection.index < 1 << 29, "there are not so many connections");
+        self.0 = self.0 & STAYS | u64::from(connection.index) << 32 | u64::from(connection.generation);
     }
 
     /// The Client is away, and the session ends at this time in monotonic milliseconds; `None`: not by itself.
     pub(super) fn left(&mut self, ends_at: Option<u64>) {
-        self.0 = self.0 & RECORDED | AWAY | ends_at.map_or(NEVER, |at| at.min(NEVER - 1));
+        self.0 = self.0 & STAYS | AWAY | ends_at.map_or(NEVER, |at| at.min(NEVER - 1));
     }
 
     /// When the session ends, in monotonic milliseconds, unless its Client is there before that.
@@ -47,6 +51,16 @@ impl Whereabouts {
     /// Whether the store knows of the session.
     pub(super) fn is_recorded(self) -> bool {
         self.0 & RECORDED != 0
+    }
+
+    /// Whether messages wait outside memory.
+    #[inline]
+    pub(super) fn is_cold(self) -> bool {
+        self.0 & COLD != 0
+    }
+
+    pub(super) fn set_cold(&mut self, is_cold: bool) {
+        self.0 = self.0 & !COLD | if is_cold { COLD } else { 0 };
     }
 
     /// The store knows of it from now on.
@@ -62,7 +76,7 @@ impl fmt::Debug for Whereabouts {
             Some(connection) => told.field("connection", &connection),
             None => told.field("ends_at", &self.ends_at()),
         };
-        told.field("recorded", &self.is_recorded()).finish()
+        told.field("recorded", &self.is_recorded()).field("cold", &self.is_cold()).finish()
     }
 }
 
@@ -74,7 +88,7 @@ mod tests {
     fn each_part_is_kept_whatever_the_others_are() {
         let mut all = Whereabouts::NEW;
         for is_recorded in [false, true] {
-            for (index, generation) in [(0, 0), (7, u32::MAX), ((1 << 30) - 1, 1)] {
+            for (index, generation) in [(0, 0), (7, u32::MAX), ((1 << 29) - 1, 1)] {
                 let key = Key { index, generation };
                 all.arrived(key);
                 assert_eq!((all.connection(), all.ends_at()), (Some(key), None));
@@ -83,6 +97,8 @@ mod tests {
                     all.left(ends_at);
                     assert_eq!((all.connection(), all.ends_at()), (None, ends_at));
                     assert_eq!(all.is_recorded(), is_recorded);
+                    all.set_cold(!all.is_cold());
+                    assert_eq!((all.connection(), all.ends_at()), (None, ends_at));
                 }
             }
             all.record();

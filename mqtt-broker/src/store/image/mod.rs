@@ -33,6 +33,7 @@ pub use deal::Home;
 pub use group::{Bound, Group, GroupMessage};
 pub use session::{Delivery, Session, Will};
 pub use snapshot::SnapshotMessages;
+pub(crate) use snapshot::write_parked;
 pub use subscriptions::{Subscription, Subscriptions};
 
 /// The stored state of one core. All its times are wall time: milliseconds since the beginning of 1970.
