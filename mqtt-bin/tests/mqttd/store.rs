@@ -17,13 +17,18 @@ pub(crate) struct Data {
 
 impl Data {
     pub(crate) fn new() -> Data {
+        Data::with("")
+    }
+
+    /// With these settings besides.
+    pub(crate) fn with(more: &str) -> Data {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("mqttd-store-{}-{count}", std::process::id()));
         fs::create_dir_all(&folder).expect("the temporary folder is writable");
         let data = Data { folder };
         // Small, so that a test goes through several segments and snapshots and takes little room.
-        let settings = "[store]\nsegment_bytes = 65536\nlog_bytes_max = 1048576\n";
+        let settings = format!("[store]\nsegment_bytes = 65536\nlog_bytes_max = 1048576\n{more}");
         fs::write(data.config(), settings).expect("the temporary folder is writable");
         data
     }
@@ -54,7 +59,7 @@ impl Drop for Data {
 }
 
 /// Publishes, and waits for all of the acknowledgement.
-fn publish(client: &mut Client, topic: &str, payload: &str, qos: u8, packet_id: u16) {
+pub(crate) fn publish(client: &mut Client, topic: &str, payload: &str, qos: u8, packet_id: u16) {
     client.publish(topic, payload, qos, packet_id, false).expect("it reads");
     if qos == 2 {
         assert_eq!(client.receive().expect("it answers"), Packet::PubRec(packet_id));
@@ -66,7 +71,7 @@ fn publish(client: &mut Client, topic: &str, payload: &str, qos: u8, packet_id: 
 }
 
 /// Takes so many messages.
-fn take(client: &mut Client, count: usize) -> Vec<(String, String)> {
+pub(crate) fn take(client: &mut Client, count: usize) -> Vec<(String, String)> {
     let mut receiver = Receiver::default();
     while receiver.taken.len() < count {
         let packet = client.receive().expect("it sends");

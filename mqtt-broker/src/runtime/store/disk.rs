@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use tracing::{debug, error, info, warn};
 
+use super::cold::{Asks, ColdPort};
 use super::files::CoreFiles;
 use super::keeper::{Done, Job, Jobs};
 use super::port::LogStore;
@@ -59,6 +60,8 @@ pub(in crate::runtime) struct Disk {
     direct: bool,
     jobs: Jobs,
     log: Rc<RefCell<Log>>,
+    /// What the shard wants done with chunks.
+    cold: Rc<RefCell<Asks>>,
     /// The segment that was written to last.
     current: Option<(u32, Arc<File>)>,
     /// Where the write under way goes.
@@ -113,6 +116,7 @@ impl Disk {
             direct,
             jobs,
             log: Rc::new(RefCell::new(log)),
+            cold: Rc::default(),
             current: None,
             under_way: None,
             retry_at: None,
@@ -128,7 +132,7 @@ impl Disk {
 
     /// The port for the shard.
     pub(in crate::runtime) fn store(&self) -> LogStore {
-        LogStore(Rc::clone(&self.log))
+        LogStore { log: Rc::clone(&self.log), cold: ColdPort(Rc::clone(&self.cold)) }
     }
 
     /// When [`Disk::turn`] is due, in monotonic milliseconds.
@@ -176,6 +180,8 @@ impl Disk {
                 debug!(core = %self.core, bytes, millis, "snapshot");
             }
             Done::Published(Err(error)) => self.give_up(Some(error), now),
+            // That is for the shard.
+            Done::Cold(_) => {}
         }
     }
 
@@ -207,6 +213,10 @@ impl Disk {
             // A snapshot has made room meanwhile.
             None if tries_again => self.has_room_again(),
             None => {}
+        }
+        let committed = self.log.borrow().committed();
+        for job in self.cold.borrow_mut().take(committed) {
+            self.jobs.ask(self.core, Job::Cold(job));
         }
         self.proceed_snapshot(shard, began);
         self.write(ring)

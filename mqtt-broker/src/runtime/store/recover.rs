@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::cold::ColdFiles;
 use super::directory::Directory;
 use super::files::CoreFiles;
 use super::layout;
@@ -35,6 +36,7 @@ pub(in crate::runtime) struct Stored {
     pub(in crate::runtime) directory: Directory,
     /// What each core goes on with.
     pub(in crate::runtime) cores: Vec<Restored>,
+    pub(in crate::runtime) cold: ColdFiles,
 }
 
 /// What a core goes on with.
@@ -87,6 +89,7 @@ pub(in crate::runtime) fn open(
         images.push(found.image);
         logs.push((log, found.snapshot_bytes));
     }
+    let cold = ColdFiles::open(directory.path(), directory.hash_key(), &images, salvage)?;
     go_on(&mut images, &mut logs);
     let mut restored = Vec::new();
     for (core, (image, (log, snapshot_bytes))) in (0..).zip(images.into_iter().zip(logs)) {
@@ -104,7 +107,7 @@ pub(in crate::runtime) fn open(
         "the store is open{}",
         if directory.direct { "" } else { "; its file system cannot be written past the page cache, which takes longer" }
     );
-    Ok(Stored { directory, cores: restored })
+    Ok(Stored { directory, cores: restored, cold })
 }
 
 /// What the time between takes away, and what is settled between the cores: the first records that each log goes on with.

@@ -213,6 +213,28 @@ impl Session {
         self.tidy();
     }
 
+    /// Has what is parked among those that wait in memory, as far as `read` can tell the messages of a chunk; `lost` gets
+    /// the error where it cannot.
+    pub(super) fn load_parked<E>(
+        &mut self,
+        read: &mut impl FnMut(Chunk) -> Result<Vec<Delivery>, E>,
+        lost: &mut impl FnMut(&str, E),
+    ) {
+        let Some(parked) = self.parked.take() else { return };
+        let mut taken = parked.taken() as usize;
+        let mut waiting = VecDeque::new();
+        for chunk in parked.chunks() {
+            match read(chunk) {
+                Ok(messages) => waiting.extend(messages.into_iter().skip(taken)),
+                Err(error) => lost(&self.client_id, error),
+            }
+            taken = 0;
+        }
+        waiting.append(&mut self.waiting);
+        self.waiting = waiting;
+        self.tidy();
+    }
+
     /// So many of those that are parked are over, or under way.
     pub(super) fn take_parked(&mut self, count: u32) {
         if let Some(parked) = &mut self.parked {
