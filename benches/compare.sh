@@ -8,7 +8,10 @@
 #   --seconds N       how long those take that have a duration (5)
 #   --connections N   idle connections (10000)
 #   --only A,B,...    some loads: pairs0 pairs1 pairs2 paced fanout fanin sparse idle churn retained offline stalled, and
-#                     pairs0x2 pairs1x2 idlex2, in which the broker has two CPUs and mqtt-load shares them
+#                     pairs0x2 pairs1x2 idlex2, in which the broker has two CPUs and mqtt-load shares them; only if named:
+#                     durable1 durable2 acks, in which subscribers have sessions that outlive their connections
+#   --with A,B,...    take those in that keep what they acknowledge on a disk: mqttd-store, mosquitto-store (which saves
+#                     once a second)
 #   --without A,B,... leave brokers out: floor mosquitto rumqttd
 #   --svg FILE        draws the CPU figures
 #   --raw DIRECTORY   keeps every report as JSON. What is there already is not measured again: the same command goes on
@@ -23,10 +26,12 @@ target=${CARGO_TARGET_DIR:-target}
 mqttd=${MQTTD:-$target/release/mqttd}
 load=${MQTT_LOAD:-$target/release/mqtt-load}
 floor=${MQTT_FLOOR:-$target/release/mqtt-floor}
-rounds=3 seconds=5 connections=10000 svg= raw= without=
+rounds=3 seconds=5 connections=10000 svg= raw= with= without=
 loads="pairs0 pairs1 pairs2 paced fanout fanin sparse idle churn retained offline stalled pairs0x2 pairs1x2 idlex2"
 only=${loads// /,}
+loads+=" durable1 durable2 acks"
 names=(mqttd floor mosquitto rumqttd)
+stores="mqttd-store mosquitto-store"
 declare -A command_of=()
 export PATH=$PATH:/usr/sbin
 
@@ -39,8 +44,11 @@ for argument in "${arguments[@]}"; do
 done
 IFS=, read -ra chosen <<<"$only"
 IFS=, read -ra left_out <<<"$without"
+IFS=, read -ra taken_in <<<"$with"
 one_of load "$loads" "${chosen[@]}"
 one_of broker "${names[*]}" "${left_out[@]}"
+one_of "broker with a store" "$stores" "${taken_in[@]}"
+names+=("${taken_in[@]}")
 ((seconds > 0 && connections > 0)) || refuse "--seconds and --connections are at least 1"
 for program in "$mqttd" "$load" "$floor"; do
     command -v "$program" >/dev/null || refuse "there is no $program: cargo build --release -p mqtt-bin -p mqtt-benches"
@@ -51,8 +59,8 @@ brokers=()
 for name in "${names[@]}"; do
     case ,$without, in *,"$name",*) continue ;; esac
     case $name in
-    mqttd | floor) brokers+=("$name") ;;
-    *) if [[ -v command_of[$name] ]] || command -v "$name" >/dev/null; then brokers+=("$name"); fi ;;
+    mqttd | mqttd-store | floor) brokers+=("$name") ;;
+    *) if [[ -v command_of[$name] ]] || command -v "${name%-store}" >/dev/null; then brokers+=("$name"); fi ;;
     esac
 done
 
@@ -117,9 +125,13 @@ start() {
     mkdir "$dir"
     case $1 in
     mqttd) run=("$mqttd" --ephemeral --listen "127.0.0.1:$port" --cores "$cores") ;;
+    mqttd-store) run=("$mqttd" --data-dir "$dir/data" --listen "127.0.0.1:$port" --cores "$cores") ;;
     floor) run=("$floor" --listen "127.0.0.1:$port") ;;
-    mosquitto)
+    mosquitto | mosquitto-store)
         mosquitto_conf "$port" >"$dir/conf"
+        if [[ $1 == *-store ]]; then
+            printf 'user root\npersistence true\npersistence_location %s/\nautosave_interval 1\n' "$dir" >>"$dir/conf"
+        fi
         run=(mosquitto -c "$dir/conf")
         ;;
     rumqttd)
@@ -151,6 +163,8 @@ run_load() {
 measure() {
     case ${1%x2} in
     pairs?) run_load pairs --qos "${1:5:1}" --duration "$seconds" ;;
+    durable?) run_load pairs --qos "${1:7:1}" --window 20 --persistent --duration "$seconds" ;;
+    acks) run_load paced --qos 1 --rate 1000 --persistent --duration "$seconds" ;;
     paced) run_load paced --duration "$seconds" ;;
     fanout) run_load fan-out --duration "$seconds" ;;
     fanin) run_load fan-in --duration "$seconds" ;;
@@ -222,6 +236,17 @@ rows=(
     "offline|broker_cpu_us_per_queued|QoS 1 for clients that are away: CPU us queued"
     "offline|broker_cpu_us_per_drained|QoS 1 for clients that are away: CPU us drained"
     "offline|rss_bytes_per_message|QoS 1 for clients that are away: bytes each"
+    "offline|broker_written_bytes_per_queued|QoS 1 for clients that are away: bytes written to the disk each"
+    "durable1|deliveries_per_s|50 pairs, QoS 1 to sessions that stay, 1,000 in flight: deliveries a second"
+    "durable1|broker_cpu_us_per_delivery|50 pairs, QoS 1 to sessions that stay: CPU us a delivery"
+    "durable1|broker_written_bytes_per_delivery|50 pairs, QoS 1 to sessions that stay: bytes written to the disk each"
+    "durable2|deliveries_per_s|50 pairs, QoS 2 to sessions that stay, 1,000 in flight: deliveries a second"
+    "durable2|broker_cpu_us_per_delivery|50 pairs, QoS 2 to sessions that stay: CPU us a delivery"
+    "durable2|broker_written_bytes_per_delivery|50 pairs, QoS 2 to sessions that stay: bytes written to the disk each"
+    "acks|acknowledged_p50_us|1,000 a second, QoS 1 to sessions that stay: PUBACK p50, us"
+    "acks|acknowledged_p99_us|1,000 a second, QoS 1 to sessions that stay: PUBACK p99, us"
+    "acks|latency_p99_us|1,000 a second, QoS 1 to sessions that stay: latency p99, us"
+    "acks|broker_cpu_us_per_delivery|1,000 a second, QoS 1 to sessions that stay: CPU us a delivery"
     "stalled|latency_stalled_p99_us|beside a subscriber that does not read: latency p99, us"
     "stalled|rss_max_bytes|beside a subscriber that does not read: bytes of memory at most"
     "pairs0x2|broker_cpu_us_per_delivery|two CPUs, 50 pairs, QoS 0: CPU us a delivery"
@@ -242,15 +267,17 @@ done >"$work/cells"
 count=$(cat <(echo 0) <(wc -l "$reports"/*.json 2>/dev/null | awk '$2 != "total" { print $1 }') | sort -n | tail -n 1)
 printf '| median of %s |' "$count"
 printf ' %s |' "${brokers[@]}"
-echo " mqttd / best peer | mqttd / floor |"
+has_store=
+case " ${brokers[*]} " in *" mqttd-store "*) has_store=1 ;; esac
+echo " mqttd / best peer | mqttd / floor |${has_store:+ mqttd-store / mqttd |}"
 printf '|---|'
 printf -- '---|%.0s' "${brokers[@]}"
-echo "---|---|"
+echo "---|---|${has_store:+---|}"
 # Not a tab: `read` would take two of them, with nothing between, for one.
 tr '\t' '\001' <"$work/cells" | while IFS=$'\001' read -r what figure title values; do
     IFS=$'\001' read -ra values <<<"$values"
     printf '| %s |' "$title"
-    ours='' bottom='' best=''
+    ours='' bottom='' best='' stored=''
     for at in "${!brokers[@]}"; do
         name=${brokers[at]} value=${values[at]:-}
         mark=''
@@ -259,6 +286,7 @@ tr '\t' '\001' <"$work/cells" | while IFS=$'\001' read -r what figure title valu
         printf ' %s%s |' "${value:--}" "$mark"
         case $name in
         mqttd) ours=$value ;;
+        mqttd-store) stored=$value ;;
         floor) bottom=$value ;;
         *) if [[ -n $value ]] && { [[ -z $best ]] || jq -en "$value < $best" >/dev/null; }; then best=$value; fi ;;
         esac
@@ -269,7 +297,9 @@ tr '\t' '\001' <"$work/cells" | while IFS=$'\001' read -r what figure title valu
     broker_*) ratio=$(quotient "$ours" "$best") above=$(quotient "$ours" "$bottom") ;;
     rss_bytes_* | latency_*) ratio=$(quotient "$ours" "$best") ;;
     esac
-    echo " ${ratio:--} | ${above:--} |"
+    beside=
+    if [[ -n $has_store ]]; then beside=$(quotient "$stored" "$ours") beside=" ${beside:--} |"; fi
+    echo " ${ratio:--} | ${above:--} |$beside"
 done
 
 governor=$(cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor 2>/dev/null || echo "not visible")

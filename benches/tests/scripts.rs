@@ -1,4 +1,4 @@
-//! What compare.sh and many.sh refuse before they start anything.
+//! What compare.sh, many.sh and recovery.sh refuse before they start anything.
 
 use std::path::Path;
 use std::process::Command;
@@ -24,6 +24,7 @@ fn what_there_is_not_is_refused_with_what_there_is() {
         (&["--only", "nosuch"][..], "no load 'nosuch'; there are: pairs0 pairs1"),
         (&["--only", "pairs0,nosuch"], "no load 'nosuch'"),
         (&["--without", "nosuch"], "no broker 'nosuch'; there are: mqttd floor mosquitto rumqttd other"),
+        (&["--with", "nosuch"], "no broker with a store 'nosuch'; there are: mqttd-store mosquitto-store"),
         (&["--seconds", "0"], "at least 1"),
         (&["--rounds", "abc"], "--rounds takes a number, not 'abc'"),
         (&["--rounds"], "--rounds takes a value"),
@@ -41,6 +42,15 @@ fn what_there_is_not_is_refused_with_what_there_is() {
         (&["nosuch"], "no 'nosuch'"),
     ] {
         let said = refusal("many.sh", arguments);
+        assert!(said.contains(reason), "{arguments:?}: {said}");
+    }
+    for (arguments, reason) in [
+        (&["--sessions", "0"][..], "at least 1"),
+        (&["--starts", "x"], "--starts takes a number, not 'x'"),
+        (&["--dir", env!("CARGO_MANIFEST_DIR")], "is not empty"),
+        (&["nosuch"], "no 'nosuch'"),
+    ] {
+        let said = refusal("recovery.sh", arguments);
         assert!(said.contains(reason), "{arguments:?}: {said}");
     }
 }

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::limit_flags::LimitFlags;
 use crate::settings::{Cores, ListenAddress, LogFilter, LogFormat};
 use crate::store::StoreCommand;
 
-/// An MQTT 3.1, 3.1.1 and 5.0 broker, one core of the machine at a time.
+/// An MQTT 3.1, 3.1.1 and 5.0 broker that uses every core of the machine.
 ///
 /// Without options it serves anonymous clients of this machine on port 1883. Every setting that has no flag can be
 /// given in a configuration file: see docs/configuration.md.
@@ -19,6 +19,18 @@ pub(crate) struct Cli {
     pub(crate) flags: Flags,
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
+}
+
+impl Cli {
+    /// The command line of this process; ends it with help or an error if that is what there is to be said.
+    pub(crate) fn of_process() -> Cli {
+        let matches = Cli::with_defaults().get_matches();
+        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    fn with_defaults() -> clap::Command {
+        LimitFlags::with_defaults(Cli::command()).mut_subcommand("check", LimitFlags::with_defaults)
+    }
 }
 
 /// What to do instead of serving.
@@ -67,13 +79,17 @@ pub(crate) struct Flags {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
-    fn the_definition_is_consistent() {
-        Cli::command().debug_assert();
+    fn the_definition_is_consistent_and_says_what_holds_without_a_flag() {
+        let mut command = Cli::with_defaults();
+        command.clone().debug_assert();
+        let help = command.render_help().to_string();
+        assert!(
+            help.contains("Maximum Packet Size in bytes that clients may send [default: 8388608]"),
+            "{help}"
+        );
     }
 
     #[test]

@@ -50,7 +50,13 @@ pub(crate) fn read(path: &Path) -> Result<Settings, ConfigError> {
 type Fault = (Option<Range<usize>>, String);
 
 fn parse(text: &str) -> Result<Settings, Fault> {
-    let table = DeTable::parse(text).map_err(|error| (error.span(), error.message().to_owned()))?;
+    let table = DeTable::parse(text).map_err(|error| {
+        let message = error.message();
+        (
+            error.span(),
+            format!("{message}: settings are TOML, `name = value`; docs/configuration.md lists them all"),
+        )
+    })?;
     let table = table.get_ref();
     check_keys(table)?;
     let settings: Settings = toml::from_str(text).map_err(|error| {
@@ -286,6 +292,8 @@ mod tests {
     #[test]
     fn text_that_is_not_toml_names_the_line() {
         assert_eq!(fault("log = \"info\"\nlisten = [\n").0, 2);
+        let (line, message) = fault("listener 1883\n");
+        assert!(line == 1 && message.contains("settings are TOML"), "{message}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Flags for the limits that are changed most; the other limits are set in the configuration file.
 
-use clap::Args;
+use clap::{Args, Command};
 use mqtt_broker::Limits;
 
 /// Declares one optional flag a limit, under the limit's own name.
@@ -14,6 +14,15 @@ macro_rules! limit_flags {
         }
 
         impl LimitFlags {
+            /// Says in the help of each flag what holds without it.
+            pub(crate) fn with_defaults(command: Command) -> Command {
+                let limits = Limits::default();
+                command$(.mut_arg(stringify!($name), |arg| {
+                    let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                    arg.help(format!("{help} [default: {}]", limits.$name))
+                }))*
+            }
+
             /// Overrides the limits that were given.
             pub(crate) fn apply(&self, limits: &mut Limits) {
                 $(if let Some(value) = self.$name { limits.$name = value; })*

@@ -18,7 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mqtt_proto::{Qos, Version};
 
 use load::clock::Clock;
-use load::fleet::Fleet;
+use load::fleet::{Fleet, Stay};
 use load::report::Report;
 use load::{churn, flow, idle, observe, offline, part, payload, plot, retained, soak, sparse, stalled};
 
@@ -287,6 +287,9 @@ struct Messages {
     /// Bytes of a payload.
     #[arg(long, default_value_t = 64, value_parser = payload_len)]
     payload: usize,
+    /// Subscribers have sessions that outlive their connections, as brokers keep on disk if they do.
+    #[arg(long)]
+    persistent: bool,
     #[command(flatten)]
     time: Time,
 }
@@ -452,6 +455,7 @@ fn run_scenario(cli: &Cli, fleet: Fleet) -> io::Result<Report> {
         payload_len: messages.payload,
         window,
         rate,
+        stay: if messages.persistent { Stay::After } else { Stay::No },
         warm_up: messages.time.warm_up,
         duration: messages.time.duration,
         count,

@@ -1,14 +1,14 @@
 //! Many connections that are opened and subscribed before the measurement begins.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
 use mqtt_proto::{
-    Ack, Connect, Packet, PacketId, PacketType, Properties, Publish, Qos, ReasonCode, Subscribe,
-    Subscription, SubscriptionOptions, Subscriptions, TopicName, Version, decode, encode,
+    Ack, Connect, Disconnect, Packet, PacketId, PacketType, Properties, Property, Publish, Qos, ReasonCode,
+    Subscribe, Subscription, SubscriptionOptions, Subscriptions, TopicName, Version, decode, encode,
 };
 
 use crate::load::clock::Clock;
@@ -20,8 +20,19 @@ use crate::load::progress::Progress;
 pub(crate) const UNANSWERED_MAX: usize = 128;
 /// How long the broker may take for an answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// What a session that stays is to outlive its connection by, in seconds.
+const SESSION_EXPIRY: u32 = 3_600;
 /// Largest packet that is taken.
 pub(crate) const PACKET_MAX: u32 = 1 << 28;
+
+/// Whether a session is there after its connection, and may have been before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stay {
+    /// A clean one, which also ends what there was under its ClientID.
+    No,
+    /// It stays, for an hour in 5.0.
+    After,
+}
 
 /// Connections numbered from 0; the number is the key of a connection's events.
 pub(crate) struct Fleet {
@@ -53,17 +64,76 @@ impl Fleet {
 
     /// Opens `count` more connections with a clean session; all have their CONNACK then.
     pub(crate) fn connect_all(&mut self, count: usize, keep_alive: u16) -> io::Result<()> {
+        self.connect_as(count, keep_alive, |_| Stay::No)
+    }
+
+    /// Opens `count` more connections with sessions as told; all have their CONNACK then.
+    pub(crate) fn connect_as(
+        &mut self,
+        count: usize,
+        keep_alive: u16,
+        stay: impl Fn(usize) -> Stay,
+    ) -> io::Result<()> {
         let first = self.links.len();
         self.progress.begin(self.clock, "connecting", Some(count as u64));
         self.request_all(first..first + count, PacketType::ConnAck, |fleet, at| {
-            let mut link = fleet.net.connect(at as u64)?;
-            link.push(
-                &Packet::Connect(connect(&format!("load-{}-{at}", fleet.run), keep_alive, fleet.version)),
-                fleet.version,
-            )?;
-            fleet.links.push(link);
+            let client_id = format!("load-{}-{at}", fleet.run);
+            fleet.open(at as u64, &client_id, keep_alive, stay(at))?;
             Ok(at)
         })
+    }
+
+    /// Opens one more connection, whose events have the key `key`, and queues its CONNECT.
+    pub(crate) fn open(&mut self, key: u64, client_id: &str, keep_alive: u16, stay: Stay) -> io::Result<()> {
+        let expiry = [Property::SessionExpiryInterval(SESSION_EXPIRY)];
+        let mut connect = connect(client_id, keep_alive, self.version);
+        if stay == Stay::After {
+            connect.clean_start = false;
+            if self.version == Version::V5 {
+                connect.properties = Properties::new(&expiry);
+            }
+        }
+        let mut link = self.net.connect(key)?;
+        link.push(&Packet::Connect(connect), self.version)?;
+        self.links.push(link);
+        Ok(())
+    }
+
+    /// Ends all connections. The broker closes them once it has seen the DISCONNECT, so nobody is still there
+    /// afterwards.
+    pub(crate) fn leave(&mut self) -> io::Result<()> {
+        let end = self.clock.elapsed() + PATIENCE;
+        let mut here = self.links.len();
+        for link in &mut self.links {
+            link.push(&Packet::Disconnect(Disconnect::new(ReasonCode::SUCCESS)), self.version)?;
+            link.flush(&self.net)?;
+            link.shut_down_write()?;
+        }
+        while here > 0 {
+            let now = self.clock.elapsed();
+            if now >= end {
+                return Err(io::Error::new(
+                    ErrorKind::TimedOut,
+                    "the broker kept connections after DISCONNECT",
+                ));
+            }
+            self.net.wait(end - now, &mut self.ready)?;
+            for ready in &self.ready {
+                let link = &mut self.links[ready.key as usize];
+                match link.read(&mut self.buffer) {
+                    Ok(_) => {}
+                    Err(error)
+                        if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) =>
+                    {
+                        link.forget(&self.net)?;
+                        here -= 1;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        self.links.clear();
+        Ok(())
     }
 
     /// Subscribes the connections of `range`, each to its `filter`.
@@ -163,7 +233,7 @@ impl Fleet {
 
 /// The broker has said nothing for [`PATIENCE`].
 pub(crate) fn silent() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("no answer for {} s", PATIENCE.as_secs()))
+    io::Error::new(ErrorKind::TimedOut, format!("no answer for {} s", PATIENCE.as_secs()))
 }
 
 /// `error`, with how many of `count` clients had their `answer` by then.

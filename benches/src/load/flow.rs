@@ -4,13 +4,14 @@
 //! for, unless a rate is given: then messages leave when they are due, and latency counts from that moment, so that
 //! a broker that stalls pays for every message it kept waiting.
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use mqtt_proto::{Ack, Packet, PacketId, Publish, Qos, ReasonCode, decode, encode};
 
-use crate::load::fleet::{Fleet, KEEP_ALIVE, PACKET_MAX, acknowledge};
+use crate::load::fleet::{Fleet, KEEP_ALIVE, PACKET_MAX, Stay, acknowledge};
 use crate::load::frame::Template;
 use crate::load::payload::{self, Header};
 use crate::load::report::{Report, Usage};
@@ -39,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) window: u64,
     /// Messages a second of all publishers together, instead of the window.
     pub(crate) rate: Option<u64>,
+    /// Whether the subscribers' sessions are there after their connections.
+    pub(crate) stay: Stay,
     /// What is not measured.
     pub(crate) warm_up: Duration,
     /// What is measured.
@@ -52,7 +55,10 @@ pub(crate) struct Plan {
 /// How long deliveries may take after the last message was sent.
 const DRAIN: Duration = Duration::from_secs(5);
 /// QoS 1 and 2 messages that one publisher has under way, whatever the window: far fewer than Packet Identifiers.
-const UNACKNOWLEDGED_MAX: u64 = 1_000;
+const UNACKNOWLEDGED_MAX: usize = 1_000;
+/// Names of the latencies of acknowledgements.
+const ACKNOWLEDGED: [&str; 4] =
+    ["acknowledged_p50_us", "acknowledged_p99_us", "acknowledged_p99.9_us", "acknowledged_max_us"];
 
 /// Bytes that may wait to be written on a connection that is flooded.
 const FLOOD_BACKLOG: usize = 1 << 20;
@@ -64,7 +70,8 @@ pub(super) struct Stream {
     delivered: u64,
     /// Those that were left out before a later one.
     lost: u64,
-    unacknowledged: u64,
+    /// When those were sent, or due, whose PUBACK or PUBCOMP has not come: these come in the same order.
+    unacknowledged: VecDeque<u64>,
     packet_id: PacketId,
     is_dirty: bool,
 }
@@ -110,6 +117,8 @@ pub(super) struct Flow<'p> {
 pub(super) struct Tally {
     pub(super) deliveries: u64,
     pub(super) latency: Histogram<u64>,
+    /// From a PUBLISH to its PUBACK or PUBCOMP.
+    acknowledged: Histogram<u64>,
     pub(super) report: Report,
 }
 
@@ -123,6 +132,7 @@ pub(crate) fn run(plan: &Plan, fleet: Fleet) -> io::Result<Report> {
     let before = Usage::now(plan.pid)?;
     flow.tally.deliveries = 0;
     flow.tally.latency.reset();
+    flow.tally.acknowledged.reset();
     flow.fleet.progress.begin(clock, "measuring", plan.count);
     let from = clock.elapsed();
     flow.send_until(begin, from + plan.duration, plan.count)?;
@@ -134,7 +144,13 @@ pub(crate) fn run(plan: &Plan, fleet: Fleet) -> io::Result<Report> {
     let (_, lost) = flow.account();
     let undelivered = flow.undelivered();
     let Flow { tally, mut fleet, .. } = flow;
-    let Tally { latency, mut report, .. } = tally;
+    let Tally { latency, acknowledged, mut report, .. } = tally;
+    if plan.stay == Stay::After {
+        // A clean session in the place of each ends it.
+        let everybody = fleet.links.len();
+        fleet.leave()?;
+        fleet.connect_all(everybody, KEEP_ALIVE)?;
+    }
     report.points = fleet.progress.finish();
     if undelivered > 0 && plan.qos != Qos::AtMostOnce {
         report.violation(format!("{undelivered} deliveries did not come within {DRAIN:?}"));
@@ -156,7 +172,11 @@ pub(crate) fn run(plan: &Plan, fleet: Fleet) -> io::Result<Report> {
     report.add("deliveries", deliveries);
     report.add("deliveries_per_s", (deliveries as f64 / took.as_secs_f64()).round() as u64);
     report.add_cpu(&before, &after, deliveries, ["broker_cpu_us_per_delivery", "own_cpu_us_per_delivery"]);
+    report.add_written(&before, &after, deliveries, "broker_written_bytes_per_delivery");
     report.add_latency(latency);
+    if plan.qos != Qos::AtMostOnce {
+        report.add_quantiles(&acknowledged, ACKNOWLEDGED);
+    }
     report.add("lost", lost);
     if let Some(broker) = after.broker {
         report.add("broker_rss_bytes", broker.rss);
@@ -172,7 +192,8 @@ impl<'p> Flow<'p> {
             Shape::FanOut(count) => (1, count, count as u64),
             Shape::FanIn(count) => (count, 1, 1),
         };
-        fleet.connect_all(publishers + subscribers, KEEP_ALIVE)?;
+        let stay = |at| if at < publishers { Stay::No } else { plan.stay };
+        fleet.connect_as(publishers + subscribers, KEEP_ALIVE, stay)?;
         let run = fleet.run.clone();
         let topic = |stream: usize| format!("load/{run}/{stream}");
         fleet.subscribe_all(publishers..publishers + subscribers, plan.qos, |at| match plan.shape {
@@ -186,7 +207,7 @@ impl<'p> Flow<'p> {
                 sent: 0,
                 delivered: 0,
                 lost: 0,
-                unacknowledged: 0,
+                unacknowledged: VecDeque::new(),
                 packet_id: PacketId::FIRST,
                 is_dirty: true,
             })
@@ -200,6 +221,7 @@ impl<'p> Flow<'p> {
             })
             .collect();
         let latency = Histogram::new_with_bounds(1, 60_000_000_000, 3).map_err(io::Error::other)?;
+        let acknowledged = latency.clone();
         Ok(Flow {
             plan,
             fleet,
@@ -211,7 +233,7 @@ impl<'p> Flow<'p> {
             flood: None,
             may_end: None,
             dirty: (0..publishers as u32).collect(),
-            tally: Tally { deliveries: 0, latency, report: Report::new() },
+            tally: Tally { deliveries: 0, latency, acknowledged, report: Report::new() },
         })
     }
 
@@ -253,7 +275,9 @@ impl<'p> Flow<'p> {
                 let stream = &self.streams[at as usize];
                 let in_flight = stream.sent * self.receivers - stream.delivered;
                 // A message is in flight as long as one of its receivers waits.
-                if in_flight + self.receivers > in_flight_max || stream.unacknowledged >= UNACKNOWLEDGED_MAX {
+                if in_flight + self.receivers > in_flight_max
+                    || stream.unacknowledged.len() >= UNACKNOWLEDGED_MAX
+                {
                     break;
                 }
                 self.publish(at, now);
@@ -273,7 +297,7 @@ impl<'p> Flow<'p> {
         while due <= now {
             // Streams take turns, so the least advanced one is next.
             let at = (self.paced_sent % self.paced as u64) as u32;
-            if self.streams[at as usize].unacknowledged >= UNACKNOWLEDGED_MAX {
+            if self.streams[at as usize].unacknowledged.len() >= UNACKNOWLEDGED_MAX {
                 due = now + Duration::from_millis(1);
                 break;
             }
@@ -300,7 +324,7 @@ impl<'p> Flow<'p> {
         while begin + interval.mul_f64(due as f64) <= now {
             due += 1;
             if self.fleet.links[at].queued_len() > FLOOD_BACKLOG
-                || self.streams[at].unacknowledged >= UNACKNOWLEDGED_MAX
+                || self.streams[at].unacknowledged.len() >= UNACKNOWLEDGED_MAX
             {
                 held_back += 1;
             } else {
@@ -316,7 +340,7 @@ impl<'p> Flow<'p> {
     fn publish(&mut self, at: u32, sent_ns: u64) {
         let stream = &mut self.streams[at as usize];
         if self.plan.qos != Qos::AtMostOnce {
-            stream.unacknowledged += 1;
+            stream.unacknowledged.push_back(sent_ns);
             stream.packet_id = stream.packet_id.next();
         }
         let header = Header { stream: at, sequence: stream.sent, sent_ns };
@@ -380,7 +404,10 @@ impl<'p> Flow<'p> {
                     acknowledge(publish.qos, publish.packet_id, fleet.version, &mut link.out)?;
                 }
                 Packet::PubAck(_) | Packet::PubComp(_) if at < streams.len() => {
-                    streams[at].unacknowledged -= 1;
+                    let Some(sent_ns) = streams[at].unacknowledged.pop_front() else {
+                        return Err(io::Error::other("more acknowledgements than messages"));
+                    };
+                    tally.acknowledged.saturating_record(now.saturating_sub(sent_ns).max(1));
                     mark(streams, dirty, at as u32);
                 }
                 Packet::PubRec(ack) => {
@@ -413,10 +440,9 @@ impl<'p> Flow<'p> {
     pub(super) fn drain(&mut self) -> io::Result<()> {
         let end = self.fleet.clock.elapsed() + DRAIN;
         while self.fleet.clock.elapsed() < end
-            && self
-                .streams
-                .iter()
-                .any(|stream| stream.delivered < stream.sent * self.receivers || stream.unacknowledged > 0)
+            && self.streams.iter().any(|stream| {
+                stream.delivered < stream.sent * self.receivers || !stream.unacknowledged.is_empty()
+            })
         {
             self.turn(Duration::from_millis(100))?;
         }

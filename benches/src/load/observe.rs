@@ -19,6 +19,8 @@ pub(crate) struct Sample {
     pub(crate) rss_anon: u64,
     /// Open file descriptors; 0 where we may not look.
     pub(crate) fds: u64,
+    /// Bytes that it made the kernel write to devices; `None` where we may not look.
+    pub(crate) written: Option<u64>,
 }
 
 /// Clock ticks a second in `/proc`, fixed by the kernel's interface.
@@ -35,7 +37,13 @@ pub(crate) fn sample(pid: u32) -> io::Result<Sample> {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
     };
-    Ok(Sample { cpu_ns: cpu_ns(pid)?, rss: bytes("VmRSS"), rss_anon: bytes("RssAnon"), fds: fds(pid) })
+    let (rss, rss_anon) = (bytes("VmRSS"), bytes("RssAnon"));
+    Ok(Sample { cpu_ns: cpu_ns(pid)?, rss, rss_anon, fds: fds(pid), written: written(pid) })
+}
+
+fn written(pid: u32) -> Option<u64> {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    io.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok())
 }
 
 /// A broker may take three seconds to listen.

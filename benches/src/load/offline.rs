@@ -5,11 +5,9 @@
 
 use std::io::{self, ErrorKind};
 
-use mqtt_proto::{
-    Connect, Disconnect, Packet, PacketId, PacketType, Properties, Property, Qos, ReasonCode, Version,
-};
+use mqtt_proto::{Packet, PacketId, PacketType, Qos};
 
-use crate::load::fleet::{Fleet, KEEP_ALIVE, PATIENCE, acknowledge, connect};
+use crate::load::fleet::{Fleet, KEEP_ALIVE, PATIENCE, Stay, acknowledge};
 use crate::load::frame::Template;
 use crate::load::payload::{self, Header};
 use crate::load::report::{Report, Usage};
@@ -29,17 +27,15 @@ pub(crate) struct Plan {
 
 /// Messages without a PUBACK, at most.
 const UNACKNOWLEDGED_MAX: u64 = 500;
-/// What a session is to outlive its connection by, in seconds.
-const SESSION_EXPIRY: u32 = 3_600;
 
 /// Runs `plan` over connections of `fleet`, which has none yet.
 pub(crate) fn run(plan: &Plan, mut fleet: Fleet) -> io::Result<Report> {
     let mut report = Report::new();
-    connect_sessions(plan, &mut fleet, false)?;
+    connect_sessions(plan, &mut fleet, Stay::After)?;
     let run = fleet.run.clone();
     let topic = |session: usize| format!("load/{run}/offline/{session}");
     fleet.subscribe_all(0..plan.sessions, Qos::AtLeastOnce, topic)?;
-    leave(&mut fleet)?;
+    fleet.leave()?;
 
     fleet.connect_all(1, KEEP_ALIVE)?;
     let templates: Vec<Template> = (0..plan.sessions)
@@ -48,14 +44,14 @@ pub(crate) fn run(plan: &Plan, mut fleet: Fleet) -> io::Result<Report> {
     let before = Usage::now(plan.pid)?;
     publish(plan, &mut fleet, &templates)?;
     let queued = Usage::now(plan.pid)?;
-    leave(&mut fleet)?;
+    fleet.leave()?;
 
     let back = Usage::now(plan.pid)?;
     let received = receive(plan, &mut fleet, &templates, &mut report)?;
     let drained = Usage::now(plan.pid)?;
-    leave(&mut fleet)?;
+    fleet.leave()?;
     // A clean session in the place of each ends it.
-    connect_sessions(plan, &mut fleet, true)?;
+    connect_sessions(plan, &mut fleet, Stay::No)?;
 
     let count = plan.sessions as u64 * plan.messages;
     report.points = fleet.progress.finish();
@@ -63,6 +59,7 @@ pub(crate) fn run(plan: &Plan, mut fleet: Fleet) -> io::Result<Report> {
     report.add("messages_per_session", plan.messages);
     report.add("payload_bytes", plan.payload_len);
     report.add_cpu(&before, &queued, count, ["broker_cpu_us_per_queued", "own_cpu_us_per_queued"]);
+    report.add_written(&before, &queued, count, "broker_written_bytes_per_queued");
     report.add_growth(&before, &queued, count, ["rss_bytes_per_message", "rss_anon_bytes_per_message"]);
     report.add_cpu(&back, &drained, received, ["broker_cpu_us_per_drained", "own_cpu_us_per_drained"]);
     report.add("lost", count - received);
@@ -73,68 +70,18 @@ fn client_id(fleet: &Fleet, session: usize) -> String {
     format!("offline-{}-{session}", fleet.run)
 }
 
-/// The CONNECT of a session that stays.
-const fn returning<'a>(client_id: &'a str, version: Version, expiry: &'a [Property<'a>]) -> Connect<'a> {
-    let properties = match version {
-        Version::V5 => Properties::new(expiry),
-        _ => Properties::EMPTY,
-    };
-    Connect { clean_start: false, properties, ..connect(client_id, KEEP_ALIVE, version) }
-}
-
 /// Opens a connection for each session, without anything that may wait for it.
-fn connect_sessions(plan: &Plan, fleet: &mut Fleet, clean_start: bool) -> io::Result<()> {
+fn connect_sessions(plan: &Plan, fleet: &mut Fleet, stay: Stay) -> io::Result<()> {
     fleet.progress.begin(fleet.clock, "connecting", Some(plan.sessions as u64));
     fleet.request_all(0..plan.sessions, PacketType::ConnAck, |fleet, at| {
-        open(fleet, at, clean_start)?;
+        open(fleet, at, stay)?;
         Ok(at)
     })
 }
 
-fn open(fleet: &mut Fleet, session: usize, clean_start: bool) -> io::Result<()> {
+fn open(fleet: &mut Fleet, session: usize, stay: Stay) -> io::Result<()> {
     let client_id = client_id(fleet, session);
-    let expiry = [Property::SessionExpiryInterval(SESSION_EXPIRY)];
-    let connect = match clean_start {
-        true => connect(&client_id, KEEP_ALIVE, fleet.version),
-        false => returning(&client_id, fleet.version, &expiry),
-    };
-    let mut link = fleet.net.connect(session as u64)?;
-    link.push(&Packet::Connect(connect), fleet.version)?;
-    fleet.links.push(link);
-    Ok(())
-}
-
-/// Ends all connections. The broker closes them once it has seen the DISCONNECT, so nobody is still there afterwards.
-fn leave(fleet: &mut Fleet) -> io::Result<()> {
-    let end = fleet.clock.elapsed() + PATIENCE;
-    let mut here = fleet.links.len();
-    for link in &mut fleet.links {
-        link.push(&Packet::Disconnect(Disconnect::new(ReasonCode::SUCCESS)), fleet.version)?;
-        link.flush(&fleet.net)?;
-        link.shut_down_write()?;
-    }
-    while here > 0 {
-        let now = fleet.clock.elapsed();
-        if now >= end {
-            return Err(io::Error::new(ErrorKind::TimedOut, "the broker kept connections after DISCONNECT"));
-        }
-        fleet.net.wait(end - now, &mut fleet.ready)?;
-        for ready in &fleet.ready {
-            let link = &mut fleet.links[ready.key as usize];
-            match link.read(&mut fleet.buffer) {
-                Ok(_) => {}
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) =>
-                {
-                    link.forget(&fleet.net)?;
-                    here -= 1;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    fleet.links.clear();
-    Ok(())
+    fleet.open(session as u64, &client_id, KEEP_ALIVE, stay)
 }
 
 /// Publishes every message, to the sessions in turn, and waits for all PUBACKs.
@@ -181,7 +128,7 @@ fn receive(plan: &Plan, fleet: &mut Fleet, templates: &[Template], report: &mut 
     let count = plan.sessions as u64 * plan.messages;
     fleet.progress.begin(fleet.clock, "draining", Some(count));
     for session in 0..plan.sessions {
-        open(fleet, session, false)?;
+        open(fleet, session, Stay::After)?;
         fleet.links[session].flush(&fleet.net)?;
     }
     let version = fleet.version;

@@ -54,15 +54,27 @@ impl Report {
 
     /// Adds the quantiles of latencies in nanoseconds, as microseconds, and keeps all of them for the plot.
     pub(crate) fn add_latency(&mut self, latency: Histogram<u64>) {
-        for (name, quantile) in [
-            ("latency_p50_us", 0.5),
-            ("latency_p99_us", 0.99),
-            ("latency_p99.9_us", 0.999),
-            ("latency_max_us", 1.0),
-        ] {
+        self.add_quantiles(
+            &latency,
+            ["latency_p50_us", "latency_p99_us", "latency_p99.9_us", "latency_max_us"],
+        );
+        self.latency = Some(latency);
+    }
+
+    /// Adds the median, 99 %, 99.9 % and the worst of latencies in nanoseconds, as microseconds.
+    pub(crate) fn add_quantiles(&mut self, latency: &Histogram<u64>, names: [&'static str; 4]) {
+        for (name, quantile) in names.into_iter().zip([0.5, 0.99, 0.999, 1.0]) {
             self.add_rounded(name, latency.value_at_quantile(quantile) as f64 / 1_000.0);
         }
-        self.latency = Some(latency);
+    }
+
+    /// Adds what the broker had the kernel write to devices, over `count` of something, where that can be seen.
+    pub(crate) fn add_written(&mut self, before: &Usage, after: &Usage, count: u64, name: &'static str) {
+        if let (Some(before), Some(after)) = (before.broker, after.broker)
+            && let (Some(before), Some(after)) = (before.written, after.written)
+        {
+            self.add_rounded(name, after.saturating_sub(before) as f64 / count.max(1) as f64);
+        }
     }
 
     /// Adds what the broker's CPU and this tool's CPU cost, over `count` of something.

@@ -22,6 +22,13 @@ pub trait Store {
     /// What one call of the shard appends belongs together: it is committed as a whole, or the end of it is lost.
     fn append(&mut self, record: &Record<'_>) -> Commit;
 
+    /// Appends a record in the same row that nobody waits for: that a message of QoS 1 was sent or acknowledged. A store
+    /// may commit it with the next that somebody does wait for, if it does so soon: what is lost in a crash is sent
+    /// again.
+    fn append_later(&mut self, record: &Record<'_>) {
+        self.append(record);
+    }
+
     /// Whether there is room for ordinary records of so many bytes. While there is none, the shard refuses what would
     /// need one; records of what is over it appends at any time.
     fn has_room(&self, bytes: usize) -> bool {

@@ -19,6 +19,7 @@ mod words;
 pub use filters::FilterId;
 pub use groups::{GroupId, Groups};
 pub use interest::{CoreSet, Interest};
+pub(crate) use retained::order as topic_order;
 pub use retained::{Retainable, Retained, Scan};
 pub use shared::{Chosen, Group, MemberId, Strategy, UnknownStrategy};
 pub use subscriptions::{Inserted, Matches, Removed, Subscriber, Subscriptions};

@@ -313,7 +313,7 @@ fn literal_prefix(filter: &[u8]) -> &[u8] {
 }
 
 /// The order of topics: by bytes, `/` below all others. No topic holds U+0000, whose place it takes.
-fn order(one: &[u8], other: &[u8]) -> Ordering {
+pub(crate) fn order(one: &[u8], other: &[u8]) -> Ordering {
     let same = common_prefix(one, other);
     let rank = |text: &[u8]| text.get(same).map(|&byte| if byte == b'/' { 0 } else { byte });
     rank(one).cmp(&rank(other))

@@ -12,7 +12,7 @@ use std::time::Duration;
 pub(super) const GATHER: Duration = Duration::from_micros(200);
 
 /// Times that a core falls asleep a millisecond, from which on it is said to wake up often.
-const SLEEPS_MIN: u64 = 3;
+const SLEEPS_MIN: u64 = 5;
 
 /// Milliseconds of a trial, with or without.
 const TRIAL: u64 = 16;

@@ -196,8 +196,14 @@ impl Shard {
         let message = delivery.message.as_ref();
         if session.records_sent(qos, group) {
             let client_id = &*session.client_id;
+            let sent = Record::Sent { client_id, packet_id };
             let commit = match group {
-                None if !was_parked => self.records.append(self.now, &Record::Sent { client_id, packet_id }),
+                None if !was_parked && qos == Qos::ExactlyOnce => self.records.append(self.now, &sent),
+                // If that is lost it is sent once more.
+                None if !was_parked => {
+                    self.records.append_later(self.now, &sent);
+                    Commit::Now
+                }
                 // The first that the store hears of it, or once more.
                 _ => {
                     let identifiers = Identifiers::new(delivery.identifiers());
@@ -310,7 +316,7 @@ impl Shard {
             && session.records_waiting(delivery.qos, delivery.group())
         {
             let record = Record::Dropped { client_id: &session.client_id, place: 0 };
-            self.records.append(self.now, &record);
+            self.records.append_later(self.now, &record);
         }
         self.stats.messages_kept -= 1;
         self.stats.dropped(reason, 1);
@@ -485,12 +491,11 @@ impl Shard {
     fn record_end(&mut self, key: Key, packet_id: PacketId, released: bool) {
         let Some(session) = self.sessions.get(key) else { return };
         let (client_id, online) = (&*session.client_id, session.connection());
-        let record = match released {
-            true => Record::Released { client_id, packet_id },
-            false => Record::Acknowledged { client_id, packet_id },
-        };
-        let commit = self.records.append(self.now, &record);
-        if let Some(online) = online.filter(|_| released) {
+        if !released {
+            return self.records.append_later(self.now, &Record::Acknowledged { client_id, packet_id });
+        }
+        let commit = self.records.append(self.now, &Record::Released { client_id, packet_id });
+        if let Some(online) = online {
             self.close_gate(online, commit);
         }
     }

@@ -74,7 +74,7 @@ impl Shard {
             return;
         }
         let at = self.records.wall(self.now);
-        self.records.append(self.now, &Record::Closed { client_id: &session.client_id, at });
+        self.records.append_later(self.now, &Record::Closed { client_id: &session.client_id, at });
         let expiry_millis = u64::from(session.expiry_seconds) * 1000;
         if session.expiry_seconds != u32::MAX {
             let ends_at = now + expiry_millis;

@@ -3,7 +3,7 @@
 //! Invariant: a record that keeps a message comes behind the [`Record::Message`] that tells it, with no other message
 //! between. Lives on: each core.
 
-use mqtt_proto::types::PacketId;
+use mqtt_proto::types::{PacketId, Qos};
 
 use super::contract::Now;
 use super::deliver::{How, Outgoing};
@@ -53,14 +53,25 @@ impl Records {
     }
 
     pub(super) fn append(&mut self, now: Now, record: &Record<'_>) -> Commit {
+        self.tell_time(now);
+        let commit = self.store.append(record);
+        self.look_for_room();
+        commit
+    }
+
+    /// Appends a record that nobody waits for: it need not be on the disk soon.
+    pub(super) fn append_later(&mut self, now: Now, record: &Record<'_>) {
+        self.tell_time(now);
+        self.store.append_later(record);
+        self.look_for_room();
+    }
+
+    fn tell_time(&mut self, now: Now) {
         let at = self.wall(now);
         if at >= self.told + TIME_EVERY {
             self.told = at;
-            self.store.append(&Record::Time { at });
+            self.store.append_later(&Record::Time { at });
         }
-        let commit = self.store.append(record);
-        self.full = !self.store.has_room(ROOM_BYTES);
-        commit
     }
 
     /// Where queues are kept outside memory.
@@ -95,7 +106,7 @@ impl Records {
     fn tell(&mut self, now: Now, message: &MessageRef<'_>, publisher: u32) -> u64 {
         let expires_at = message.expires_at.map(|at| self.wall_at(now, at));
         let message = MessageRef { expires_at, ..*message };
-        self.append(now, &Record::Message { message, publisher, shared: false });
+        self.append_later(now, &Record::Message { message, publisher, shared: false });
         self.messages += 1;
         self.messages
     }
@@ -106,7 +117,8 @@ impl Records {
         self.append(now, record)
     }
 
-    /// Appends a record that keeps the message at hand, which is told unless it was told last.
+    /// Appends a record that keeps the message at hand, which is told unless it was told last. Nobody waits for one of
+    /// QoS 0, which promises nothing.
     pub(super) fn keep_outgoing(
         &mut self,
         now: Now,
@@ -115,6 +127,10 @@ impl Records {
     ) -> Commit {
         if outgoing.told == 0 || outgoing.told != self.messages {
             outgoing.told = self.tell(now, &outgoing.message, outgoing.publisher);
+        }
+        if outgoing.message.qos == Qos::AtMostOnce {
+            self.append_later(now, record);
+            return Commit::Now;
         }
         let commit = self.append(now, record);
         outgoing.wait_for(commit);

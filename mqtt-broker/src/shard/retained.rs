@@ -6,8 +6,6 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
-use mqtt_proto::types::Qos;
-
 use super::Shard;
 use super::deliver::Outgoing;
 use crate::message::Message;
@@ -88,12 +86,7 @@ impl Shard {
             let commit = self.remove_retained(topic);
             return outgoing.wait_for(commit);
         }
-        let before = outgoing.commit;
         self.records.keep_outgoing(self.now, outgoing, &Record::Retained);
-        if outgoing.message.qos == Qos::AtMostOnce {
-            // It promises nothing.
-            outgoing.commit = before;
-        }
         let message = outgoing.keep(&mut self.spares).with(outgoing.message.qos, true);
         self.restore_retained(message);
     }

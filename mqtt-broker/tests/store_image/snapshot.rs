@@ -212,3 +212,19 @@ fn an_image_taken_apart_is_whole() {
     assert!(parts.handled.into_iter().eq([(2, 3)]));
     assert_eq!(parts.last_number, 9);
 }
+
+/// A shard keeps them in this order, and takes a million up in a fraction of the time if they come in it.
+#[test]
+fn a_whole_snapshot_tells_retained_messages_in_the_order_of_their_topics() {
+    let topics = ["b", "a/c", "a-c", "a", "a/b", "$SYS/x"];
+    let turn =
+        topics.map(|topic| [told(message(topic, b"", Qos::AtLeastOnce, None)), raw(&Record::Retained)]);
+    let image = fold(&[turn.concat()]);
+    let mut order = Vec::new();
+    image.write_snapshot(|record| {
+        if let Record::Message { message, .. } = record {
+            order.push(message.topic.as_str().to_owned());
+        }
+    });
+    assert_eq!(order, ["$SYS/x", "a", "a/b", "a/c", "a-c", "b"]);
+}

@@ -1,6 +1,7 @@
 //! One core's log on its way to the disk, and the snapshots that keep it short.
 //!
 //! At the end of a turn what the shard has appended is written, unless a write is under way: then the next write takes it.
+//! Records that nobody waits for are no reason for a write of their own until some time has passed.
 //! When one is over the shard is told up to where all is durable, and lets go of the acknowledgements that waited for it.
 //!
 //! A snapshot is made in slices between turns, while the log goes on. It counts once the log is durable up to the last
@@ -8,7 +9,7 @@
 //!
 //! Invariant: after a write that failed nothing is written and nothing acknowledged any more: the broker ends.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
 use std::rc::Rc;
@@ -19,6 +20,7 @@ use tracing::{debug, error, info, warn};
 use super::cold::{Asks, ColdPort};
 use super::files::CoreFiles;
 use super::keeper::{Done, Job, Jobs};
+use super::pace::Pace;
 use super::port::LogStore;
 use super::recover::Restored;
 use crate::config::CoreId;
@@ -62,6 +64,9 @@ pub(in crate::runtime) struct Disk {
     log: Rc<RefCell<Log>>,
     /// What the shard wants done with chunks.
     cold: Rc<RefCell<Asks>>,
+    /// The last record that somebody waits for.
+    awaited: Rc<Cell<u64>>,
+    pace: Pace,
     /// The segment that was written to last.
     current: Option<(u32, Arc<File>)>,
     /// Where the write under way goes.
@@ -117,6 +122,8 @@ impl Disk {
             jobs,
             log: Rc::new(RefCell::new(log)),
             cold: Rc::default(),
+            awaited: Rc::default(),
+            pace: Pace::default(),
             current: None,
             under_way: None,
             retry_at: None,
@@ -132,13 +139,17 @@ impl Disk {
 
     /// The port for the shard.
     pub(in crate::runtime) fn store(&self) -> LogStore {
-        LogStore { log: Rc::clone(&self.log), cold: ColdPort(Rc::clone(&self.cold)) }
+        LogStore {
+            log: Rc::clone(&self.log),
+            awaited: Rc::clone(&self.awaited),
+            cold: ColdPort(Rc::clone(&self.cold)),
+        }
     }
 
     /// When [`Disk::turn`] is due, in monotonic milliseconds.
     pub(in crate::runtime) fn poll_timeout(&self) -> Option<u64> {
         let slice = self.snapshot.as_ref().is_some_and(Snapshot::wants_slice).then(monotonic_millis);
-        self.retry_at.into_iter().chain(slice).min()
+        self.retry_at.into_iter().chain(self.pace.poll_timeout()).chain(slice).min()
     }
 
     /// The write under way is over. Answers up to which record all is durable.
@@ -219,7 +230,7 @@ impl Disk {
             self.jobs.ask(self.core, Job::Cold(job));
         }
         self.proceed_snapshot(shard, began);
-        self.write(ring)
+        if self.is_to_be_written(began) { self.write(ring) } else { Ok(()) }
     }
 
     /// [`Disk::turn`] of a core that is about to end and has no shard to ask any more.
@@ -248,10 +259,27 @@ impl Disk {
         self.under_way.is_none() && self.retry_at.is_some()
     }
 
+    /// Whether somebody waits for what was appended, or it has waited long enough.
+    fn is_to_be_written(&mut self, now: u64) -> bool {
+        if self.under_way.is_some() {
+            return false;
+        }
+        let mut log = self.log.borrow_mut();
+        let snapshot = self.snapshot.as_ref().filter(|snapshot| snapshot.stage != Stage::Telling);
+        let awaited = self.awaited.get().max(snapshot.map_or(0, |snapshot| snapshot.reach));
+        let writes = self.pace.writes(awaited, log.committed(), log.next() - 1, now);
+        if !writes {
+            // What a later turn appends may be committed apart from it.
+            log.boundary();
+        }
+        writes
+    }
+
     fn write(&mut self, ring: &mut Ring) -> Result<(), BrokerError> {
         if self.under_way.is_some() {
             return Ok(());
         }
+        self.pace.wrote();
         let Some(Write { segment, offset, pages }) = self.log.borrow_mut().poll_write() else {
             return Ok(());
         };

@@ -22,6 +22,7 @@ mod keeper;
 mod layout;
 mod meta;
 mod offline;
+mod pace;
 mod port;
 mod recover;
 #[cfg(test)]

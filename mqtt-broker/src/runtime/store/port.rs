@@ -1,6 +1,6 @@
 //! The port through which a shard reaches its log.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::cold::ColdPort;
@@ -8,15 +8,29 @@ use crate::ports::{Cold, Commit, Store};
 use crate::store::log::{Log, Purpose, Room};
 use crate::store::record::Record;
 
-/// Appends a shard's records to its log; what is appended in a turn is written behind it.
+/// Appends a shard's records to its log; what is appended in a turn is written behind it, unless nobody waits for it.
 pub(in crate::runtime) struct LogStore {
     pub(super) log: Rc<RefCell<Log>>,
+    /// The last record that somebody waits for.
+    pub(super) awaited: Rc<Cell<u64>>,
     pub(super) cold: ColdPort,
+}
+
+impl LogStore {
+    fn put(&self, record: &Record<'_>) -> u64 {
+        self.log.borrow_mut().append(record.kind(), |out| record.encode(out))
+    }
 }
 
 impl Store for LogStore {
     fn append(&mut self, record: &Record<'_>) -> Commit {
-        Commit::At(self.log.borrow_mut().append(record.kind(), |out| record.encode(out)))
+        let position = self.put(record);
+        self.awaited.set(position);
+        Commit::At(position)
+    }
+
+    fn append_later(&mut self, record: &Record<'_>) {
+        self.put(record);
     }
 
     fn has_room(&self, bytes: usize) -> bool {

@@ -31,6 +31,9 @@ use crate::store::record::Record;
 /// How often a start that takes long says how far it is.
 const PROGRESS: Duration = Duration::from_secs(3);
 
+/// Records after which the count that all cores share is looked at: it is one cache line.
+const COUNTED: u64 = 1024;
+
 /// A store that was read.
 pub(in crate::runtime) struct Stored {
     pub(in crate::runtime) directory: Directory,
@@ -169,7 +172,8 @@ fn read_core(
 ) -> Result<Found, StoreError> {
     let folder = &files.folder;
     let failed = |error| StoreError::Read { folder: folder.clone(), error };
-    let mut reading = Reading { image: Image::new(seed), files, salvage, records, damage: Vec::new() };
+    let mut reading =
+        Reading { image: Image::new(seed), files, salvage, records, uncounted: 0, damage: Vec::new() };
     let start = reading.read_snapshots(identity)?;
     let config = ReadConfig { identity, from: start.from, reach: start.reach, salvage };
     let mut reader = Reader::open(files, config).map_err(failed)?;
@@ -180,6 +184,7 @@ fn read_core(
             taken.and_then(|told| reading.image.apply(number, &told).map_err(|error| error.to_string()));
         reading.took(number, taken)?;
     }
+    reading.count();
     let log = reader.finish().map_err(failed)?;
     if let Some(torn) = log.torn {
         warn!(
@@ -218,6 +223,7 @@ struct Reading<'a> {
     salvage: bool,
     /// Counts the records of all cores.
     records: &'a AtomicU64,
+    uncounted: u64,
     damage: Vec<String>,
 }
 
@@ -256,13 +262,20 @@ impl Reading<'_> {
 
     /// A record was taken, or could not be.
     fn took(&mut self, number: u64, taken: Result<(), String>) -> Result<(), StoreError> {
-        self.records.fetch_add(1, Ordering::Relaxed);
+        self.uncounted += 1;
+        if self.uncounted == COUNTED {
+            self.count();
+        }
         match taken {
             Err(what) if self.salvage => self.note(&format_args!("record {number}: {what}")),
             Err(what) => return Err(StoreError::Record { folder: self.files.folder.clone(), number, what }),
             Ok(()) => {}
         }
         Ok(())
+    }
+
+    fn count(&mut self) {
+        self.records.fetch_add(std::mem::take(&mut self.uncounted), Ordering::Relaxed);
     }
 
     /// Something is gone.

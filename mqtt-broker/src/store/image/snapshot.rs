@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{Delivery, Image, Session};
 use crate::message::{Message, MessageRef};
+use crate::router::{Retainable as _, topic_order};
 use crate::store::cold::Parked;
 use crate::store::record::{Identifiers, Record};
 
@@ -42,14 +43,17 @@ fn in_full(message: MessageRef<'_>) -> Record<'_> {
 }
 
 impl Image {
-    /// Tells the whole image as the records of a snapshot.
+    /// Tells the whole image as the records of a snapshot, retained messages in the order in which they are kept by the
+    /// shard that takes them up.
     pub fn write_snapshot(&self, mut tell: impl FnMut(&Record<'_>)) {
         let mut messages = SnapshotMessages::new();
         self.write_core(&mut tell);
         for (name, _) in self.groups() {
             self.write_group(name, &mut messages, &mut tell);
         }
-        for message in self.retained.iter() {
+        let mut retained: Vec<&Message> = self.retained.iter().collect();
+        retained.sort_by(|one, other| topic_order(one.topic_bytes(), other.topic_bytes()));
+        for message in retained {
             tell(&messages.record(message));
             tell(&Record::Retained);
         }
