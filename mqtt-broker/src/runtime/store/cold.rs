@@ -316,3 +316,176 @@ fn numbers(folder: &Path) -> io::Result<Vec<u64>> {
     }
     Ok(numbers)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use mqtt_proto::types::{PacketId, Qos, TopicName};
+
+    use super::*;
+    use crate::message::MessageRef;
+    use crate::store::cold::ChunkWriter;
+    use crate::store::record::{Identifiers, Record};
+
+    const KEY: [u64; 2] = [3, 4];
+
+    /// A data directory of a test's own, removed when dropped.
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new() -> Place {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("mqtt-cold-{}-{count}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            fs::create_dir(&path).expect("the temporary folder is writable");
+            Place(path)
+        }
+
+        fn open(&self, images: &[Image], salvage: bool) -> Result<ColdFiles, StoreError> {
+            ColdFiles::open(&self.0, KEY, images, salvage)
+        }
+
+        fn files(&self) -> Vec<u64> {
+            let mut numbers = numbers(&folder(&self.0)).expect("listed");
+            numbers.sort_unstable();
+            numbers
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn park(ticket: u64, payload: &[u8]) -> Park {
+        let mut writer = ChunkWriter::default();
+        let (topic, qos, retain) = (TopicName::new("a").expect("a topic"), Qos::AtLeastOnce, false);
+        let message = MessageRef { topic, properties: &[], payload, qos, retain, expires_at: None };
+        let identifiers = Identifiers::EMPTY;
+        writer.append(
+            &Record::Message { message, publisher: 0, shared: false },
+            &Record::Enqueued { client_id: "c", qos, retain, identifiers, packet_id: None },
+        );
+        let (messages, records) = writer.finish();
+        Park { ticket, messages, records }
+    }
+
+    fn parked(files: &mut ColdFiles, payloads: &[&[u8]]) -> Vec<Chunk> {
+        let parks = (1..).zip(payloads).map(|(ticket, payload)| park(ticket, payload)).collect();
+        let Some(ColdDone::Parked(all)) = files.handle(ColdJob::Park(parks)) else { panic!("no answer") };
+        assert!(all.iter().map(|(ticket, _)| *ticket).eq(1..=payloads.len() as u64));
+        all.into_iter().map(|(_, chunk)| chunk.expect("written")).collect()
+    }
+
+    fn loaded(files: &mut ColdFiles, chunk: Chunk) -> Option<Vec<u8>> {
+        let Some(ColdDone::Loaded(7, messages)) = files.handle(ColdJob::Load(7, chunk)) else {
+            panic!("no answer")
+        };
+        messages.map(|messages| messages[0].message.as_ref().payload.to_vec())
+    }
+
+    /// An image with a session that refers to these chunks.
+    fn image(chunks: &[Chunk]) -> Image {
+        let mut image = Image::new([1, 2, 3, 4]);
+        let opened =
+            Record::Opened { client_id: "c", expiry_seconds: u32::MAX, next_packet_id: PacketId::FIRST };
+        image.apply(1, &opened).expect("it keeps no message");
+        for (seq, &chunk) in (2..).zip(chunks) {
+            image.apply(seq, &Record::Parked { client_id: "c", chunk }).expect("it keeps no message");
+        }
+        image
+    }
+
+    #[test]
+    fn chunks_are_read_back_and_a_file_goes_with_the_last_that_is_needed() {
+        let place = Place::new();
+        let mut files = place.open(&[], false).expect("a new one");
+        let large = vec![7; FILE_BYTES as usize];
+        let first = parked(&mut files, &[b"one", b"two", &large]);
+        let second = parked(&mut files, &[b"three"]);
+        assert_eq!(place.files(), [1, 2], "the first is long enough");
+        assert_eq!(loaded(&mut files, first[1]).as_deref(), Some(&b"two"[..]));
+        assert_eq!(loaded(&mut files, second[0]).as_deref(), Some(&b"three"[..]));
+        files.handle(ColdJob::Release(first[..2].to_vec()));
+        assert_eq!(place.files(), [1, 2]);
+        files.handle(ColdJob::Release(vec![first[2], second[0]]));
+        assert_eq!(place.files(), [2], "to which is still appended");
+        assert_eq!(loaded(&mut files, first[0]), None);
+    }
+
+    #[test]
+    fn a_start_keeps_what_is_needed_and_goes_on_in_another_file() {
+        let place = Place::new();
+        let mut files = place.open(&[], false).expect("a new one");
+        let chunks = parked(&mut files, &[b"one", b"two"]);
+        drop(files);
+        let image = image(&chunks[1..]);
+        let mut files = place.open(std::slice::from_ref(&image), false).expect("all is there");
+        let more = parked(&mut files, &[b"three"]);
+        assert_eq!((more[0].file, place.files()), (2, vec![1, 2]));
+        assert_eq!(loaded(&mut files, chunks[1]).as_deref(), Some(&b"two"[..]));
+        drop(files);
+        let mut files = place.open(&[image], false).expect("all is there");
+        assert_eq!(place.files(), [1], "nobody needs the second");
+        files.handle(ColdJob::Release(vec![chunks[1]]));
+        assert!(place.files().is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_cut_or_missing_is_refused_unless_it_is_to_be_salvaged() {
+        let place = Place::new();
+        let chunks = parked(&mut place.open(&[], false).expect("a new one"), &[b"one", b"two"]);
+        let path = file(&folder(&place.0), 1);
+        let whole = fs::metadata(&path).expect("it is there").len();
+        let cut = OpenOptions::new().write(true).open(&path).expect("it is there");
+        for len in [Some(whole - 1), None] {
+            match len {
+                Some(len) => cut.set_len(len).expect("it can be cut"),
+                None => fs::remove_file(&path).expect("it is there"),
+            }
+            let refused = place.open(&[image(&chunks)], false).err().expect("something is gone");
+            assert!(refused.to_string().contains("000000000001"), "{refused}");
+            let mut files = place.open(&[image(&chunks)], true).expect("it keeps what it can");
+            let first = loaded(&mut files, chunks[0]);
+            assert_eq!((first.is_some(), loaded(&mut files, chunks[1])), (len.is_some(), None));
+        }
+    }
+
+    #[test]
+    fn where_nothing_can_be_written_the_answer_says_so_and_it_is_tried_anew() {
+        let place = Place::new();
+        let mut files = place.open(&[], false).expect("a new one");
+        // A file stands where the folder should be.
+        fs::write(folder(&place.0), b"").expect("written");
+        let Some(ColdDone::Parked(all)) = files.handle(ColdJob::Park(vec![park(5, b"one")])) else {
+            panic!("no answer")
+        };
+        assert_eq!(all, [(5, None)]);
+        fs::remove_file(folder(&place.0)).expect("it is there");
+        let chunks = parked(&mut files, &[b"one"]);
+        assert_eq!(loaded(&mut files, chunks[0]).as_deref(), Some(&b"one"[..]));
+    }
+
+    #[test]
+    fn a_chunk_that_is_over_goes_once_the_log_says_so() {
+        let asks = Rc::new(RefCell::new(Asks::default()));
+        let mut port = ColdPort(Rc::clone(&asks));
+        let chunk = |offset| Chunk { file: 1, offset, bytes: 100, messages: 1 };
+        port.release(chunk(0), Commit::At(5));
+        port.release(chunk(1), Commit::Now);
+        let taken = |committed| -> Vec<Chunk> {
+            let mut asks = asks.borrow_mut();
+            let chunks = asks.take(committed).flat_map(|job| match job {
+                ColdJob::Release(chunks) => chunks,
+                _ => panic!("nothing else was asked for"),
+            });
+            chunks.collect()
+        };
+        assert_eq!(taken(0), [chunk(1)], "one that the log never told of");
+        assert_eq!(taken(4), []);
+        assert_eq!(taken(5), [chunk(0)]);
+    }
+}
