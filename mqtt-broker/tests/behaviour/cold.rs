@@ -234,6 +234,10 @@ fn a_client_that_takes_little_of_much_fills_no_memory() {
         assert!(cluster.total(|stats| stats.queue_bytes) <= before + 3 * 1100);
     }
     assert!(parked(&cluster) < there && disk.cold_bytes() <= bytes);
+    // A part of a chunk is over: a start knows of which, from the log and from a snapshot.
+    let mut cluster = disk.restart(cluster, 1000);
+    disk.snapshot(&mut cluster, 300, |_| {});
+    let mut cluster = disk.restart(cluster, 1000);
     let client = resume(&mut cluster, &disk, "c");
     takes(&mut cluster, &disk, client, 30..250);
     gets(&mut cluster, client, "a", vec![payload(250); 3]);
