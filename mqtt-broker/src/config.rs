@@ -91,6 +91,9 @@ pub struct Limits {
     pub queue_bytes_max: u64,
     /// What a full session queue does.
     pub queue_overflow: Overflow,
+    /// Bytes of queued messages that a core keeps in memory, if it has a store: beyond, what waits for Clients that are away
+    /// is kept on the disk until they return. 0: all is kept in memory.
+    pub queue_memory_bytes_max: u64,
     /// Whether QoS 0 messages are queued for sessions whose Client is away; otherwise they are dropped.
     pub queue_qos0_offline: bool,
     /// Bytes that wait to be sent to a Client. Beyond, QoS 0 messages are dropped and QoS 1 and 2 wait in the queue.
@@ -186,6 +189,7 @@ impl Default for Limits {
             queue_messages_max: 100_000,
             queue_bytes_max: 256 * MIB,
             queue_overflow: Overflow::DropOldest,
+            queue_memory_bytes_max: 32 * MIB,
             queue_qos0_offline: false,
             output_bytes_max: 8 * MIB as u32,
             memory_bytes_max: 0,

@@ -1,5 +1,5 @@
-//! What an idle Client with one subscription costs, a message that waits for one that is away, and a retained message:
-//! bytes on the heap of their core, measured.
+//! What an idle Client with one subscription costs, a session whose Client is away, a message that waits for it, and a
+//! retained message: bytes on the heap of their core, measured.
 
 use std::sync::Arc;
 
@@ -14,6 +14,12 @@ static HEAP: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::System, us
 const BYTES_MAX: usize = 340;
 
 const CLIENTS: usize = 10_000;
+
+/// Bytes that a session may cost whose Client is away, with a ClientID of 16 bytes and the timer of its expiry.
+const AWAY_MAX: usize = 100;
+
+/// Sessions: so many that the index of ClientIDs has just grown and is as empty as it gets, and so many that it is full.
+const AWAY: [usize; 2] = [14_400, 28_600];
 
 /// Bytes that a message may cost which is kept, of 64 bytes and with a topic of 14.
 const QUEUED_MAX: usize = 150;
@@ -44,6 +50,38 @@ fn connect_all(shard: &mut Shard, now: Now) -> Vec<ConnectionId> {
     assert_eq!(shard.stats().clients_connected, CLIENTS as u64);
     assert_eq!(shard.stats().subscriptions, CLIENTS as u64);
     ids
+}
+
+/// Opens sessions that outlive their connections by an hour, and closes these; what each session takes.
+fn leave(sessions: usize) -> usize {
+    let (mut shard, now) = shard();
+    let mut before = 0;
+    for number in 0..=sessions {
+        let id = shard.connection_opened(ConnectionInfo::default(), now).expect("there is room");
+        shard.handle_input(id, &connect_v5(&format!("sensor-{number:09}"), 3600), now);
+        drain(&mut shard, now);
+        shard.connection_closed(id, now);
+        if number == 0 {
+            // The tables of connections have what they need after the first.
+            before = HEAP.allocated();
+        }
+    }
+    let stats = shard.stats();
+    assert_eq!((stats.sessions as usize, stats.clients_connected), (sessions + 1, 0));
+    let each = (HEAP.allocated() - before).div_ceil(sessions);
+    shard.handle_timeout(Now { millis: now.millis + 3_600_000, wall_millis: 1 });
+    assert_eq!(shard.stats().sessions, 0, "each had a timer");
+    each
+}
+
+/// In 5.0, with a Session Expiry Interval.
+fn connect_v5(client_id: &str, expiry_seconds: u32) -> Vec<u8> {
+    let mut packet = vec![0x10, 18 + client_id.len() as u8, 0, 4];
+    packet.extend_from_slice(b"MQTT\x05\x02\x00\x3C\x05\x11");
+    packet.extend_from_slice(&expiry_seconds.to_be_bytes());
+    packet.extend_from_slice(&[0, client_id.len() as u8]);
+    packet.extend_from_slice(client_id.as_bytes());
+    packet
 }
 
 /// In 3.1.1, with a Keep Alive of a minute.
@@ -131,6 +169,12 @@ fn clients_and_messages_stay_small_and_who_left_costs_nothing() {
     // tables keep for the next Clients is there after the first round.
     let leaked = left[3].saturating_sub(left[0]);
     assert!(leaked < CLIENTS, "what left is not forgotten: {left:?}");
+
+    for sessions in AWAY {
+        let each = leave(sessions);
+        println!("{each} bytes a session whose Client is away, with {sessions} of them");
+        assert!(each <= AWAY_MAX, "{each} bytes a session whose Client is away");
+    }
 
     let queued = keep(|_| "away/queue/123".to_owned(), false);
     let retained = keep(|number| format!("retained/{number:05}"), true);

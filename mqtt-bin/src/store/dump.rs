@@ -167,6 +167,13 @@ fn describe(record: &Record<'_>) -> String {
         }
         Record::GroupReturned { group, number } => format!("GroupReturned group={group:?} number={number}"),
         Record::GroupTaken { group, number } => format!("GroupTaken group={group:?} number={number}"),
+        Record::Parked { client_id, chunk } => {
+            let (file, offset, bytes, messages) = (chunk.file, chunk.offset, chunk.bytes, chunk.messages);
+            format!(
+                "Parked client={client_id:?} file={file} offset={offset} bytes={bytes} messages={messages}"
+            )
+        }
+        Record::Taken { client_id, count } => format!("Taken client={client_id:?} count={count}"),
     }
 }
 

@@ -10,4 +10,5 @@ mod process;
 mod program;
 mod rumqttc_v4_v5;
 mod store;
+mod store_cold;
 mod store_tools;

@@ -19,9 +19,19 @@ pub(crate) struct Data {
     pub(crate) disk: Option<Disk>,
 }
 
+/// Small segments, so that a test goes through several of them and snapshots, and takes little room.
+const SETTINGS: &str = "[store]\nsegment_bytes = 65536\nlog_bytes_max = 1048576\n";
+
 impl Data {
     pub(crate) fn new() -> Data {
         Data::below(&std::env::temp_dir())
+    }
+
+    /// With these settings besides.
+    pub(crate) fn with(more: &str) -> Data {
+        let data = Data::new();
+        data.set(&format!("{SETTINGS}{more}"));
+        data
     }
 
     /// In a folder of its own below `folder`.
@@ -31,9 +41,7 @@ impl Data {
         let folder = folder.join(format!("mqttd-store-{}-{count}", std::process::id()));
         fs::create_dir_all(&folder).expect("the temporary folder is writable");
         let data = Data { folder, disk: None };
-        // Small, so that a test goes through several segments and snapshots and takes little room.
-        let settings = "[store]\nsegment_bytes = 65536\nlog_bytes_max = 1048576\n";
-        data.set(settings);
+        data.set(SETTINGS);
         data
     }
 

@@ -20,7 +20,7 @@ use crate::shard::ConnectionId;
 pub use authenticate::{AllowAll, Authenticate, AuthenticateRequest, Authentication, Identity};
 pub use authorize::{Authorize, AuthorizeRequest, Permission};
 pub use hooks::{Event, Hooks, NoHooks};
-pub use store::{Commit, MemoryStore, Store, StoreStatus};
+pub use store::{Cold, Commit, MemoryStore, Store, StoreStatus};
 
 /// The answer of a port.
 #[derive(Clone, Debug, PartialEq, Eq)]

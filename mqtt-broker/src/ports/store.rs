@@ -3,6 +3,7 @@
 //! The shard appends records as its state changes and holds back what a record stands behind, an acknowledgement or a
 //! QoS 2 packet, until [`Shard::store_committed`](crate::shard::Shard::store_committed) says that the record is safe.
 
+use crate::store::cold::Chunk;
 use crate::store::record::Record;
 
 /// When a record is safe.
@@ -64,6 +65,25 @@ pub trait Store {
     fn status(&self) -> StoreStatus {
         StoreStatus::default()
     }
+
+    /// Where queues of Clients that are away are kept outside memory, if there is such a place.
+    fn cold(&mut self) -> Option<&mut dyn Cold> {
+        None
+    }
+}
+
+/// Keeps messages outside memory, in chunks. What is asked for is answered later, in any order.
+pub trait Cold {
+    /// Asks for a chunk of so many messages, whose records are these, to be made durable. The answer goes to
+    /// [`Shard::chunk_parked`](crate::shard::Shard::chunk_parked).
+    fn park(&mut self, ticket: u64, messages: u32, records: Vec<u8>);
+
+    /// Asks for the messages of a chunk. The answer goes to
+    /// [`Shard::chunk_loaded`](crate::shard::Shard::chunk_loaded).
+    fn load(&mut self, ticket: u64, chunk: Chunk);
+
+    /// Nobody needs the chunk any more once `commit` is there: until then a start may find that it is.
+    fn release(&mut self, chunk: Chunk, commit: Commit);
 }
 
 /// Keeps nothing beyond the process: every record is as safe as it will ever be.

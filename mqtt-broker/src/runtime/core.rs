@@ -22,7 +22,7 @@ use super::clock;
 use super::connections::Connections;
 use super::gather::{GATHER, Gathering};
 use super::shared::{BrokerError, Command, CorePort, LaneItem, Shared};
-use super::store::Disk;
+use super::store::{Disk, Done};
 use crate::config::{CoreId, Limits};
 use crate::ports::Reply;
 use crate::ring::{Ring, Wait};
@@ -301,6 +301,7 @@ impl Core {
                         self.shared.core(owner).command(Command::Look(pipe));
                     }
                 }
+                Command::Store(Done::Cold(done)) => done.tell(&mut self.connections.shard, now),
                 Command::Store(done) => {
                     if let Some(disk) = &mut self.disk {
                         disk.handle_done(done, now.millis);

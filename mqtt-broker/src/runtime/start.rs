@@ -69,10 +69,10 @@ pub(super) fn start(mut plan: Plan) -> Result<Handle, StartError> {
     };
     let shared = Shared::new(cores).map_err(system)?;
     let (mut restored, mut keeper) = (Vec::new(), None);
-    if let Some(Stored { directory, cores }) = stored {
+    if let Some(Stored { directory, cores, cold }) = stored {
         hash_key = directory.hash_key();
         restored = cores;
-        keeper = Some(store::keep(directory, Arc::clone(&shared)).map_err(system)?);
+        keeper = Some(store::keep(directory, cold, Arc::clone(&shared)).map_err(system)?);
     }
     let (ready, readiness) = channel();
     // From here on the threads end when this is dropped; what they wait for is dropped before it.

@@ -191,7 +191,9 @@ impl Shard {
     }
 
     /// Sends a QoS 1 or 2 message for the first time. The caller has seen that the window has room.
-    fn start(&mut self, key: Key, delivery: Delivery) {
+    ///
+    /// `was_parked`: it did not wait in memory, nor does the store know of it any more.
+    pub(super) fn start(&mut self, key: Key, delivery: Delivery, was_parked: bool) {
         let now = self.now.millis;
         let Some(session) = self.sessions.get_mut(key) else { return };
         let (qos, group) = (delivery.qos, delivery.group());
@@ -203,14 +205,14 @@ impl Shard {
             let client_id = &*session.client_id;
             let sent = Record::Sent { client_id, packet_id };
             let commit = match group {
-                None if qos == Qos::ExactlyOnce => self.records.append(self.now, &sent),
+                None if !was_parked && qos == Qos::ExactlyOnce => self.records.append(self.now, &sent),
                 // If that is lost it is sent once more.
-                None => {
+                None if !was_parked => {
                     self.records.append_later(self.now, &sent);
                     Commit::Now
                 }
-                // The first that the store hears of it.
-                Some(_) => {
+                // The first that the store hears of it, or once more.
+                _ => {
                     let identifiers = Identifiers::new(delivery.identifiers());
                     let (retain, packet_id) = (delivery.retain, Some(packet_id));
                     let record = Record::Enqueued { client_id, qos, retain, identifiers, packet_id };
@@ -286,7 +288,9 @@ impl Shard {
         }
         let cost = outgoing.keep(&mut self.spares).cost() + Delivery::PLACE;
         while self.queue_is_full(key, cost) {
-            let oldest = match self.limits.queue_overflow {
+            let overflow = self.limits.queue_overflow;
+            let oldest = match overflow {
+                Overflow::DropOldest if self.drop_oldest_parked(key, cost) => continue,
                 Overflow::DropOldest => self.pop_queue(key),
                 Overflow::DropNewest => None,
             };
@@ -307,16 +311,17 @@ impl Shard {
     }
 
     fn queue_is_full(&self, key: Key, cost: usize) -> bool {
-        let flight = self.sessions.get(key).and_then(Session::known_flight);
-        let (len, bytes) = flight.map_or((0, 0), |flight| (flight.queue.len(), flight.queue.bytes()));
-        len >= self.limits.queue_messages_max as usize
-            || bytes as u64 + cost as u64 > self.limits.queue_bytes_max
+        let (len, bytes) = self.sessions.get(key).map_or((0, 0), Session::waiting);
+        len >= u64::from(self.limits.queue_messages_max)
+            || bytes + cost as u64 > self.limits.queue_bytes_max
             || self.memory_is_full(cost)
     }
 
     /// Takes the oldest message off the queue. It still counts as kept.
     fn pop_queue(&mut self, key: Key) -> Option<Delivery> {
-        let delivery = self.sessions.get_mut(key)?.known_flight_mut()?.queue.pop()?;
+        let session = self.sessions.get_mut(key)?;
+        session.stop_parking();
+        let delivery = session.known_flight_mut()?.queue.pop()?;
         self.stats.queue_bytes -= delivery.cost() as u64;
         Some(delivery)
     }
@@ -345,6 +350,10 @@ impl Shard {
             if connection.is_none_or(|connection| connection.output.waiting() >= max) {
                 return;
             }
+            let is_cold = session.is_cold();
+            if is_cold && session.known_flight().is_none() {
+                session.flight();
+            }
             let Some(flight) = session.known_flight_mut() else { break };
             if let Some(resend) = flight.outbound.poll_resend() {
                 match resend {
@@ -363,6 +372,12 @@ impl Shard {
                     }
                 }
                 continue;
+            }
+            if is_cold {
+                match self.pump_parked(key) {
+                    true => continue,
+                    false => return,
+                }
             }
             let Some(first) = flight.queue.front() else { break };
             if first.message.is_expired(now) {
@@ -388,7 +403,7 @@ impl Shard {
                 self.send_once(key, &mut outgoing, how);
                 self.spares.take_back(delivery.message);
             } else {
-                self.start(key, delivery);
+                self.start(key, delivery, false);
             }
         }
         self.advance_gathers(key);
@@ -396,9 +411,8 @@ impl Shard {
 
     /// [`Shard::pump`] after an acknowledgement: mostly there is nothing to be sent.
     fn pump_if_waiting(&mut self, key: Key) {
-        let waits = |session: &Session| {
-            session.gathers().is_some() || session.known_flight().is_some_and(Flight::has_to_send)
-        };
+        let waits =
+            |session: &Session| session.has_more() || session.known_flight().is_some_and(Flight::has_to_send);
         if self.sessions.get(key).is_some_and(waits) {
             self.pump(key);
         }
@@ -430,10 +444,10 @@ impl Shard {
     /// shared group got meanwhile.
     pub(super) fn handle_puback(&mut self, key: Key, ack: &Ack<'_>) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let (persistent, gathers) = (session.is_persistent(), session.gathers().is_some());
+        let (persistent, has_more) = (session.is_persistent(), session.has_more());
         let Some(flight) = session.known_flight_mut() else { return };
         if let Ok(delivery) = flight.outbound.handle_puback(ack.packet_id, ack.reason) {
-            let waits = gathers || flight.has_to_send();
+            let waits = has_more || flight.has_to_send();
             if persistent && delivery.group().is_none() {
                 // Nobody waits for this one: lost, it costs a delivery with DUP.
                 self.record_end(key, ack.packet_id, false);

@@ -201,7 +201,7 @@ impl Shard {
 
     /// Whether a Will that goes to other cores needs one: the store forgets it here when it is published.
     pub(super) fn numbers_will(&self, of: Key, qos: Qos) -> bool {
-        let is_recorded = self.sessions.get(of).is_some_and(|session| session.recorded);
+        let is_recorded = self.sessions.get(of).is_some_and(|session| session.is_recorded());
         self.records.keep_anything() && is_recorded && qos != Qos::AtMostOnce
     }
 

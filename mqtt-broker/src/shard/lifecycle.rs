@@ -11,16 +11,6 @@ use super::table::Key;
 use crate::ports::{Commit, Event};
 use crate::store::record::Record;
 
-/// What a session waits for while its Client is away. Unlike the timers of connections these are removed when they
-/// no longer count: they may lie years ahead, and a Client that comes and goes would leave one behind each time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Due {
-    /// The Session Expiry Interval.
-    SessionEnd(Key),
-    /// The Will Delay Interval.
-    Will(Key),
-}
-
 impl Shard {
     /// The session's Client is back: what waited for it goes on.
     pub(super) fn attach(&mut self, session: Key) {
@@ -33,10 +23,10 @@ impl Shard {
     /// with its connection has nothing to outlive the process but a Will. `had_will`: whether there was one before.
     pub(super) fn record_opened(&mut self, key: Key, had_will: bool) -> Commit {
         let Some(session) = self.sessions.get_mut(key) else { return Commit::Now };
-        if !session.is_persistent() && !session.recorded && session.will().is_none() {
+        if !session.is_persistent() && !session.is_recorded() && session.will().is_none() {
             return Commit::Now;
         }
-        session.recorded = true;
+        session.record();
         let (expiry_seconds, next_packet_id) = (session.expiry_seconds, session.next_packet_id());
         let client_id = &*session.client_id;
         let (records, now) = (&mut self.records, self.now);
@@ -54,7 +44,7 @@ impl Shard {
 
     /// Tells the store of another Session Expiry Interval.
     pub(super) fn record_expiry(&mut self, key: Key) {
-        if let Some(session) = self.sessions.get(key).filter(|session| session.recorded) {
+        if let Some(session) = self.sessions.get(key).filter(|session| session.is_recorded()) {
             let (client_id, expiry_seconds) = (&*session.client_id, session.expiry_seconds);
             self.records.append(self.now, &Record::Expiry { client_id, expiry_seconds });
         }
@@ -62,7 +52,7 @@ impl Shard {
 
     /// Tells the store that the session's Will is no more.
     fn record_no_will(&mut self, key: Key) {
-        if let Some(session) = self.sessions.get(key).filter(|session| session.recorded) {
+        if let Some(session) = self.sessions.get(key).filter(|session| session.is_recorded()) {
             self.records.append(self.now, &Record::WillRemoved { client_id: &session.client_id });
         }
     }
@@ -88,14 +78,14 @@ impl Shard {
         let expiry_millis = u64::from(session.expiry_seconds) * 1000;
         if session.expiry_seconds != u32::MAX {
             let ends_at = now + expiry_millis;
-            session.aside().ends_at = Some(ends_at);
-            self.away.insert((ends_at, Due::SessionEnd(key)));
+            session.set_end(ends_at);
+            self.ends.set(key.index, ends_at);
         }
         match session.known_aside_mut().and_then(|aside| aside.will.as_mut()) {
             Some(will) if will.delay_seconds > 0 => {
                 let due_at = now + u64::from(will.delay_seconds) * 1000;
                 will.due_at = Some(due_at);
-                self.away.insert((due_at, Due::Will(key)));
+                self.wills.insert((due_at, key));
             }
             Some(_) => self.publish_will(key),
             None => {}
@@ -103,6 +93,7 @@ impl Shard {
         if !self.limits.queue_qos0_offline {
             self.drop_queued(key, DropReason::Offline, |delivery| delivery.qos == Qos::AtMostOnce);
         }
+        self.unload(key);
         if let Some(session) = self.sessions.get_mut(key) {
             session.rest(self.gates.committed());
         }
@@ -128,39 +119,54 @@ impl Shard {
         self.stats.queue_bytes -= session.queue_bytes() as u64;
         self.stats.dropped(DropReason::SessionEnded, kept);
         let mut commit = Commit::Now;
-        if session.recorded {
+        if session.is_recorded() {
             commit = self.records.append(self.now, &Record::Ended { client_id: &session.client_id });
         }
+        self.release_parked(&session, commit);
         self.ports.hooks.on_event(&Event::SessionEnded { client_id: &session.client_id });
         commit
     }
 
     /// What is due of the sessions whose Clients are away.
     pub(super) fn away_due(&mut self) {
-        while let Some(&(deadline, due)) = self.away.first()
-            && deadline <= self.now.millis
-        {
-            self.away.pop_first();
-            match due {
-                // The session's end publishes its Will, so the order of the two is of no account.
-                Due::SessionEnd(key) => drop(self.end_session(key)),
-                Due::Will(key) => self.publish_will(key),
+        let mut due = core::mem::take(&mut self.due);
+        self.ends.advance(self.now.millis, &mut due);
+        for index in due.drain(..) {
+            let Some(key) = self.sessions.at(index) else { continue };
+            let Some(ends_at) = self.sessions.get(key).and_then(Session::ends_at) else { continue };
+            if ends_at > self.now.millis {
+                // Farther ahead than a timer goes at once.
+                self.ends.set(index, ends_at);
+                continue;
             }
+            self.wills_due(ends_at);
+            // Its Will is published with it, if that was not due before.
+            self.end_session(key);
+        }
+        self.due = due;
+        self.wills_due(self.now.millis + 1);
+    }
+
+    /// Publishes the Wills that are due before the monotonic time `before`.
+    fn wills_due(&mut self, before: u64) {
+        while let Some(&(deadline, key)) = self.wills.first()
+            && deadline < before
+        {
+            self.wills.pop_first();
+            self.publish_will(key);
         }
     }
 
     /// The session's Client is back, or the session ends: nothing is due any more.
     pub(super) fn cancel_deadlines(&mut self, key: Key) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(aside) = session.known_aside_mut() else { return };
-        let ends_at = aside.ends_at.take();
-        let will_at = aside.will.as_mut().and_then(|will| will.due_at.take());
-        session.tidy_aside();
-        if let Some(ends_at) = ends_at {
-            self.away.remove(&(ends_at, Due::SessionEnd(key)));
+        if session.ends_at().is_some() {
+            session.disconnected();
+            self.ends.cancel(key.index);
         }
-        if let Some(will_at) = will_at {
-            self.away.remove(&(will_at, Due::Will(key)));
+        let will = session.known_aside_mut().and_then(|aside| aside.will.as_mut());
+        if let Some(will_at) = will.and_then(|will| will.due_at.take()) {
+            self.wills.remove(&(will_at, key));
         }
     }
 

@@ -13,7 +13,9 @@
 mod authenticate;
 mod barrier;
 mod budget;
+mod client_id;
 mod close;
+mod cold;
 mod connect;
 mod connection;
 mod contract;
@@ -46,6 +48,7 @@ mod subscribe;
 mod sys;
 mod table;
 mod wheel;
+mod whereabouts;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -62,6 +65,7 @@ use crate::router::{CoreSet, GroupId, Interest, Matches, Retained, Subscriptions
 
 use barrier::Barrier;
 use budget::Budget;
+use cold::Parking;
 use connection::{Connection, Output, Peer, Why};
 use frame::Frame;
 use gates::Gates;
@@ -70,7 +74,6 @@ use handover::Handover;
 use homes::Homes;
 use input::Step;
 use lanes::{Lanes, Waiter};
-use lifecycle::Due;
 use owned_groups::OwnedGroups;
 use records::Records;
 use retained::Expiries;
@@ -110,8 +113,12 @@ pub struct Shard {
     wheel: Wheel,
     /// Monotonic milliseconds of the next publication of the `$SYS` tree; `u64::MAX` for never.
     sys_at: u64,
-    /// Deadlines of the sessions whose Clients are away.
-    away: BTreeSet<(u64, Due)>,
+    /// The timers of the sessions whose Clients are away, by their index: when they end. Unlike those of connections they
+    /// are cancelled when they no longer count, as they may lie years ahead.
+    ends: Wheel,
+    /// Wills that are delayed, by the time at which they are published: they are few.
+    wills: BTreeSet<(u64, Key)>,
+    parking: Parking,
     barriers: HashMap<u64, Barrier, RandomState>,
     /// The last barrier of ours that each core has answered.
     answered: Vec<u64>,
@@ -222,7 +229,9 @@ impl Shard {
             lanes: Lanes::new(core, cores, limits.lane_bytes_max),
             wheel: Wheel::new(now.millis),
             sys_at: if limits.sys_interval_seconds == 0 { u64::MAX } else { now.millis + 1000 },
-            away: BTreeSet::new(),
+            ends: Wheel::new(now.millis),
+            wills: BTreeSet::new(),
+            parking: Parking::new(state(10)),
             barriers: HashMap::with_hasher(state(4)),
             answered: vec![0; usize::from(cores)],
             gathers: HashMap::with_hasher(state(5)),
@@ -348,6 +357,7 @@ impl Shard {
             }
         }
         self.records.look_for_room();
+        self.park_some();
         self.settle();
     }
 
@@ -374,6 +384,7 @@ impl Shard {
         self.away_due();
         self.expire_retained();
         self.go_on_gathering();
+        self.park_some();
         self.settle();
     }
 
@@ -439,12 +450,13 @@ impl Shard {
 
     /// Monotonic milliseconds of the next deadline.
     pub fn poll_timeout(&self) -> Option<u64> {
-        if !self.gathering.is_empty() {
+        if !self.gathering.is_empty() || self.parking.goes_on {
             return Some(self.now.millis);
         }
-        let away = self.away.first().map(|&(deadline, _)| deadline);
+        let wills = self.wills.first().map(|&(deadline, _)| deadline);
         let sys = (self.sys_at != u64::MAX).then_some(self.sys_at);
-        self.wheel.next().into_iter().chain(away).chain(self.expiries.next()).chain(sys).min()
+        let timers = [self.wheel.next(), self.ends.next(), self.expiries.next()];
+        timers.into_iter().flatten().chain(wills).chain(sys).min()
     }
 
     /// The counters of this core.
@@ -480,12 +492,16 @@ impl Shard {
             return;
         }
         self.groups.check_invariants();
-        let (mut kept, mut bytes) = self.groups.kept();
+        let ((mut kept, mut bytes), mut parked) = (self.groups.kept(), 0);
         for (key, session) in self.sessions.iter() {
             kept += session.kept();
             bytes += session.queue_bytes();
             if let Some(flight) = session.known_flight() {
                 flight.queue.check_invariants();
+            }
+            if let Some(cold) = session.cold() {
+                cold.check_invariants();
+                parked += cold.parked.messages();
             }
             let connection = session.connection();
             let live =
@@ -498,6 +514,7 @@ impl Shard {
         }
         debug_assert_eq!(self.stats.messages_kept, kept as u64);
         debug_assert_eq!(self.stats.queue_bytes, bytes as u64);
+        debug_assert_eq!(self.stats.messages_parked, parked);
     }
 
     /// A token for a question to other cores.

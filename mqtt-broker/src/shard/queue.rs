@@ -97,7 +97,7 @@ const PIECE: usize = 64;
 /// The messages that wait, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// None is empty but the last; all but the first and the last are full.
+    /// None is empty but the last, nor longer than [`PIECE`].
     pieces: VecDeque<VecDeque<Delivery>>,
     /// An empty piece for the next message that finds the last one full.
     spare: Option<VecDeque<Delivery>>,
@@ -150,6 +150,15 @@ impl Queue {
         Some(delivery)
     }
 
+    /// Puts older messages before its own.
+    pub(super) fn prepend(&mut self, older: Queue) {
+        self.len += older.len;
+        self.bytes += older.bytes;
+        for piece in older.pieces.into_iter().rev().filter(|piece| !piece.is_empty()) {
+            self.pieces.push_front(piece);
+        }
+    }
+
     /// Those that wait, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Delivery> {
         self.pieces.iter().flatten()
@@ -183,7 +192,7 @@ impl Queue {
         debug_assert_eq!(self.bytes, self.iter().map(Delivery::cost).sum::<usize>());
         let last = self.pieces.len().saturating_sub(1);
         debug_assert!(self.pieces.iter().take(last).all(|piece| !piece.is_empty()));
-        debug_assert!(self.pieces.iter().take(last).skip(1).all(|piece| piece.len() == PIECE));
+        debug_assert!(self.pieces.iter().all(|piece| piece.len() <= PIECE));
     }
 }
 
@@ -275,6 +284,27 @@ mod tests {
         assert!(odd.iter().map(number).eq((0..200).filter(|number| number % 2 == 1)));
         let left: Vec<u8> = core::iter::from_fn(|| queue.pop()).map(|delivery| number(&delivery)).collect();
         assert!(left.into_iter().eq((0..200).filter(|number| number % 2 == 0)));
+    }
+
+    #[test]
+    fn older_messages_come_first() {
+        let number = |delivery: &Delivery| delivery.message.as_ref().payload[0];
+        for (own, older) in [(0, 0), (0, 3), (3, 0), (100, 70), (1, 130)] {
+            let mut queue = Queue::default();
+            // One that ran empty keeps a piece.
+            queue.push(delivery(&[0]));
+            queue.pop();
+            (older..older + own).for_each(|number| queue.push(delivery(&[number])));
+            let mut before = Queue::default();
+            (0..older).for_each(|number| before.push(delivery(&[number])));
+            queue.prepend(before);
+            queue.check_invariants();
+            (0..3).for_each(|more| queue.push(delivery(&[own + older + more])));
+            assert!(
+                core::iter::from_fn(|| queue.pop()).map(|delivery| number(&delivery)).eq(0..own + older + 3)
+            );
+            queue.check_invariants();
+        }
     }
 
     #[test]

@@ -8,7 +8,8 @@ use mqtt_proto::types::{PacketId, Qos};
 use super::contract::Now;
 use super::deliver::{How, Outgoing};
 use crate::message::MessageRef;
-use crate::ports::{Commit, Store, StoreStatus};
+use crate::ports::{Cold, Commit, Store, StoreStatus};
+use crate::store::cold::Chunk;
 use crate::store::record::{Identifiers, Record};
 
 /// Wall time is told once in so many milliseconds at most.
@@ -84,6 +85,18 @@ impl Records {
     /// What there is to say of the store.
     pub(super) fn status(&self) -> StoreStatus {
         self.store.status()
+    }
+
+    /// Where queues are kept outside memory.
+    pub(super) fn cold(&mut self) -> Option<&mut dyn Cold> {
+        self.store.cold()
+    }
+
+    /// Nobody needs the chunk once `commit` is there.
+    pub(super) fn release(&mut self, chunk: Chunk, commit: Commit) {
+        if let Some(cold) = self.store.cold() {
+            cold.release(chunk, commit);
+        }
     }
 
     /// Asks once more whether there is room.

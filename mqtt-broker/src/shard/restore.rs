@@ -9,9 +9,9 @@ use mqtt_proto::types::{SharedFilter, TopicFilter};
 
 use super::Shard;
 use super::barrier::Then;
+use super::cold::Cold;
 use super::contract::Now;
 use super::envelope::Envelope;
-use super::lifecycle::Due;
 use super::queue::Delivery;
 use super::retained::outlives;
 use super::session::{Flight, NOBODY, Session, Will};
@@ -142,7 +142,11 @@ impl Shard {
         stored.received().iter().for_each(|&packet_id| flight.inbound.restore(packet_id));
         stored.waiting().for_each(|delivery| flight.queue.push(times.delivery(delivery)));
         let (client_id, expiry_seconds) = (stored.client_id(), stored.expiry_seconds());
-        let session = Session::restored(client_id, expiry_seconds, stored.next_packet_id(), flight);
+        let mut session = Session::restored(client_id, expiry_seconds, stored.next_packet_id(), flight);
+        if let Some(parked) = stored.parked() {
+            session.set_cold(Cold::restored(parked));
+            self.stats.messages_parked += parked.messages();
+        }
         // They were matched before, and are accounted for from now on.
         let kept = session.kept() as u64;
         self.stats.messages_matched += kept;
@@ -171,7 +175,7 @@ impl Shard {
     fn put_back(&mut self, session: Key, filter: TopicFilter<'_>, subscriber: Subscriber) {
         let inserted = self.subscriptions.insert(filter, subscriber);
         if let Some(state) = self.sessions.get_mut(session) {
-            state.subscriptions.insert(inserted.filter);
+            state.add_filter(inserted.filter);
         }
         if inserted.first_on_core && !self.groups.has_filter(filter.as_str()) {
             self.announce(filter, true);
@@ -192,15 +196,15 @@ impl Shard {
             let (expiry_seconds, delay_seconds) = (stored.expiry_seconds, stored.delay_seconds);
             let message = stored.message.clone();
             will = Some(Box::new(Will { message, expiry_seconds, delay_seconds, due_at: Some(due_at) }));
-            self.away.insert((due_at, Due::Will(key)));
+            self.wills.insert((due_at, key));
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
         if let Some(will) = will {
             session.set_will(Some(will));
         }
         if let Some(ends_at) = ends_at {
-            session.aside().ends_at = Some(ends_at);
-            self.away.insert((ends_at, Due::SessionEnd(key)));
+            session.set_end(ends_at);
+            self.ends.set(key.index, ends_at);
         }
     }
 }

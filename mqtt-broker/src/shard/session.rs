@@ -8,31 +8,33 @@ use mqtt_proto::packet::SubscriptionOptions;
 use mqtt_proto::session::{Inbound, Outbound};
 use mqtt_proto::types::{PacketId, Qos};
 
+use super::client_id::ClientId;
+use super::cold::Cold;
 use super::envelope::{GroupRef, OfGroup};
 use super::gathers::Gathers;
 use super::queue::{Delivery, Queue};
 use super::table::{Key, Table};
+use super::whereabouts::Whereabouts;
 use crate::message::Message;
 use crate::router::FilterId;
 
 pub(super) struct Session {
-    pub(super) client_id: Box<str>,
-    /// `NOBODY` while its Client is away.
-    connection: Key,
+    pub(super) client_id: ClientId,
+    /// With the connection of its Client, or the time at which it ends.
+    whereabouts: Whereabouts,
     /// Its messages under way and those that wait, from the first on.
     flight: Option<Box<Flight>>,
-    pub(super) subscriptions: FilterIds,
     /// What few sessions have, or for a short time.
     aside: Option<Box<Aside>>,
     /// Seconds it outlives its connection; `u32::MAX`: for ever.
     pub(super) expiry_seconds: u32,
+    /// The filters of its Non-shared Subscriptions.
+    filters: FilterIds,
     /// QoS 1 and 2 messages that its Client takes at once.
     window: u16,
     /// The Packet Identifier that comes next while it has no flight: they go on, so that a Client never gets another
     /// message under the one of the last.
     next_id: PacketId,
-    /// Whether the store knows of it.
-    pub(super) recorded: bool,
 }
 
 /// No connection has this key: tables do not grow so large.
@@ -69,8 +71,11 @@ pub(super) struct Aside {
     pub(super) will: Option<Box<Will>>,
     /// Retained messages still on their way to new subscriptions.
     pub(super) gathers: Option<Box<Gathers>>,
-    /// Monotonic milliseconds at which it ends; `None` while connected or for ever.
-    pub(super) ends_at: Option<u64>,
+    /// The filters of its Non-shared Subscriptions in order, if there are several.
+    #[expect(clippy::box_collection, reason = "few sessions have several")]
+    filters: Option<Box<Vec<FilterId>>>,
+    /// Messages that wait outside memory.
+    cold: Option<Box<Cold>>,
 }
 
 /// Memberships in shared groups, by the whole filter, `$share/` included.
@@ -86,63 +91,14 @@ pub(super) struct Membership {
     pub(super) identifier: u32,
 }
 
-/// The filters of a session's Non-shared Subscriptions, in order: one needs no memory of its own.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) enum FilterIds {
+/// The filters of a session's Non-shared Subscriptions: one needs no memory of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum FilterIds {
     #[default]
     None,
     One(FilterId),
-    #[expect(clippy::box_collection, reason = "a session pays for a pointer, not for a list that few have")]
-    Many(Box<Vec<FilterId>>),
-}
-
-impl FilterIds {
-    pub(super) fn as_slice(&self) -> &[FilterId] {
-        match self {
-            FilterIds::None => &[],
-            FilterIds::One(one) => core::slice::from_ref(one),
-            FilterIds::Many(many) => many,
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.as_slice().len()
-    }
-
-    pub(super) fn contains(&self, filter: FilterId) -> bool {
-        self.as_slice().binary_search(&filter).is_ok()
-    }
-
-    pub(super) fn insert(&mut self, filter: FilterId) {
-        match self {
-            FilterIds::None => *self = FilterIds::One(filter),
-            FilterIds::One(one) if *one == filter => {}
-            FilterIds::One(one) => {
-                *self = FilterIds::Many(Box::new(vec![(*one).min(filter), (*one).max(filter)]));
-            }
-            FilterIds::Many(many) => {
-                if let Err(place) = many.binary_search(&filter) {
-                    many.insert(place, filter);
-                }
-            }
-        }
-    }
-
-    /// Whether it was there.
-    pub(super) fn remove(&mut self, filter: FilterId) -> bool {
-        let Ok(place) = self.as_slice().binary_search(&filter) else { return false };
-        match self {
-            FilterIds::Many(many) if many.len() > 2 => {
-                many.remove(place);
-                if many.len() * 4 < many.capacity() {
-                    many.shrink_to(many.len() * 2);
-                }
-            }
-            FilterIds::Many(many) => *self = FilterIds::One(many[1 - place]),
-            FilterIds::None | FilterIds::One(_) => *self = FilterIds::None,
-        }
-        true
-    }
+    /// In [`Aside`].
+    Several,
 }
 
 /// A Will Message that is stored with the session [MQTT-3.1.2-7].
@@ -160,14 +116,13 @@ impl Session {
     pub(super) fn new(client_id: &str, expiry_seconds: u32) -> Session {
         Session {
             client_id: client_id.into(),
-            connection: NOBODY,
+            whereabouts: Whereabouts::NEW,
             flight: None,
-            subscriptions: FilterIds::None,
             aside: None,
             expiry_seconds,
+            filters: FilterIds::None,
             window: 0,
             next_id: PacketId::FIRST,
-            recorded: false,
         }
     }
 
@@ -180,19 +135,21 @@ impl Session {
     ) -> Session {
         flight.outbound.go_on_at(next_id);
         let flight = Some(Box::new(flight));
-        let mut session = Session { recorded: true, flight, ..Session::new(client_id, expiry_seconds) };
+        let mut session = Session { flight, ..Session::new(client_id, expiry_seconds) };
+        session.whereabouts.record();
         session.rest(0);
         session
     }
 
     /// The connection of its Client, while it is there.
     pub(super) fn connection(&self) -> Option<Key> {
-        (self.connection != NOBODY).then_some(self.connection)
+        self.whereabouts.connection()
     }
 
     /// A connection begins whose Client takes `window` messages of QoS 1 and 2 at once.
     pub(super) fn restart(&mut self, connection: Key, window: u16) {
-        self.connection = connection;
+        self.stop_parking();
+        self.whereabouts.arrived(connection);
         self.window = window;
         if let Some(flight) = &mut self.flight {
             flight.outbound.restart(window);
@@ -200,9 +157,24 @@ impl Session {
         }
     }
 
-    /// Its connection has ended.
+    /// Its connection has ended; when it ends itself is not said yet.
     pub(super) fn disconnected(&mut self) {
-        self.connection = NOBODY;
+        self.whereabouts.left(None);
+    }
+
+    /// Its Client is away, and it ends at this time in monotonic milliseconds.
+    pub(super) fn set_end(&mut self, ends_at: u64) {
+        self.whereabouts.left(Some(ends_at));
+    }
+
+    /// Whether the store knows of it.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.whereabouts.is_recorded()
+    }
+
+    /// The store is told of it.
+    pub(super) fn record(&mut self) {
+        self.whereabouts.record();
     }
 
     /// Its Client is away for now: what has nothing to remember gives its memory back. The store has `committed` as much.
@@ -238,20 +210,74 @@ impl Session {
 
     /// Whether no message waits.
     pub(super) fn queue_is_empty(&self) -> bool {
-        self.flight.as_ref().is_none_or(|flight| flight.queue.is_empty())
+        !self.is_cold() && self.flight.as_ref().is_none_or(|flight| flight.queue.is_empty())
     }
 
     /// Messages that it keeps: those that wait, and those sent whose PUBACK or PUBREC has not come.
     pub(super) fn kept(&self) -> usize {
-        self.flight.as_ref().map_or(0, |flight| {
-            let sent = flight.outbound.iter().filter(|(_, _, message)| message.is_some());
-            flight.queue.len() + sent.count()
-        })
+        let parked = self.cold().map_or(0, |cold| cold.parked.messages() as usize);
+        parked
+            + self.flight.as_ref().map_or(0, |flight| {
+                let sent = flight.outbound.iter().filter(|(_, _, message)| message.is_some());
+                flight.queue.len() + sent.count()
+            })
     }
 
-    /// What the messages that wait cost.
+    /// What the messages that wait cost in memory.
     pub(super) fn queue_bytes(&self) -> usize {
-        self.flight.as_ref().map_or(0, |flight| flight.queue.bytes())
+        let loaded = self.cold().map_or(0, Cold::loaded_bytes);
+        loaded + self.flight.as_ref().map_or(0, |flight| flight.queue.bytes())
+    }
+
+    /// How many messages wait, and what they cost: those that are parked as many bytes as they take there.
+    pub(super) fn waiting(&self) -> (u64, u64) {
+        let parked = self.cold().map_or((0, 0), |cold| (cold.parked.messages(), cold.parked.bytes()));
+        let queue = self.flight.as_ref().map(|flight| &flight.queue);
+        let (len, bytes) = queue.map_or((0, 0), |queue| (queue.len() as u64, queue.bytes() as u64));
+        (parked.0 + len, parked.1 + bytes)
+    }
+
+    /// Whether messages wait outside memory, or are about to.
+    #[inline]
+    pub(super) fn is_cold(&self) -> bool {
+        self.whereabouts.is_cold()
+    }
+
+    /// What is not in memory of its queue.
+    pub(super) fn cold(&self) -> Option<&Cold> {
+        self.aside.as_ref().filter(|_| self.is_cold())?.cold.as_deref()
+    }
+
+    pub(super) fn known_cold_mut(&mut self) -> Option<&mut Cold> {
+        self.aside.as_mut()?.cold.as_deref_mut()
+    }
+
+    /// The same, to be added to.
+    pub(super) fn cold_mut(&mut self) -> &mut Cold {
+        self.whereabouts.set_cold(true);
+        self.aside().cold.get_or_insert_default()
+    }
+
+    /// Messages of it have outlived the process outside memory.
+    pub(super) fn set_cold(&mut self, cold: Cold) {
+        *self.cold_mut() = cold;
+    }
+
+    /// All of its queue is in memory.
+    pub(super) fn drop_cold(&mut self) {
+        self.whereabouts.set_cold(false);
+        if let Some(aside) = &mut self.aside {
+            aside.cold = None;
+        }
+        self.tidy_aside();
+    }
+
+    /// A chunk that is being written while its Client is away does not count any more.
+    pub(super) fn stop_parking(&mut self) {
+        let is_away = self.connection().is_none();
+        if self.is_cold() && is_away && self.known_cold_mut().is_some_and(Cold::stop) {
+            self.drop_cold();
+        }
     }
 
     /// QoS 1 and 2 messages that its Client takes at once.
@@ -280,14 +306,14 @@ impl Session {
     /// Gives back the memory for what few sessions have, if nothing is left of it.
     pub(super) fn tidy_aside(&mut self) {
         self.aside.take_if(|aside| {
-            let Aside { shared, will, gathers, ends_at } = &**aside;
-            shared.is_none() && will.is_none() && gathers.is_none() && ends_at.is_none()
+            let Aside { shared, will, gathers, filters, cold } = &**aside;
+            shared.is_none() && will.is_none() && gathers.is_none() && filters.is_none() && cold.is_none()
         });
     }
 
     /// Monotonic milliseconds at which it ends, unless its Client is back before that.
     pub(super) fn ends_at(&self) -> Option<u64> {
-        self.aside.as_ref()?.ends_at
+        self.whereabouts.ends_at()
     }
 
     pub(super) fn will(&self) -> Option<&Will> {
@@ -316,12 +342,79 @@ impl Session {
         self.aside.as_mut()?.gathers.as_deref_mut()
     }
 
+    /// Whether there is more to send than what is in its flight: retained messages, or what is parked.
+    pub(super) fn has_more(&self) -> bool {
+        self.is_cold() || self.gathers().is_some()
+    }
+
     /// One that gathers nothing keeps no memory for it.
     pub(super) fn drop_empty_gathers(&mut self) {
         if let Some(aside) = &mut self.aside {
             aside.gathers.take_if(|gathers| gathers.is_empty());
         }
         self.tidy_aside();
+    }
+
+    /// The filters of its Non-shared Subscriptions, in order.
+    pub(super) fn filters(&self) -> &[FilterId] {
+        match &self.filters {
+            FilterIds::None => &[],
+            FilterIds::One(one) => core::slice::from_ref(one),
+            FilterIds::Several => {
+                self.aside.as_ref().and_then(|aside| aside.filters.as_ref()).map_or(&[], |several| several)
+            }
+        }
+    }
+
+    pub(super) fn has_filter(&self, filter: FilterId) -> bool {
+        self.filters().binary_search(&filter).is_ok()
+    }
+
+    pub(super) fn add_filter(&mut self, filter: FilterId) {
+        match self.filters {
+            FilterIds::None => self.filters = FilterIds::One(filter),
+            FilterIds::One(one) if one == filter => {}
+            FilterIds::One(one) => {
+                self.filters = FilterIds::Several;
+                self.aside().filters = Some(Box::new(vec![one.min(filter), one.max(filter)]));
+            }
+            FilterIds::Several => {
+                let several = self.aside().filters.get_or_insert_default();
+                if let Err(place) = several.binary_search(&filter) {
+                    several.insert(place, filter);
+                }
+            }
+        }
+    }
+
+    /// Whether it was there.
+    pub(super) fn remove_filter(&mut self, filter: FilterId) -> bool {
+        let Ok(place) = self.filters().binary_search(&filter) else { return false };
+        let several = self.aside.as_mut().and_then(|aside| aside.filters.as_mut());
+        let Some(several) = several else {
+            self.filters = FilterIds::None;
+            return true;
+        };
+        several.remove(place);
+        if let [one] = several[..] {
+            self.take_filters();
+            self.filters = FilterIds::One(one);
+        } else if several.len() * 4 < several.capacity() {
+            several.shrink_to(several.len() * 2);
+        }
+        true
+    }
+
+    /// Takes all of them away.
+    pub(super) fn take_filters(&mut self) -> Vec<FilterId> {
+        let one = core::mem::take(&mut self.filters);
+        let several = self.aside.as_mut().and_then(|aside| aside.filters.take());
+        self.tidy_aside();
+        match (several, one) {
+            (Some(several), _) => *several,
+            (None, FilterIds::One(one)) => vec![one],
+            (None, _) => Vec::new(),
+        }
     }
 
     pub(super) fn memberships(&self) -> Option<&Memberships> {
@@ -371,7 +464,7 @@ impl Session {
 
     /// Subscriptions of both kinds.
     pub(super) fn subscription_count(&self) -> usize {
-        self.subscriptions.len() + self.memberships().map_or(0, |shared| shared.len())
+        self.filters().len() + self.memberships().map_or(0, |shared| shared.len())
     }
 
     /// Whether its Client is back behind a start before which the session was to end with its connection: only the Will was
@@ -475,7 +568,7 @@ mod tests {
 
     #[test]
     fn what_a_session_may_never_use_takes_a_pointer() {
-        assert_eq!(size_of::<Session>(), 72);
+        assert_eq!(size_of::<Session>(), 64);
     }
 
     #[test]
@@ -517,18 +610,22 @@ mod tests {
                 subscriptions.insert(filter, subscriber).filter
             })
         };
-        let mut ids = FilterIds::default();
+        let mut session = Session::new("c", 60);
         for at in [2, 0, 2, 3, 1, 0] {
-            ids.insert(filters[at]);
+            session.add_filter(filters[at]);
         }
-        assert_eq!(ids.as_slice(), filters);
+        assert_eq!(session.filters(), filters);
         for (at, left) in [(1, 3), (1, 3), (0, 2), (3, 1)] {
-            let known = ids.contains(filters[at]);
-            assert_eq!(ids.remove(filters[at]), known);
-            assert_eq!(ids.len(), left);
+            let known = session.has_filter(filters[at]);
+            assert_eq!(session.remove_filter(filters[at]), known);
+            assert_eq!(session.filters().len(), left);
         }
-        assert_eq!(ids, FilterIds::One(filters[2]));
-        assert!(ids.remove(filters[2]) && !ids.remove(filters[2]));
-        assert_eq!(ids, FilterIds::None);
+        assert_eq!(session.filters, FilterIds::One(filters[2]));
+        assert!(session.aside.is_none(), "one takes no memory of its own");
+        assert!(session.remove_filter(filters[2]) && !session.remove_filter(filters[2]));
+        assert_eq!(session.filters, FilterIds::None);
+        filters.iter().for_each(|&filter| session.add_filter(filter));
+        assert_eq!(session.take_filters(), filters);
+        assert!(session.filters().is_empty() && session.aside.is_none());
     }
 }

@@ -15,7 +15,7 @@ use super::session::Session;
 use super::table::Key;
 use crate::message::{Message, MessageRef};
 use crate::router::Retainable;
-use crate::store::image::SnapshotMessages;
+use crate::store::image::{SnapshotMessages, write_parked};
 use crate::store::record::{Identifiers, Record};
 
 /// How far a snapshot has got.
@@ -189,7 +189,7 @@ impl Shard {
             slice.bytes += 1;
             if let Some(key) = sessions.at(*session)
                 && let Some(state) = sessions.get_mut(key)
-                && state.recorded
+                && state.is_recorded()
             {
                 let connection = state.connection().and_then(|connection| connections.get(connection));
                 tell_session(key, state, subscriptions, connection, &mut slice);
@@ -222,7 +222,7 @@ fn tell_session(
     if !session.is_persistent() {
         return;
     }
-    for &id in session.subscriptions.as_slice() {
+    for &id in session.filters() {
         let Some(subscriber) = subscriptions.get(id, key.index) else { continue };
         let (filter, options) = (subscriptions.filter_text(id), subscriber.options);
         let identifier = subscriber.identifier;
@@ -232,6 +232,7 @@ fn tell_session(
         let (options, identifier) = (membership.options, membership.identifier);
         slice.tell(&Record::Subscribed { client_id, filter, options, identifier });
     }
+    write_parked(client_id, session.cold().map(|cold| &cold.parked), |record| slice.tell(record));
     let Some(flight) = session.known_flight() else { return };
     // What is to be refused has not come: sent again behind a crash, it is judged again.
     let refused = |packet_id: &PacketId| connection.is_some_and(|connection| connection.refuses(*packet_id));

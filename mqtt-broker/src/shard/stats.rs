@@ -20,6 +20,8 @@ pub enum DropReason {
     GroupQueueFull,
     /// The Client refused it with a Reason Code.
     Refused,
+    /// What held it outside memory cannot be read.
+    Lost,
 }
 
 macro_rules! counters {
@@ -85,8 +87,10 @@ counters! {
     messages_delivered => "messages/delivered";
     /// Messages queued or in flight now.
     messages_kept => "messages/stored/count";
-    /// Bytes of messages queued now.
+    /// Bytes of messages queued in memory now.
     queue_bytes => "messages/stored/bytes";
+    /// Messages queued outside memory now.
+    messages_parked => "messages/stored/parked";
     /// Messages that no subscription matched.
     messages_unmatched => "messages/unmatched";
     /// PUBLISH packets refused by a permission or a limit.
@@ -115,6 +119,8 @@ counters! {
     dropped_group_queue_full => "messages/dropped/group_queue_full";
     /// Dropped: refused by the Client.
     dropped_refused => "messages/dropped/refused";
+    /// Dropped: what held it outside memory cannot be read.
+    dropped_lost => "messages/dropped/lost";
     /// Not retained: the bound of retained messages was reached.
     dropped_retained_full => "messages/dropped/retained_full";
     /// Bytes of the files that hold the log of the store.
@@ -147,6 +153,7 @@ impl Stats {
             DropReason::SessionEnded => &mut self.dropped_session_ended,
             DropReason::GroupQueueFull => &mut self.dropped_group_queue_full,
             DropReason::Refused => &mut self.dropped_refused,
+            DropReason::Lost => &mut self.dropped_lost,
         };
         *counter += count;
     }
@@ -161,6 +168,7 @@ impl Stats {
             + self.dropped_session_ended
             + self.dropped_group_queue_full
             + self.dropped_refused
+            + self.dropped_lost
     }
 }
 
@@ -188,6 +196,7 @@ mod tests {
             DropReason::SessionEnded,
             DropReason::GroupQueueFull,
             DropReason::Refused,
+            DropReason::Lost,
         ];
         let mut all = Stats::default();
         for (power, reason) in reasons.into_iter().enumerate() {

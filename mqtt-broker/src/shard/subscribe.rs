@@ -147,7 +147,7 @@ impl Shard {
             Some(_) => state.is_member(subscription.filter),
             None => {
                 let known = self.subscriptions.find(shared.filter);
-                known.is_some_and(|known| state.subscriptions.contains(known))
+                known.is_some_and(|known| state.has_filter(known))
             }
         }
     }
@@ -163,7 +163,7 @@ impl Shard {
         let inserted = self.subscriptions.insert(filter, subscriber);
         let is_new = inserted.replaced.is_none();
         if is_new && let Some(state) = self.sessions.get_mut(session) {
-            state.subscriptions.insert(inserted.filter);
+            state.add_filter(inserted.filter);
         }
         if inserted.first_on_core && !self.groups.has_filter(filter.as_str()) {
             self.announce(filter, true);
@@ -253,7 +253,7 @@ impl Shard {
             return true;
         }
         let Some(filter) = self.subscriptions.find(shared.filter) else { return false };
-        if !state.subscriptions.remove(filter) {
+        if !state.remove_filter(filter) {
             return false;
         }
         let removed = self.subscriptions.remove_id(filter, session.index);
@@ -272,9 +272,9 @@ impl Shard {
     /// Ends all subscriptions of a session that ends.
     pub(super) fn unsubscribe_all(&mut self, session: Key) {
         let Some(state) = self.sessions.get_mut(session) else { return };
-        let subscriptions = core::mem::take(&mut state.subscriptions);
+        let filters = state.take_filters();
         let shared = state.leave_all();
-        for &filter in subscriptions.as_slice() {
+        for filter in filters {
             let text = self.subscriptions.filter_text(filter).to_owned();
             let removed = self.subscriptions.remove_id(filter, session.index);
             self.withdraw(TopicFilter::new(&text).expect("it was subscribed to"), removed);

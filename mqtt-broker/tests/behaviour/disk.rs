@@ -1,11 +1,13 @@
 //! A store whose records outlive the broker: what a broker is started with after it was killed.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use mqtt_broker::config::{CoreId, Limits};
-use mqtt_broker::ports::{Commit, Ports, Store, StoreStatus};
+use mqtt_broker::ports::{Cold, Commit, Ports, Store, StoreStatus};
 use mqtt_broker::shard::{Shard, SnapshotPosition};
+use mqtt_broker::store::cold::{Chunk, put_chunk, read_chunk};
 use mqtt_broker::store::image::Image;
 use mqtt_broker::store::record::Record;
 
@@ -27,7 +29,26 @@ struct Log {
     /// Whether nothing is committed before it is asked for.
     is_late: bool,
     is_full: bool,
+    cold: ColdFile,
 }
+
+/// Chunks of one core, in a file that has the core's number.
+#[derive(Default)]
+struct ColdFile {
+    bytes: Vec<u8>,
+    asked: VecDeque<Asked>,
+    /// What nobody needs any more, and from which record on.
+    released: Vec<(Chunk, u64)>,
+    /// What is asked for fails.
+    fails: bool,
+}
+
+enum Asked {
+    Park(u64, u32, Vec<u8>),
+    Load(u64, Chunk),
+}
+
+const KEY: [u64; 2] = [5, 6];
 
 /// The logs of all cores. They outlive the broker.
 #[derive(Clone)]
@@ -66,6 +87,29 @@ impl Store for OfCore {
         (status.snapshots, status.snapshot_at) = (1, 1_000 * self.0 as u64);
         status.snapshot_millis = 10 + self.0 as u64;
         status
+    }
+
+    fn cold(&mut self) -> Option<&mut dyn Cold> {
+        Some(self)
+    }
+}
+
+impl Cold for OfCore {
+    fn park(&mut self, ticket: u64, messages: u32, records: Vec<u8>) {
+        self.1.borrow_mut()[self.0].cold.asked.push_back(Asked::Park(ticket, messages, records));
+    }
+
+    fn load(&mut self, ticket: u64, chunk: Chunk) {
+        self.1.borrow_mut()[self.0].cold.asked.push_back(Asked::Load(ticket, chunk));
+    }
+
+    fn release(&mut self, chunk: Chunk, commit: Commit) {
+        let log = &mut self.1.borrow_mut()[self.0];
+        let position = match commit {
+            Commit::Now => log.records.len() as u64,
+            Commit::At(position) => position,
+        };
+        log.cold.released.push((chunk, position));
     }
 }
 
@@ -122,6 +166,56 @@ impl Disk {
         cluster.shards[core].store_committed(position, cluster.now);
     }
 
+    /// Writes and reads the chunks that were asked for, and those that are asked for because of that.
+    pub(crate) fn serve(&self, cluster: &mut Cluster) {
+        while self.serve_one(cluster) {}
+    }
+
+    /// The first chunk that was asked for, if there is one.
+    pub(crate) fn serve_one(&self, cluster: &mut Cluster) -> bool {
+        let count = self.logs.borrow().len();
+        let asked = (0..count).find_map(|core| {
+            let cold = &mut self.logs.borrow_mut()[core].cold;
+            cold.asked.pop_front().map(|asked| (core, asked))
+        });
+        let Some((core, asked)) = asked else { return false };
+        match asked {
+            Asked::Park(ticket, messages, records) => {
+                let chunk = {
+                    let ColdFile { bytes, fails, .. } = &mut self.logs.borrow_mut()[core].cold;
+                    let place = (core as u64, bytes.len() as u64);
+                    (!*fails).then(|| put_chunk(bytes, KEY, place, messages, &records))
+                };
+                cluster.shards[core].chunk_parked(ticket, chunk, cluster.now);
+            }
+            Asked::Load(ticket, chunk) => {
+                let messages = {
+                    let logs = self.logs.borrow();
+                    let cold = &logs[chunk.file as usize].cold;
+                    let is_there = cold.released.iter().all(|(released, _)| *released != chunk);
+                    let bytes = &cold.bytes[chunk.offset as usize..][..chunk.bytes as usize];
+                    (is_there && !cold.fails).then(|| read_chunk(bytes, KEY, chunk).expect("it was written"))
+                };
+                cluster.shards[core].chunk_loaded(ticket, messages, cluster.now);
+            }
+        }
+        cluster.run();
+        true
+    }
+
+    /// Whether chunks can neither be written nor read.
+    pub(crate) fn set_cold_fails(&self, fails: bool) {
+        self.logs.borrow_mut().iter_mut().for_each(|log| log.cold.fails = fails);
+    }
+
+    /// Bytes of the chunks that somebody needs.
+    pub(crate) fn cold_bytes(&self) -> usize {
+        let logs = self.logs.borrow();
+        let released = logs.iter().flat_map(|log| &log.cold.released).map(|(chunk, _)| chunk.bytes as usize);
+        let written: usize = logs.iter().map(|log| log.cold.bytes.len()).sum();
+        written - released.sum::<usize>()
+    }
+
     /// How many records of this kind there are.
     pub(crate) fn count(&self, is_it: impl Fn(&Record<'_>) -> bool) -> usize {
         let logs = self.logs.borrow();
@@ -135,6 +229,12 @@ impl Disk {
     pub(crate) fn restart(&self, cluster: Cluster, millis: u64) -> Cluster {
         let mut now = cluster.now;
         drop(cluster);
+        for log in &mut *self.logs.borrow_mut() {
+            log.cold.asked.clear();
+            // A chunk whose end is not committed is still needed.
+            let committed = log.committed as u64;
+            log.cold.released.retain(|(_, position)| *position <= committed);
+        }
         now.millis += millis;
         now.wall_millis += millis;
         let mut images: Vec<Image> = self.logs.borrow_mut().iter_mut().map(Log::read).collect();

@@ -7,6 +7,7 @@ mod backpressure;
 mod basics;
 mod bounds;
 mod cluster;
+mod cold;
 mod connecting;
 mod contract;
 mod deciding;

@@ -1,6 +1,7 @@
 //! Random histories of one core: records as bytes, in turns that belong together.
 
 use mqtt_broker::message::MessageRef;
+use mqtt_broker::store::cold::Chunk;
 use mqtt_broker::store::image::Image;
 use mqtt_broker::store::record::{Identifiers, Record};
 use mqtt_proto::packet::SubscriptionOptions;
@@ -155,6 +156,12 @@ fn change(core: u16) -> impl Strategy<Value = Raw> {
         2 => (group(core), 1..9u64)
             .prop_map(|(group, number)| raw(&Record::GroupTaken { group: &group, number })),
         1 => (0..2000u64).prop_map(|at| raw(&Record::Time { at })),
+        2 => (client(), 1..5u32, 0..9u64).prop_map(|(client_id, messages, file)| {
+            let chunk = Chunk { file, offset: 7, bytes: 100, messages };
+            raw(&Record::Parked { client_id: &client_id, chunk })
+        }),
+        3 => (client(), 1..4u32)
+            .prop_map(|(client_id, count)| raw(&Record::Taken { client_id: &client_id, count })),
     ]
 }
 

@@ -24,6 +24,8 @@ struct Session {
     /// Packet Identifier, and the message until PUBREC has come.
     under_way: Vec<(u16, Option<Delivered>)>,
     waiting: Vec<Delivered>,
+    /// The chunks with parked messages: their file, and how many are left.
+    parked: Vec<(u64, u32)>,
     received: Vec<u16>,
     will: Option<(String, u32, Option<u32>)>,
 }
@@ -121,7 +123,9 @@ impl Model {
         | Record::Received { client_id, .. }
         | Record::Completed { client_id, .. }
         | Record::Will { client_id, .. }
-        | Record::WillRemoved { client_id }) = *record
+        | Record::WillRemoved { client_id }
+        | Record::Parked { client_id, .. }
+        | Record::Taken { client_id, .. }) = *record
         else {
             panic!("{record:?} is about no session");
         };
@@ -178,6 +182,19 @@ impl Model {
             Record::Will { delay_seconds, expiry_seconds, .. } => {
                 session.will = Some((last, delay_seconds, expiry_seconds));
             }
+            Record::Parked { chunk, .. } => {
+                session.parked.push((chunk.file, chunk.messages));
+                let parked = session.waiting.len().min(chunk.messages as usize);
+                session.waiting.drain(..parked);
+            }
+            Record::Taken { count, .. } => {
+                let mut over = count;
+                for (_, left) in &mut session.parked {
+                    let taken = over.min(*left);
+                    (*left, over) = (*left - taken, over - taken);
+                }
+                session.parked.retain(|(_, left)| *left > 0);
+            }
             _ => session.will = None,
         }
     }
@@ -187,10 +204,10 @@ impl Model {
         let mut lines = vec![format!("{} {}", self.last_number, self.last_time)];
         for (client_id, session) in &self.sessions {
             let Session { expiry_seconds, away_since, next_packet_id, subscriptions, .. } = session;
-            let Session { under_way, waiting, received, will, .. } = session;
+            let Session { under_way, waiting, parked, received, will, .. } = session;
             lines.push(format!(
                 "{client_id} {expiry_seconds} {away_since:?} {next_packet_id} {subscriptions:?} \
-                 {under_way:?} {waiting:?} {received:?} {will:?}"
+                 {under_way:?} {parked:?} {waiting:?} {received:?} {will:?}"
             ));
         }
         lines.extend(self.retained.iter().map(|(topic, message)| format!("{topic} {message}")));
@@ -204,6 +221,14 @@ impl Model {
 fn delivered(delivery: &Delivery) -> Delivered {
     let message = text(delivery.message.as_ref());
     (message, delivery.qos.bits(), delivery.retain, delivery.identifiers().to_vec())
+}
+
+fn parked(session: &mqtt_broker::store::image::Session) -> Vec<(u64, u32)> {
+    let Some(parked) = session.parked() else { return Vec::new() };
+    assert!(!parked.is_empty() && parked.messages() > 0);
+    let mut chunks: Vec<_> = parked.chunks().map(|chunk| (chunk.file, chunk.messages)).collect();
+    chunks[0].1 -= parked.taken();
+    chunks
 }
 
 /// A line for each thing in an image, as the model writes them.
@@ -225,6 +250,7 @@ pub(crate) fn lines(image: &Image) -> Vec<String> {
                 .collect(),
             under_way,
             waiting: session.waiting().map(delivered).collect(),
+            parked: parked(session),
             received: session.received().iter().map(|id| id.get()).collect(),
             will,
         };

@@ -1,6 +1,7 @@
 //! Every record comes back from its bytes, and any bytes are a record or an error.
 
 use mqtt_broker::message::MessageRef;
+use mqtt_broker::store::cold::Chunk;
 use mqtt_broker::store::record::{Identifiers, Record, RecordError, VERSION};
 use mqtt_proto::codec::encode_property;
 use mqtt_proto::packet::{Property, SubscriptionOptions};
@@ -11,7 +12,7 @@ use proptest::strategy::ValueTree;
 use crate::history::raw;
 
 /// How many kinds the first version has.
-pub(crate) const KINDS: u8 = 28;
+pub(crate) const KINDS: u8 = 30;
 
 /// Values for the fields of any record.
 #[derive(Clone, Debug)]
@@ -142,13 +143,18 @@ pub(crate) fn record(kind: u8, fields: &Fields) -> Record<'_> {
         26 => Record::GroupBound { group, number, core, handed_as: at },
         27 => Record::GroupReturned { group, number },
         28 => Record::GroupTaken { group, number },
+        29 => {
+            let (bytes, messages) = (small.max(33), (at as u32).max(1));
+            Record::Parked { client_id, chunk: Chunk { file: number, offset: at, bytes, messages } }
+        }
+        30 => Record::Taken { client_id, count: small.max(1) },
         _ => panic!("a kind is missing here"),
     }
 }
 
 #[test]
 fn kinds_that_there_are_not_are_told_from_newer_ones() {
-    for kind in [0, 29, 31] {
+    for kind in [0, 31] {
         let error = Record::decode(kind, &[]).expect_err("no such kind");
         assert_eq!(error, RecordError::NoSuchKind { kind });
     }
@@ -234,6 +240,12 @@ fn the_bytes_of_a_record_stay_what_they_are() {
         ),
         (Record::GroupReturned { group: "$share/g/a", number: 4 }, 27, b"\x0A$share/g/a\x04"),
         (Record::GroupTaken { group: "$share/g/a", number: 4 }, 28, b"\x0A$share/g/a\x04"),
+        (
+            Record::Parked { client_id, chunk: Chunk { file: 3, offset: 128, bytes: 300, messages: 2 } },
+            29,
+            b"\x02c1\x03\x80\x01\xAC\x02\x02",
+        ),
+        (Record::Taken { client_id, count: 128 }, 30, b"\x02c1\x80\x01"),
     ];
     let kinds: std::collections::BTreeSet<u8> = cases.iter().map(|case| case.1).collect();
     assert!(kinds.into_iter().eq(1..=KINDS), "each kind");
@@ -287,6 +299,9 @@ fn fields_that_cannot_be_are_errors() {
         (24, b"\x80\x80\x04\x00", field(24, "core")),
         (25, b"\x01a\x00", field(25, "shared group")),
         (25, b"\x08$share/g\x00", field(25, "shared group")),
+        (29, b"\x01c\x00\x00\x20\x01", field(29, "place in a file")),
+        (29, b"\x01c\x00\x00\x21\x00", field(29, "number of messages")),
+        (30, b"\x01c\x00", field(30, "number of messages")),
         (7, b"\x01c\x81\x00", field(7, "number")),
         (7, b"\x01c", Err(RecordError::Length { kind: 7 })),
         (7, b"\x01c\x05\x00", Err(RecordError::Length { kind: 7 })),

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use tracing::{debug, error, info, warn};
 
+use super::cold::{Asks, ColdPort};
 use super::files::CoreFiles;
 use super::keeper::{Done, Job, Jobs};
 use super::pace::Pace;
@@ -62,6 +63,8 @@ pub(in crate::runtime) struct Disk {
     files: CoreFiles,
     jobs: Jobs,
     log: Rc<RefCell<Log>>,
+    /// What the shard wants done with chunks.
+    cold: Rc<RefCell<Asks>>,
     /// The last record that somebody waits for.
     awaited: Rc<Cell<u64>>,
     pace: Pace,
@@ -126,6 +129,7 @@ impl Disk {
             files,
             jobs,
             log: Rc::new(RefCell::new(log)),
+            cold: Rc::default(),
             awaited: Rc::default(),
             pace: Pace::default(),
             open: VecDeque::new(),
@@ -147,8 +151,12 @@ impl Disk {
 
     /// The port for the shard.
     pub(in crate::runtime) fn store(&self) -> LogStore {
-        let snapshots = Rc::clone(&self.snapshots);
-        LogStore { log: Rc::clone(&self.log), awaited: Rc::clone(&self.awaited), snapshots }
+        LogStore {
+            log: Rc::clone(&self.log),
+            awaited: Rc::clone(&self.awaited),
+            snapshots: Rc::clone(&self.snapshots),
+            cold: ColdPort(Rc::clone(&self.cold)),
+        }
     }
 
     /// When [`Disk::turn`] is due, in monotonic milliseconds.
@@ -208,6 +216,8 @@ impl Disk {
                 debug!(core = %self.core, bytes, millis, "snapshot");
             }
             Done::Published(Err(error)) => self.give_up(Some(error), now),
+            // That is for the shard.
+            Done::Cold(_) => {}
         }
     }
 
@@ -233,6 +243,10 @@ impl Disk {
         if std::mem::take(&mut self.may_have_room) {
             let committed = self.log.borrow().committed();
             shard.store_committed(committed, now);
+        }
+        let committed = self.log.borrow().committed();
+        for job in self.cold.borrow_mut().take(committed) {
+            self.jobs.ask(self.core, Job::Cold(job));
         }
         self.proceed_snapshot(shard, began);
         if self.is_to_be_written(began) {

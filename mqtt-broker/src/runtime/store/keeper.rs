@@ -1,8 +1,10 @@
-//! The thread that does for all cores what takes time: it makes, opens and removes segments, and writes snapshots to their
-//! files.
+//! The thread that does for all cores what takes time: it makes, opens and removes segments, and writes snapshots and chunks
+//! to their files.
 //!
-//! A core asks for one segment at a time to be made, and for one to be opened, and has one write of a snapshot under way, so what waits here is bounded. Answers
-//! come as commands. The thread has the directory, so that the lock is given up once it ends, which is when all cores have.
+//! A core asks for one segment at a time to be made, and for one to be opened, has one write of a snapshot under way, has
+//! chunks written while there are too many messages in its memory, and one chunk at a time read for a Client; so what waits
+//! here is bounded. Answers come as commands. The thread has the directory, so that the lock is given up once it ends, which
+//! is when all cores have.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,6 +18,7 @@ use std::thread::JoinHandle;
 use ahash::RandomState;
 use tracing::warn;
 
+use super::cold::{ColdDone, ColdFiles, ColdJob};
 use super::directory::Directory;
 use super::files;
 use crate::config::CoreId;
@@ -34,6 +37,8 @@ pub(super) enum Job {
     Write(u64, SnapshotWrite),
     /// That snapshot is complete: it gets its name, and all others are removed.
     Publish(u64),
+    /// Something with chunks.
+    Cold(ColdJob),
 }
 
 /// What was done.
@@ -46,6 +51,8 @@ pub(in crate::runtime) enum Done {
     Wrote(SnapshotWrite, io::Result<()>),
     /// Bytes of the snapshot that was published.
     Published(io::Result<u64>),
+    /// What was asked for with chunks.
+    Cold(ColdDone),
 }
 
 /// Where cores put what they want done; the thread ends once the last of these is dropped.
@@ -65,11 +72,12 @@ impl Jobs {
 /// The system has no more threads.
 pub(in crate::runtime) fn spawn(
     directory: Directory,
+    cold: ColdFiles,
     shared: Arc<Shared>,
 ) -> io::Result<(Jobs, JoinHandle<()>)> {
     let (sender, jobs) = channel();
     let keep = move || {
-        let ended = catch_unwind(AssertUnwindSafe(|| Keeper::new(&directory, &shared).run(&jobs)));
+        let ended = catch_unwind(AssertUnwindSafe(|| Keeper::new(&directory, cold, &shared).run(&jobs)));
         if ended.is_err() {
             let message = "the thread that makes its files panicked".to_owned();
             shared.fail(Some(BrokerError::Store { core: CoreId(0), message }));
@@ -81,16 +89,17 @@ pub(in crate::runtime) fn spawn(
 
 struct Keeper<'a> {
     directory: &'a Directory,
+    cold: ColdFiles,
     shared: &'a Shared,
     /// The snapshots that are being written.
     snapshots: HashMap<CoreId, File, RandomState>,
 }
 
 impl<'a> Keeper<'a> {
-    fn new(directory: &'a Directory, shared: &'a Shared) -> Keeper<'a> {
+    fn new(directory: &'a Directory, cold: ColdFiles, shared: &'a Shared) -> Keeper<'a> {
         // The keys are cores of ours: nobody aims at them.
         let hasher = RandomState::with_seeds(0, 0, 0, 0);
-        Keeper { directory, shared, snapshots: HashMap::with_hasher(hasher) }
+        Keeper { directory, cold, shared, snapshots: HashMap::with_hasher(hasher) }
     }
 
     fn run(mut self, jobs: &Receiver<(CoreId, Job)>) {
@@ -113,6 +122,10 @@ impl<'a> Keeper<'a> {
                     Done::Wrote(write, result)
                 }
                 Job::Publish(from) => Done::Published(self.publish(core, from)),
+                Job::Cold(job) => match self.cold.handle(job) {
+                    Some(done) => Done::Cold(done),
+                    None => continue,
+                },
             };
             self.shared.core(core).command(Command::Store(done));
         }

@@ -5,6 +5,7 @@
 //! DIRECTORY/META                                whose store it is, and which layout is the one
 //! DIRECTORY/layout-1/core-0/segment-00000000    the log of a core
 //! DIRECTORY/layout-1/core-0/snapshot-000000000001
+//! DIRECTORY/cold/000000000001                   what waits for Clients that are away and is not in memory
 //! ```
 //!
 //! A layout is made for a number of cores. Another number makes another layout, which counts from the moment that META
@@ -13,6 +14,7 @@
 //!
 //! Invariant: a file has its name only once all of it is on the disk; META is the last to change.
 
+mod cold;
 mod directory;
 mod disk;
 mod files;
@@ -163,6 +165,12 @@ pub enum StoreError {
         folder: PathBuf,
         /// The file in it, the place, what is wrong and the remedy.
         error: ReadError,
+    },
+    /// What waits for Clients that are away, and is not in the log, is not there.
+    #[error("{what} (on_damage = \"salvage\" in [store] goes on without them)")]
+    Cold {
+        /// The file, what is wrong with it, and what is gone.
+        what: String,
     },
     /// A record verifies and says nothing that this version understands.
     #[error("{}: record {number}: {what}. Start the version that wrote it, or a newer one", folder.display())]

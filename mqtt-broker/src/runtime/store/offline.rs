@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicU64;
 use super::directory::{Directory, LOCK};
 use super::files::CoreFiles;
 use super::recover::{self, Found};
-use super::{OnDamage, StoreError, layout, meta};
+use super::{OnDamage, StoreError, cold, layout, meta};
 use crate::config::CoreId;
 use crate::shard::home_of;
 use crate::store::image::Image;
@@ -115,15 +115,32 @@ impl OfflineStore {
         self.directory.meta.cores
     }
 
-    /// Reads the snapshot and the log of every core, each by a thread of its own. `records` counts up meanwhile, for who
+    /// Reads the snapshot and the log of every core, each by a thread of its own, and then every message that waits outside
+    /// them, all of it into memory. `records` counts up meanwhile, for who
     /// wants to show how far it is.
     ///
     /// # Errors
     /// Something cannot be read; unless it is to be salvaged, something is damaged.
     pub fn read(&self, on_damage: OnDamage, records: &AtomicU64) -> Result<Vec<StoredCore>, StoreError> {
         let salvage = on_damage == OnDamage::Salvage;
-        let found = recover::read(&self.directory, SEED, salvage, records)?;
+        let mut found = recover::read(&self.directory, SEED, salvage, records)?;
+        found.iter_mut().try_for_each(|found| self.load_parked(found, salvage))?;
         (0..).zip(found).map(|(core, found)| StoredCore::new(&self.directory.core(core), found)).collect()
+    }
+
+    /// Reads what waits for Clients that are away and is in chunks.
+    fn load_parked(&self, found: &mut Found, salvage: bool) -> Result<(), StoreError> {
+        let (path, key) = (self.directory.path(), self.directory.hash_key());
+        let mut damage = Vec::new();
+        found.image.load_parked(
+            |chunk| cold::read_in(path, key, chunk),
+            |client_id, what| damage.push(format!("{what}: messages that waited for {client_id:?} are gone")),
+        );
+        if let Some(what) = damage.first().filter(|_| !salvage) {
+            return Err(StoreError::Cold { what: what.clone() });
+        }
+        found.damage.extend(damage);
+        Ok(())
     }
 
     /// Reads the log of a core alone, from the record `from` on or from the first that is still needed, around what is

@@ -3,7 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use crate::ports::{Commit, Store, StoreStatus};
+use super::cold::ColdPort;
+use crate::ports::{Cold, Commit, Store, StoreStatus};
 use crate::store::log::{Log, Purpose, Room};
 use crate::store::record::Record;
 
@@ -14,6 +15,7 @@ pub(in crate::runtime) struct LogStore {
     pub(super) awaited: Rc<Cell<u64>>,
     /// What there is to say of snapshots.
     pub(super) snapshots: Rc<Cell<StoreStatus>>,
+    pub(super) cold: ColdPort,
 }
 
 impl LogStore {
@@ -46,5 +48,9 @@ impl Store for LogStore {
             commits: log.commits(),
             ..self.snapshots.get()
         }
+    }
+
+    fn cold(&mut self) -> Option<&mut dyn Cold> {
+        Some(&mut self.cold)
     }
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::cold::ColdFiles;
 use super::directory::Directory;
 use super::files::{self, CoreFiles};
 use super::layout;
@@ -38,6 +39,7 @@ pub(in crate::runtime) struct Stored {
     pub(in crate::runtime) directory: Directory,
     /// What each core goes on with.
     pub(in crate::runtime) cores: Vec<Restored>,
+    pub(in crate::runtime) cold: ColdFiles,
 }
 
 /// What a core goes on with.
@@ -92,6 +94,7 @@ pub(in crate::runtime) fn open(
         images.push(found.image);
         logs.push((log, found.snapshot_bytes));
     }
+    let cold = ColdFiles::open(directory.path(), directory.hash_key(), &images, salvage)?;
     go_on(&mut images, &mut logs);
     let mut restored = Vec::new();
     for (core, (image, (log, snapshot_bytes))) in (0..).zip(images.into_iter().zip(logs)) {
@@ -116,7 +119,7 @@ pub(in crate::runtime) fn open(
             "the data directory is in memory ({kind}): it outlives the broker, and not this machine's next start"
         );
     }
-    Ok(Stored { directory, cores: restored })
+    Ok(Stored { directory, cores: restored, cold })
 }
 
 /// What the time between takes away, and what is settled between the cores: the first records that each log goes on with.

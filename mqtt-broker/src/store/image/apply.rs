@@ -154,6 +154,12 @@ impl Image {
             }
             Record::GroupReturned { group, number } => self.groups.bind(group, number, None),
             Record::GroupTaken { group, number } => self.groups.take(group, number),
+            Record::Parked { client_id, chunk } => {
+                self.with(seq, client_id, |session| session.park(chunk));
+            }
+            Record::Taken { client_id, count } => {
+                self.with(seq, client_id, |session| session.take_parked(count));
+            }
         }
         Ok(())
     }

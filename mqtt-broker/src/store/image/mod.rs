@@ -28,11 +28,13 @@ use self::named::{HasName, Named};
 use self::session::Presence;
 use crate::message::Message;
 use crate::router::Retainable;
+use crate::store::cold::Chunk;
 
 pub use deal::Home;
 pub use group::{Bound, Group, GroupMessage};
 pub use session::{Delivery, Session, Will};
 pub use snapshot::SnapshotMessages;
+pub(crate) use snapshot::write_parked;
 pub use subscriptions::{Subscription, Subscriptions};
 
 /// The stored state of one core. All its times are wall time: milliseconds since the beginning of 1970.
@@ -156,6 +158,16 @@ impl Image {
     /// The session of this ClientID.
     pub fn find_session(&self, client_id: &str) -> Option<&Session> {
         self.sessions.get(client_id)
+    }
+
+    /// Puts the messages that are parked among those that wait, for who cannot go on with chunks. `read` gives the messages
+    /// of one; `lost` is told the ClientID and the error where it cannot.
+    pub fn load_parked<E>(
+        &mut self,
+        mut read: impl FnMut(Chunk) -> Result<Vec<Delivery>, E>,
+        mut lost: impl FnMut(&str, E),
+    ) {
+        self.sessions.iter_mut().for_each(|session| session.load_parked(&mut read, &mut lost));
     }
 
     /// Since when the session's Client has been away; `None` if it was connected at the end of the log.

@@ -7,6 +7,7 @@ use mqtt_proto::types::{PacketId, Qos, ReasonCode};
 
 use super::subscriptions::Subscriptions;
 use crate::message::Message;
+use crate::store::cold::{Chunk, Parked};
 use crate::store::record::Identifiers;
 
 /// A session, with all it holds.
@@ -19,6 +20,8 @@ pub struct Session {
     pub(super) subscriptions: Subscriptions,
     waiting: VecDeque<Delivery>,
     flight: Option<Box<Flight>>,
+    /// Messages that wait in chunks, before all others that wait.
+    parked: Option<Box<Parked>>,
     pub(super) will: Option<Box<Will>>,
     pub(super) expiry_seconds: u32,
     pub(super) next_packet_id: PacketId,
@@ -91,6 +94,7 @@ impl Session {
             subscriptions: Subscriptions::default(),
             waiting: VecDeque::new(),
             flight: None,
+            parked: None,
             will: None,
             expiry_seconds,
             next_packet_id: PacketId::FIRST,
@@ -135,7 +139,12 @@ impl Session {
         self.flight.iter().flat_map(|flight| flight.window.iter())
     }
 
-    /// What waits to be sent, oldest first.
+    /// The chunks in which the first of those that wait are, if there are any.
+    pub fn parked(&self) -> Option<&Parked> {
+        self.parked.as_deref()
+    }
+
+    /// What waits to be sent, oldest first, but for what is parked.
     pub fn waiting(&self) -> impl ExactSizeIterator<Item = &Delivery> {
         self.waiting.iter()
     }
@@ -194,6 +203,44 @@ impl Session {
             !expired
         });
         self.tidy();
+    }
+
+    /// The first of those that wait are in this chunk. In a snapshot they are told nowhere else.
+    pub(super) fn park(&mut self, chunk: Chunk) {
+        let parked = self.waiting.len().min(chunk.messages as usize);
+        self.waiting.drain(..parked);
+        self.parked.get_or_insert_default().push(chunk);
+        self.tidy();
+    }
+
+    /// Has what is parked among those that wait in memory, as far as `read` can tell the messages of a chunk; `lost` gets
+    /// the error where it cannot.
+    pub(super) fn load_parked<E>(
+        &mut self,
+        read: &mut impl FnMut(Chunk) -> Result<Vec<Delivery>, E>,
+        lost: &mut impl FnMut(&str, E),
+    ) {
+        let Some(parked) = self.parked.take() else { return };
+        let mut taken = parked.taken() as usize;
+        let mut waiting = VecDeque::new();
+        for chunk in parked.chunks() {
+            match read(chunk) {
+                Ok(messages) => waiting.extend(messages.into_iter().skip(taken)),
+                Err(error) => lost(&self.client_id, error),
+            }
+            taken = 0;
+        }
+        waiting.append(&mut self.waiting);
+        self.waiting = waiting;
+        self.tidy();
+    }
+
+    /// So many of those that are parked are over, or under way.
+    pub(super) fn take_parked(&mut self, count: u32) {
+        if let Some(parked) = &mut self.parked {
+            parked.take(count.into(), |_| {});
+        }
+        self.parked.take_if(|parked| parked.is_empty());
     }
 
     /// A delivery is over, in whatever phase it is.
@@ -269,6 +316,6 @@ mod tests {
     /// A million sessions with a message each: every byte here is a megabyte.
     #[test]
     fn sessions_and_messages_are_small() {
-        assert_eq!((size_of::<Session>(), size_of::<Delivery>()), (120, 40));
+        assert_eq!((size_of::<Session>(), size_of::<Delivery>()), (128, 40));
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::{Delivery, Image, Session};
 use crate::message::{Message, MessageRef};
 use crate::router::{Retainable as _, topic_order};
+use crate::store::cold::Parked;
 use crate::store::record::{Identifiers, Record};
 
 /// The messages of a snapshot that is being written, as far as they may come again.
@@ -121,6 +122,7 @@ impl Image {
                 None => tell(&Record::Released { client_id, packet_id }),
             }
         }
+        write_parked(client_id, session.parked(), &mut tell);
         for delivery in session.waiting() {
             tell(&messages.record(&delivery.message));
             tell(&enqueued(client_id, delivery, None));
@@ -130,6 +132,17 @@ impl Image {
             let (delay_seconds, expiry_seconds) = (will.delay_seconds, will.expiry_seconds);
             tell(&Record::Will { client_id, delay_seconds, expiry_seconds });
         }
+    }
+}
+
+/// The chunks of a session, before the messages that wait behind them.
+pub(crate) fn write_parked(client_id: &str, parked: Option<&Parked>, mut tell: impl FnMut(&Record<'_>)) {
+    let Some(parked) = parked else { return };
+    for chunk in parked.chunks() {
+        tell(&Record::Parked { client_id, chunk });
+    }
+    if parked.taken() > 0 {
+        tell(&Record::Taken { client_id, count: parked.taken() });
     }
 }
 

@@ -23,6 +23,7 @@ mod writer;
 pub use buffer::Buffer;
 pub use damage::{Damage, Fault, Place, ReadError};
 pub use format::{COMMIT_BYTES_MAX, Identity, PAGE, SEGMENT_STEP, VERSION};
+pub(super) use format::{Parsed, parse_record, put_record};
 pub use media::{Media, Source};
 pub use reader::{ReadConfig, Reader, Record, Recovered, Torn};
 pub use snapshot::{SnapshotFailed, SnapshotHeader, SnapshotReader, SnapshotWrite, SnapshotWriter};

@@ -6,6 +6,7 @@ use mqtt_proto::types::{Qos, SharedFilter, TopicName};
 use super::wire::{Fault, Reader};
 use super::{Identifiers, KINDS_PER_VERSION, Record, RecordError, VERSION, flag, kind};
 use crate::message::MessageRef;
+use crate::store::cold::{CHUNK_HEAD, Chunk};
 
 const NUMBER: &str = "number of a message";
 
@@ -43,6 +44,7 @@ fn read<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Result<Record<'a>, Faul
         }
         kind::HAND_ON..=kind::HANDLED => read_handing_on(kind, reader),
         kind::GROUP_QUEUED..=kind::GROUP_TAKEN => read_group(kind, reader),
+        kind::PARKED | kind::TAKEN => read_parked(kind, reader),
         _ => return None,
     })
 }
@@ -136,6 +138,26 @@ fn read_group<'a>(kind: u8, reader: &mut Reader<'a>) -> Result<Record<'a>, Fault
         kind::GROUP_RETURNED => Record::GroupReturned { group, number },
         _ => Record::GroupTaken { group, number },
     })
+}
+
+fn read_parked<'a>(kind: u8, reader: &mut Reader<'a>) -> Result<Record<'a>, Fault> {
+    let client_id = client_id(reader)?;
+    let counted = |reader: &mut Reader<'a>| {
+        const FIELD: &str = "number of messages";
+        Some(reader.number_u32(FIELD)?).filter(|&count| count > 0).ok_or(Fault::Field(FIELD))
+    };
+    if kind == kind::TAKEN {
+        return Ok(Record::Taken { client_id, count: counted(reader)? });
+    }
+    const FIELD: &str = "place in a file";
+    let place = |reader: &mut Reader<'a>| {
+        Some(reader.number()?).filter(|&place| place <= u64::MAX / 2).ok_or(Fault::Field(FIELD))
+    };
+    let (file, offset, bytes) = (place(reader)?, place(reader)?, reader.number_u32(FIELD)?);
+    if (bytes as usize) <= CHUNK_HEAD {
+        return Err(Fault::Field(FIELD));
+    }
+    Ok(Record::Parked { client_id, chunk: Chunk { file, offset, bytes, messages: counted(reader)? } })
 }
 
 fn client_id<'a>(reader: &mut Reader<'a>) -> Result<&'a str, Fault> {

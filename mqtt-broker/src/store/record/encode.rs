@@ -36,6 +36,8 @@ impl Record<'_> {
             Record::GroupBound { .. } => kind::GROUP_BOUND,
             Record::GroupReturned { .. } => kind::GROUP_RETURNED,
             Record::GroupTaken { .. } => kind::GROUP_TAKEN,
+            Record::Parked { .. } => kind::PARKED,
+            Record::Taken { .. } => kind::TAKEN,
         }
     }
 
@@ -120,6 +122,17 @@ impl Record<'_> {
                 put_number(out, number);
                 put_number(out, core.into());
                 put_number(out, handed_as);
+            }
+            Record::Parked { client_id, chunk } => {
+                put_bytes(out, client_id.as_bytes());
+                put_number(out, chunk.file);
+                put_number(out, chunk.offset);
+                put_number(out, chunk.bytes.into());
+                put_number(out, chunk.messages.into());
+            }
+            Record::Taken { client_id, count } => {
+                put_bytes(out, client_id.as_bytes());
+                put_number(out, count.into());
             }
         }
     }

@@ -17,6 +17,7 @@ use mqtt_proto::packet::SubscriptionOptions;
 use mqtt_proto::types::{PacketId, Qos};
 
 use crate::message::MessageRef;
+use crate::store::cold::Chunk;
 
 pub use identifiers::Identifiers;
 
@@ -228,6 +229,21 @@ pub enum Record<'a> {
         /// Under which it was queued.
         number: u64,
     },
+    /// The first of the messages that wait, as many as the chunk has, wait there: behind those of earlier chunks, before
+    /// all others.
+    Parked {
+        /// Whose session.
+        client_id: &'a str,
+        /// Where they are.
+        chunk: Chunk,
+    },
+    /// So many of the messages in chunks, the oldest first, are not waiting there any more.
+    Taken {
+        /// Whose session.
+        client_id: &'a str,
+        /// How many.
+        count: u32,
+    },
 }
 
 /// Why bytes are no record.
@@ -296,6 +312,8 @@ mod kind {
     pub(super) const GROUP_BOUND: u8 = 26;
     pub(super) const GROUP_RETURNED: u8 = 27;
     pub(super) const GROUP_TAKEN: u8 = 28;
+    pub(super) const PARKED: u8 = 29;
+    pub(super) const TAKEN: u8 = 30;
 }
 
 /// The flags of a message and of a delivery.
