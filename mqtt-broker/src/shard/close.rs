@@ -1,6 +1,6 @@
 //! The end of a Network Connection, from either side, and refusals of CONNECT.
 
-use mqtt_proto::codec;
+use mqtt_proto::codec::{self, Framer};
 use mqtt_proto::packet::{ConnAck, Disconnect, Packet, Properties};
 use mqtt_proto::types::{ReasonCode, Version};
 use tracing::debug;
@@ -49,9 +49,27 @@ impl Shard {
 
     /// The Network Connection is gone already.
     pub(super) fn lose(&mut self, key: Key) {
+        let (will, reason) = self.last_word(key).unwrap_or((true, ReasonCode::UNSPECIFIED_ERROR));
         if let Some(connection) = self.forget_connection(key) {
-            self.leave(connection, true, ReasonCode::UNSPECIFIED_ERROR);
+            self.leave(connection, will, reason);
         }
+    }
+
+    /// Of a Client that went while what it had sent waited to be handled: whether its Will is to be published, and why, if
+    /// the last of it is a DISCONNECT. What it published before that was not acknowledged, and never came.
+    fn last_word(&mut self, key: Key) -> Option<(bool, ReasonCode)> {
+        let held = self.connections.get_mut(key)?.held.take()?;
+        let version = self.version(key);
+        let (mut framer, mut input, mut last) = (Framer::default(), &held.input[..], 0..0);
+        while let Some(frame) = framer.next_frame(&mut input, self.limits.packet_bytes_max).ok()? {
+            let end = held.input.len() - input.len();
+            last = end - frame.len()..end;
+        }
+        let Packet::Disconnect(disconnect) = codec::decode(version, &held.input[last]).ok()? else {
+            return None;
+        };
+        let will = self.take_leave(key, &disconnect).unwrap_or(true);
+        Some((will, disconnect.reason))
     }
 
     /// Takes the connection out of the table.

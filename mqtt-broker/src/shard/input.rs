@@ -291,15 +291,25 @@ impl Shard {
     }
 
     fn handle_disconnect(&mut self, key: Key, disconnect: &Disconnect<'_>) -> Step {
-        let Some(live) = self.connections.get(key).and_then(|connection| connection.live()) else {
-            return Step::Gone;
-        };
-        if let Some(expiry) = disconnect.properties.session_expiry_interval() {
+        match self.take_leave(key, disconnect) {
+            Ok(will) => self.close_for(key, None, will, disconnect.reason),
+            Err(reason) => return self.fault(key, reason),
+        }
+        Step::Gone
+    }
+
+    /// What DISCONNECT does to the session; whether its Will is to be published.
+    ///
+    /// # Errors
+    /// It asks for what it cannot have.
+    pub(super) fn take_leave(&mut self, key: Key, disconnect: &Disconnect<'_>) -> Result<bool, ReasonCode> {
+        let live = self.connections.get(key).and_then(|connection| connection.live());
+        if let (Some(expiry), Some(live)) = (disconnect.properties.session_expiry_interval(), live) {
             let session = live.session;
-            let Some(state) = self.sessions.get_mut(session) else { return Step::Gone };
+            let Some(state) = self.sessions.get_mut(session) else { return Ok(false) };
             // A session that was to end with its connection cannot be kept by an afterthought (section 3.14.2.2.2).
             if state.expiry_seconds == 0 && expiry != 0 {
-                return self.fault(key, ReasonCode::PROTOCOL_ERROR);
+                return Err(ReasonCode::PROTOCOL_ERROR);
             }
             let expiry = expiry.min(self.limits.session_expiry_max_seconds);
             state.expiry_seconds = expiry;
@@ -309,9 +319,7 @@ impl Shard {
             }
         }
         // [MQTT-3.14.4-3]: only a normal disconnection takes the Will away.
-        let normal = disconnect.reason == ReasonCode::NORMAL_DISCONNECTION;
-        self.close_for(key, None, !normal, disconnect.reason);
-        Step::Gone
+        Ok(disconnect.reason != ReasonCode::NORMAL_DISCONNECTION)
     }
 
     /// Appends a packet to the connection's output. One that is larger than the peer accepts is left out

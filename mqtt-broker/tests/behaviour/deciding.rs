@@ -564,3 +564,30 @@ fn disconnect_behind_a_publish_that_waits_is_not_lost() {
     assert!(cluster.is_closed(client));
     cluster.expect_message(watcher, "later", b"x");
 }
+
+#[test]
+fn who_took_leave_behind_a_publish_that_waits_and_went_has_no_will() {
+    for (reason, published) in
+        [(ReasonCode::NORMAL_DISCONNECTION, false), (ReasonCode::DISCONNECT_WITH_WILL_MESSAGE, true)]
+    {
+        let (mut cluster, _asked) = cluster(1, limits(|_| {}));
+        let watcher = cluster.connect(0, Version::V5, "watcher");
+        cluster.subscribe(watcher, "+", Qos::AtMostOnce);
+        let will = Will {
+            topic: TopicName::new("will").expect("a topic"),
+            payload: b"gone",
+            qos: Qos::AtMostOnce,
+            retain: false,
+            properties: Properties::EMPTY,
+        };
+        let (client, _) = cluster.connect_with(0, Connect { will: Some(will), ..connect(Version::V5, "c") });
+        let mut bytes = cluster.encoded(client, &Packet::Publish(publish("later", b"x", Qos::AtMostOnce, 0)));
+        bytes.extend(cluster.encoded(client, &Packet::Disconnect(Disconnect::new(reason))));
+        cluster.send_bytes(client, &bytes);
+        cluster.cut(client);
+        match published {
+            true => cluster.expect_message(watcher, "will", b"gone"),
+            false => cluster.expect_nothing(watcher),
+        }
+    }
+}
