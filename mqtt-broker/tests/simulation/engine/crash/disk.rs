@@ -115,8 +115,6 @@ impl Files {
             image.apply(record.number, &said).expect("messages come first");
         }
         let found = reader.finish().expect("a crash is no damage");
-        // Each start begins a segment. A bound that too many of them have used up is raised, as an operator would.
-        let segments_max = segments_max.max((found.live.len() + DRAINS_FROM) as u32);
         let config = LogConfig { identity, segment_bytes: SEGMENT_STEP, segments_max };
         (image, Log::open(config, found))
     }
