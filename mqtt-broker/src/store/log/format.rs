@@ -222,7 +222,7 @@ pub(super) fn body_crc(seed: u32, body: &[u8]) -> u32 {
 /// # Panics
 ///
 /// If `fill` takes away from what was there, or appends 4 GiB.
-pub(in crate::store) fn put_record(out: &mut Vec<u8>, kind: u8, fill: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn put_record(out: &mut Vec<u8>, kind: u8, fill: impl FnOnce(&mut Vec<u8>)) {
     // Most lengths take two bytes; the others move the body.
     const ROOM: usize = 2;
     let at = out.len() + 1;
@@ -259,7 +259,7 @@ fn varint(mut number: u32) -> ([u8; 5], usize) {
 
 /// What stands at the start of some bytes of records.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::store) enum Parsed {
+pub(crate) enum Parsed {
     /// A record with its kind and the place of its body, behind which the next one starts.
     Record(u8, std::ops::Range<usize>),
     /// The start of a record, or nothing.
@@ -269,7 +269,7 @@ pub(in crate::store) enum Parsed {
 }
 
 /// Reads one record from the start of `bytes`. A length has one way to be written.
-pub(in crate::store) fn parse_record(bytes: &[u8]) -> Parsed {
+pub(crate) fn parse_record(bytes: &[u8]) -> Parsed {
     let Some((&kind, behind)) = bytes.split_first() else { return Parsed::Partial };
     let mut length = 0u64;
     for (place, &digit) in behind.iter().take(5).enumerate() {
