@@ -21,7 +21,12 @@ impl World {
     /// A Client does something of its own accord.
     pub(super) fn act_for(&mut self, nth: usize) {
         if self.clients[nth].link.is_none() {
-            return self.connect(nth);
+            // Whoever is away for long has much to come.
+            let stays_away = self.limits.queue_memory_bytes_max > 0 && !self.random.once_in(5);
+            if !stays_away {
+                self.connect(nth);
+            }
+            return;
         }
         match self.random.below(40) {
             0 => self.cut(nth),

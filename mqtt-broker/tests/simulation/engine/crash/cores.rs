@@ -19,6 +19,7 @@ impl World {
             }
         }
         self.disks[core].go_on();
+        self.remove_chunks(core);
         result
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 
-use mqtt_broker::ports::{Commit, Store};
+use mqtt_broker::ports::{Cold, Commit, Store};
 use mqtt_broker::shard::{Shard, SnapshotPosition};
 use mqtt_broker::store::image::Image;
 use mqtt_broker::store::log::{
@@ -15,6 +15,7 @@ use mqtt_broker::store::log::{
 };
 use mqtt_broker::store::record::Record;
 
+use super::cold::OfCore;
 use crate::engine::random::Random;
 
 /// Bytes that a disk writes whole or not at all.
@@ -163,7 +164,7 @@ pub(crate) struct Disk {
 
 /// The disk as the shard sees it.
 #[derive(Clone)]
-pub(crate) struct Handle(pub(crate) Rc<RefCell<Disk>>);
+pub(crate) struct Handle(Rc<RefCell<Disk>>, OfCore);
 
 impl Store for Handle {
     fn append(&mut self, record: &Record<'_>) -> Commit {
@@ -176,12 +177,17 @@ impl Store for Handle {
         disk.refused |= !has_room;
         has_room
     }
+
+    fn cold(&mut self) -> Option<&mut dyn Cold> {
+        Some(&mut self.1)
+    }
 }
 
 impl Handle {
-    pub(crate) fn new(identity: Identity, files: Files, log: Log) -> Handle {
+    pub(super) fn new(identity: Identity, files: Files, log: Log, chunks: OfCore) -> Handle {
         let (writing, snapshot, refused) = (None, None, false);
-        Handle(Rc::new(RefCell::new(Disk { identity, files, log, writing, snapshot, refused })))
+        let disk = Disk { identity, files, log, writing, snapshot, refused };
+        Handle(Rc::new(RefCell::new(disk)), chunks)
     }
 
     /// From now on only so much can be made.

@@ -6,6 +6,7 @@
 
 mod act;
 mod client;
+mod cold;
 mod cores;
 mod disk;
 mod judge;

@@ -15,6 +15,8 @@ pub(crate) struct Setting {
     pub(crate) output_bytes_max: u32,
     /// Segments that the log of a core may have.
     pub(crate) segments_max: u32,
+    /// Bytes of queues from which on those of Clients that are away are parked; 0: none ever is.
+    pub(crate) queue_memory_bytes_max: u64,
 }
 
 /// A Client, as it is each time it connects.
@@ -49,6 +51,8 @@ pub(crate) enum What {
     Act,
     /// A connection that was handed over arrives.
     Arrive,
+    /// A chunk of a queue is written or read.
+    Chunk,
     /// Milliseconds pass.
     Pass,
     /// Seconds pass, a minute at most.
@@ -72,6 +76,7 @@ pub(crate) enum What {
 }
 
 const EXPIRIES: [u32; 3] = [5, 40, 100];
+const QUEUE_BYTES: [u64; 6] = [0, 0, 0, 1, 300, 1_000];
 
 /// The run of a seed.
 pub(crate) fn plan(seed: u64) -> (Setting, Vec<Step>) {
@@ -85,9 +90,11 @@ pub(crate) fn plan(seed: u64) -> (Setting, Vec<Step>) {
         in_flight_max: random.pick(&[1, 2, 100]),
         output_bytes_max: random.pick(&[1024, 1 << 20]),
         segments_max: random.pick(&[6, 8, 10_000, 10_000]),
+        queue_memory_bytes_max: Random::new(seed, &[10]).pick(&QUEUE_BYTES),
     };
     // Rare things happen in some runs only, so that others have long stretches without.
     let (fills, fails, slows) = (random.once_in(2), random.once_in(2), random.once_in(3));
+    let parks = setting.queue_memory_bytes_max > 0;
     let mut steps = Vec::new();
     let mut add = |what, random: &mut Random| steps.push(Step { what, draw: random.next() });
     for _ in 0..2 + random.below(4) {
@@ -107,6 +114,7 @@ pub(crate) fn plan(seed: u64) -> (Setting, Vec<Step>) {
                 921..=1_120 => What::Act,
                 1_121..=1_200 => What::Pass,
                 1_201..=1_300 => What::Snapshot,
+                1_301..=1_350 if parks => What::Chunk,
                 _ => What::Arrive,
             };
             add(what, &mut random);

@@ -1,6 +1,7 @@
 //! Power fails, and the broker starts again on what is left.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use mqtt_broker::config::CoreId;
 use mqtt_broker::ports::Ports;
@@ -10,6 +11,7 @@ use mqtt_broker::store::log::{Identity, Log};
 use mqtt_broker::store::record::Record;
 
 use super::client::{Away, Client};
+use super::cold::OfCore;
 use super::disk::{Files, Handle};
 use super::judge::violation;
 use super::world::{Check, World};
@@ -61,6 +63,7 @@ impl World {
         if let Some(record) = odd {
             return violation("kept", format!("of a session that ends with its connection: {record}"));
         }
+        self.chunks.borrow_mut().start(&images)?;
         let pending: usize = images.iter().map(|image: &Image| image.pending().len()).sum();
         if std::mem::take(&mut self.is_calm) && pending > 0 {
             return violation(
@@ -89,11 +92,15 @@ impl World {
             image.expire(start, |record| note(log, record));
         }
         Image::settle(&mut images, |core, record| note(&mut logs[usize::from(core)], record));
+        self.chunks.borrow_mut().started(&images);
         self.disks = files
             .into_iter()
             .zip(logs)
             .enumerate()
-            .map(|(core, (files, log))| Handle::new(self.identity(core), files, log))
+            .map(|(core, (files, log))| {
+                let chunks = OfCore(core, Rc::clone(&self.chunks));
+                Handle::new(self.identity(core), files, log, chunks)
+            })
             .collect();
         self.start(images);
     }
@@ -135,9 +142,11 @@ impl World {
                     session.under_way().map(|(id, _, sent)| (id.get(), sent.map(of))).collect();
                 let waiting: Vec<_> = session.waiting().map(of).collect();
                 let (name, received) = (session.client_id(), session.received());
+                let parked: Vec<_> = session.parked().into_iter().flat_map(|parked| parked.chunks()).collect();
+                let over = session.parked().map_or(0, |parked| parked.taken());
                 let will = session.will().map(|will| number(will.message.as_ref().payload));
                 format!(
-                    "core {core} has {name}: sent {sent:?}, waiting {waiting:?}, received {received:?}, Will {will:?}"
+                    "core {core} has {name}: sent {sent:?}, parked {parked:?} but {over}, waiting {waiting:?}, received {received:?}, Will {will:?}"
                 )
             });
         }

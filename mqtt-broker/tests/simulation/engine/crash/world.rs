@@ -1,6 +1,8 @@
 //! A run: the broker's cores, their disks and their Clients, and what each step does to them.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use mqtt_broker::config::Limits;
@@ -8,6 +10,7 @@ use mqtt_broker::shard::{EnvelopeBatch, Handed, Now, Shard};
 use mqtt_broker::store::image::Image;
 
 use super::client::Client;
+use super::cold::Chunks;
 use super::disk::{Handle, Left};
 use super::judge::{Judge, violation};
 use super::plan::{Setting, Step, What};
@@ -37,6 +40,7 @@ pub(super) struct World {
     pub(super) stores: u8,
     pub(super) shards: Vec<Shard>,
     pub(super) disks: Vec<Handle>,
+    pub(super) chunks: Rc<RefCell<Chunks>>,
     /// By sender and receiver.
     pub(super) lanes: Vec<VecDeque<EnvelopeBatch>>,
     /// Connections on their way to another core.
@@ -74,6 +78,7 @@ impl World {
         limits.session_expiry_v3_seconds = u32::MAX;
         limits.in_flight_max = setting.in_flight_max;
         limits.output_bytes_max = setting.output_bytes_max;
+        limits.queue_memory_bytes_max = setting.queue_memory_bytes_max;
         limits.check().expect("limits in their ranges");
         let now = Now { millis: 1_000, wall_millis: 1_700_000_000_000 };
         let cores = setting.cores;
@@ -87,6 +92,7 @@ impl World {
             stores: 0,
             shards: Vec::new(),
             disks: Vec::new(),
+            chunks: Rc::default(),
             lanes: Vec::new(),
             moving: Vec::new(),
             held: None,
@@ -148,6 +154,10 @@ impl World {
                 self.act_for(client);
             }
             What::Arrive => self.arrive(),
+            What::Chunk => {
+                let core = self.random.index(self.shards.len());
+                self.serve(core)?;
+            }
             What::Pass => {
                 let millis = self.random.below(50);
                 self.pass(millis);
@@ -204,6 +214,7 @@ impl World {
         }
         self.judge.settle();
         self.cut(probe);
+        self.check_chunks()?;
         match self.disks.iter().find(|disk| disk.is_full()) {
             Some(_) => violation("room", "a disk stays full when all is drained".to_owned()),
             None => {
@@ -238,6 +249,9 @@ impl World {
             }
             for core in 0..self.disks.len() {
                 moved |= self.written(core);
+                while self.serve(core)? {
+                    moved = true;
+                }
                 if rest == Rest::All && self.disks[core].is_full() {
                     self.snapshot(core);
                     moved = true;
