@@ -72,6 +72,9 @@ pub(crate) fn settings(flags: &Flags) -> Result<Settings, Failure> {
         settings.store.ephemeral = false;
     }
     flags.limits.apply(&mut settings.limits);
+    if let Some(store) = settings.store.config() {
+        store.check().map_err(Failure::start)?;
+    }
     // The file was in range: what is not now was given as a flag.
     settings.limits.check().map_err(|error| {
         let flag = error.name.replace('_', "-");

@@ -148,6 +148,19 @@ fn check_fails_with_file_and_line() {
 }
 
 #[test]
+fn check_refuses_what_a_start_would_refuse_of_the_store() {
+    let file = std::env::temp_dir().join(format!("mqttd-store-{}.toml", std::process::id()));
+    for (setting, said) in [("segment_bytes = 1000", "multiple of 65536"), ("log_bytes_max = 0", "give")] {
+        std::fs::write(&file, format!("[store]\n{setting}\n")).expect("the temporary folder is writable");
+        let output = command().args(["check", "--config"]).arg(&file).output().expect("it starts");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{text}");
+        assert!(text.contains(said), "{text}");
+    }
+    std::fs::remove_file(&file).expect("it was written");
+}
+
+#[test]
 fn nobody_reading_its_output_is_no_fault() {
     let mut child =
         command().arg("check").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");

@@ -82,7 +82,11 @@ impl StoreConfig {
         u32::try_from(by_disk.min(most / step * step)).expect("64 MiB at most")
     }
 
-    fn check(&self) -> Result<(), StoreError> {
+    /// Whether the sizes can be what they are; a start asks the same.
+    ///
+    /// # Errors
+    /// [`StoreError::Config`], which says what to give instead.
+    pub fn check(&self) -> Result<(), StoreError> {
         let bytes = if self.segment_bytes == 0 { SEGMENT_STEP } else { self.segment_bytes };
         if !bytes.is_multiple_of(SEGMENT_STEP) || bytes > 1 << 30 {
             return Err(StoreError::Config(format!(
