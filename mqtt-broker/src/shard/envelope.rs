@@ -57,6 +57,8 @@ pub(super) struct OfGroup {
     pub(super) group: GroupRef,
     /// Its place in the group.
     pub(super) number: u64,
+    /// Whether the owner's store has it under this number.
+    pub(super) is_kept: bool,
 }
 
 /// Names a session on its home core.
@@ -123,6 +125,8 @@ pub(super) enum Envelope<'a> {
     GroupOnline { group: GroupRef, member: SessionRef, credit: u16, persistent: bool },
     /// A member has finished with a message.
     GroupCredit { message: OfGroup, member: SessionRef },
+    /// The same of one that it had begun, which the sender remembers until the receiver has committed that.
+    GroupDone { message: OfGroup, member: SessionRef },
     /// A message of the group for a member of the receiver.
     GroupDeliver {
         of: OfGroup,
@@ -204,6 +208,7 @@ const RUN: u8 = 16;
 const HAND_ON: u8 = 17;
 const RESTORED: u8 = 18;
 const KEPT: u8 = 19;
+const GROUP_DONE: u8 = 20;
 
 /// Flags of an encoded message, beside its QoS and RETAIN.
 const EXPIRES: u8 = 1 << 3;
@@ -311,6 +316,11 @@ impl Writer<'_> {
                 self.of_group(message);
                 self.session(member);
             }
+            Envelope::GroupDone { message, member } => {
+                self.u8(GROUP_DONE);
+                self.of_group(message);
+                self.session(member);
+            }
             Envelope::GroupDeliver { of, member, qos, retain, identifier, message } => {
                 self.u8(GROUP_DELIVER);
                 self.of_group(of);
@@ -380,7 +390,8 @@ impl Writer<'_> {
 
     fn of_group(&mut self, of: OfGroup) {
         self.group(of.group);
-        self.u64(of.number);
+        // Numbers take 63 bits.
+        self.u64(of.number << 1 | u64::from(of.is_kept));
     }
 
     fn session(&mut self, session: SessionRef) {
@@ -499,6 +510,7 @@ impl<'a> Envelopes<'a> {
                 persistent: self.bool(),
             },
             GROUP_CREDIT => Envelope::GroupCredit { message: self.of_group(), member: self.session() },
+            GROUP_DONE => Envelope::GroupDone { message: self.of_group(), member: self.session() },
             GROUP_DELIVER => {
                 let (of, member, flags) = (self.of_group(), self.session(), self.u8());
                 let identifier = self.u32();
@@ -584,7 +596,8 @@ impl<'a> Envelopes<'a> {
     }
 
     fn of_group(&mut self) -> OfGroup {
-        OfGroup { group: self.group(), number: self.u64() }
+        let (group, number) = (self.group(), self.u64());
+        OfGroup { group, number: number >> 1, is_kept: number & 1 != 0 }
     }
 
     fn session(&mut self) -> SessionRef {
@@ -632,7 +645,7 @@ mod tests {
     fn every_envelope_comes_out_as_it_went_in() {
         let big = vec![7; LARGE];
         let group = GroupRef { owner: 3, index: 4, generation: 5 };
-        let of = OfGroup { group, number: u64::MAX };
+        let of = OfGroup { group, number: u64::MAX / 2, is_kept: true };
         let member = SessionRef { core: 6, index: 7, generation: 8 };
         let filter = TopicFilter::new("a/+").expect("a filter");
         let options = SubscriptionOptions { no_local: true, ..SubscriptionOptions::new(Qos::AtLeastOnce) };
@@ -689,6 +702,7 @@ mod tests {
             Envelope::GroupLeave { group, member },
             Envelope::GroupOnline { group, member, credit: 11, persistent: true },
             Envelope::GroupCredit { message: of, member },
+            Envelope::GroupDone { message: OfGroup { is_kept: false, ..of }, member },
             Envelope::GroupDeliver {
                 of,
                 member,

@@ -12,6 +12,7 @@
 
 mod authenticate;
 mod barrier;
+mod begun;
 mod budget;
 mod client_id;
 mod close;
@@ -30,6 +31,7 @@ mod handover;
 mod homes;
 mod input;
 mod lanes;
+mod leaving;
 mod lifecycle;
 mod owned_groups;
 mod peers;
@@ -64,6 +66,7 @@ use crate::ports::{Answer, Authenticate, Authorize, Commit, Hooks, Permission, P
 use crate::router::{CoreSet, GroupId, Interest, Matches, Retained, Subscriptions};
 
 use barrier::Barrier;
+use begun::Begun;
 use budget::Budget;
 use cold::Parking;
 use connection::{Connection, Output, Peer, Why};
@@ -139,6 +142,7 @@ pub struct Shard {
     gates: Gates,
     /// Messages between cores that have numbers.
     handover: Handover,
+    begun: Begun,
     /// Barriers that are answered once the store has got to a position: that, who asked, and under which token.
     late_barriers: VecDeque<(u64, CoreId, u64)>,
     /// The cores of which not everybody knows yet what was restored there, until there is none.
@@ -244,6 +248,7 @@ impl Shard {
             store_waiters: VecDeque::new(),
             gates: Gates::new(state(9)),
             handover: Handover::new(cores, limits.lane_bytes_max),
+            begun: Begun::default(),
             late_barriers: VecDeque::new(),
             restoring: None,
             lane_blocked: Vec::new(),
@@ -542,6 +547,14 @@ impl Shard {
         if self.buffers.len() < BUFFERS_MAX && (1..=BUFFER_BYTES_MAX).contains(&buffer.capacity()) {
             buffer.clear();
             self.buffers.push(buffer);
+        }
+    }
+
+    /// The store's position of `commit` if it has not got there.
+    fn ahead(&self, commit: Commit) -> Option<u64> {
+        match commit {
+            Commit::At(position) => Some(position).filter(|&position| position > self.gates.committed()),
+            Commit::Now => None,
         }
     }
 

@@ -31,12 +31,14 @@ pub(super) struct Records {
     full: bool,
     /// Whether anything outlives the process.
     keeps: bool,
+    /// The position of the last record that somebody may wait for.
+    last: u64,
 }
 
 impl Records {
     pub(super) fn new(store: Box<dyn Store>) -> Records {
         let keeps = store.keeps();
-        Records { store, messages: 0, told: 0, behind: 0, full: false, keeps }
+        Records { store, messages: 0, told: 0, behind: 0, full: false, keeps, last: 0 }
     }
 
     /// Whether anything that is told outlives the process.
@@ -63,8 +65,16 @@ impl Records {
     pub(super) fn append(&mut self, now: Now, record: &Record<'_>) -> Commit {
         self.tell_time(now);
         let commit = self.store.append(record);
+        if let Commit::At(position) = commit {
+            self.last = position;
+        }
         self.look_for_room();
         commit
+    }
+
+    /// When all is there that was appended for somebody to wait for.
+    pub(super) fn all(&self) -> Commit {
+        Commit::At(self.last)
     }
 
     /// Appends a record that nobody waits for: it need not be on the disk soon.

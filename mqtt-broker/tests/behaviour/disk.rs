@@ -225,6 +225,15 @@ impl Disk {
             .count()
     }
 
+    /// How many records of this kind the last snapshots have.
+    pub(crate) fn count_in_snapshots(&self, is_it: impl Fn(&Record<'_>) -> bool) -> usize {
+        let logs = self.logs.borrow();
+        let records = logs.iter().flat_map(|log| &log.snapshot);
+        records
+            .filter(|(_, (kind, body))| is_it(&Record::decode(*kind, body).expect("written by a shard")))
+            .count()
+    }
+
     /// The broker is killed, and another one started `millis` later. What is not committed is lost.
     pub(crate) fn restart(&self, cluster: Cluster, millis: u64) -> Cluster {
         let mut now = cluster.now;

@@ -31,7 +31,7 @@ use crate::router::Retainable;
 use crate::store::cold::Chunk;
 
 pub use deal::Home;
-pub use group::{Bound, Group, GroupMessage};
+pub use group::{Group, GroupMessage};
 pub use session::{Delivery, Session, Will};
 pub use snapshot::SnapshotMessages;
 pub(crate) use snapshot::write_parked;
@@ -47,6 +47,8 @@ pub struct Image {
     pending: VecDeque<Pending>,
     /// By the core that hands on: the last number that was taken.
     handled: BTreeMap<u16, u64>,
+    /// By the core of a shared group: the numbers of the messages that sessions of this core have begun, as they were told.
+    begun: BTreeMap<u16, Vec<u64>>,
     last_number: u64,
     /// When the broker was started, each time that the log tells of.
     starts: Vec<u64>,
@@ -81,6 +83,8 @@ pub struct Parts {
     pub pending: VecDeque<Pending>,
     /// By the core that hands on: the last number that was taken.
     pub handled: BTreeMap<u16, u64>,
+    /// By the core of a shared group: the numbers of the messages that sessions of this core have begun.
+    pub begun: BTreeMap<u16, Vec<u64>>,
     /// The highest number that this core has given to a message that it hands on or keeps for a group.
     pub last_number: u64,
 }
@@ -116,6 +120,7 @@ impl Image {
             groups: Groups::default(),
             pending: VecDeque::new(),
             handled: BTreeMap::new(),
+            begun: BTreeMap::new(),
             last_number: 0,
             starts: Vec::new(),
             last_time: 0,
@@ -133,6 +138,7 @@ impl Image {
             groups: self.groups.0,
             pending: self.pending,
             handled: self.handled,
+            begun: self.begun,
             last_number: self.last_number,
         }
     }
@@ -198,6 +204,12 @@ impl Image {
     /// The last number that was taken of what `core` hands on; 0 for none.
     pub fn handled(&self, core: u16) -> u64 {
         self.handled.get(&core).copied().unwrap_or(0)
+    }
+
+    /// The numbers of the messages that sessions of this core have begun of shared groups of `core`, as they were told: one
+    /// may be there twice, or be over.
+    pub fn begun(&self, core: u16) -> &[u64] {
+        self.begun.get(&core).map_or(&[], |numbers| numbers)
     }
 
     /// The highest number that this core has given to a message that it hands on or keeps for a group. New ones are
