@@ -29,8 +29,6 @@ pub(super) struct Judge {
     last: BTreeMap<(usize, String, u8), usize>,
     /// Messages before this one were all settled in a quiet moment: they may not come again.
     settled: usize,
-    /// Whether all members take QoS 2, wherever they are.
-    pub(super) is_exact: bool,
     /// Whether each group has one member, on its own core.
     pub(super) is_ordered: bool,
 }
@@ -69,7 +67,7 @@ impl Judge {
             return violation("again", format!("group {group} gets {message} again, which was over"));
         }
         if *count > 1 {
-            return match self.is_exact && qos == Qos::ExactlyOnce {
+            return match qos == Qos::ExactlyOnce {
                 true => violation("once", format!("group {group} gets {message} {count} times at QoS 2")),
                 false => Ok(()),
             };

@@ -71,8 +71,6 @@ impl World {
         let mut judge = Judge::new(&GROUPS);
         // The standard orders nothing for groups [MQTT-4.6.0-6]. What one core has for one member it orders nevertheless.
         judge.is_ordered = members == 1 && cores == 1;
-        // A member on another core than its group's may be sent a QoS 2 message once more.
-        judge.is_exact = cores == 1;
         let mut world = World {
             prints,
             now: Now { millis: 1_000, wall_millis: 1_700_000_000_000 },
@@ -323,7 +321,7 @@ impl World {
             image.expire(self.now.wall_millis, |record| disk.note(record));
         }
         if cores != old {
-            (self.judge.is_exact, self.judge.is_ordered) = (false, false);
+            self.judge.is_ordered = false;
             let home = |what: Home<'_>, cores| home_of(HASH_KEY, cores, what);
             return self.start_on(Image::deal(images, cores as u16, SEED, home));
         }
