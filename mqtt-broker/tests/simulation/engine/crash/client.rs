@@ -213,14 +213,10 @@ impl Client {
         });
         let name = self.name.clone();
         self.send(&Packet::Connect(Connect {
-            version: self.party.version,
             clean_start: clean || !is_v5 && self.party.expiry == 0,
-            keep_alive: 0,
-            client_id: &name,
             properties: Properties::new(if is_v5 && self.party.expiry != 0 { &expiry } else { &[] }),
             will,
-            user_name: None,
-            password: None,
+            ..Connect::new(self.party.version, &name)
         }));
     }
 

@@ -101,14 +101,9 @@ impl Client {
         });
         let (name, forever) = (self.name.clone(), [Property::SessionExpiryInterval(u32::MAX)]);
         self.send(&Packet::Connect(Connect {
-            version: Version::V5,
             clean_start: !self.is_kept,
-            keep_alive: 0,
-            client_id: &name,
             properties: if self.is_kept { Properties::new(&forever) } else { Properties::EMPTY },
-            will: None,
-            user_name: None,
-            password: None,
+            ..Connect::new(Version::V5, &name)
         }));
     }
 
