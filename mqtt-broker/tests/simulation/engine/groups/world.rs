@@ -22,6 +22,9 @@ pub(super) struct World {
     clients: Vec<Client>,
     /// With which QoS members subscribe.
     granted: Qos,
+    /// Whether members leave groups, and whether they end their sessions.
+    leave: bool,
+    end: bool,
     judge: Judge,
 }
 
@@ -43,7 +46,14 @@ impl Drive for World {
     }
 
     fn connect(&mut self, nth: usize) {
-        self.cluster.say(|| format!("{} connects", self.clients[nth].name));
+        let client = &mut self.clients[nth];
+        if self.end && nth > PUBLISHERS && client.has_session && client.is_kept {
+            client.begins_anew |= self.cluster.random.once_in(8);
+        }
+        if client.begins_anew && (self.leave || self.granted == Qos::ExactlyOnce) {
+            self.judge.may_end(&client.groups, self.cluster.limits.in_flight_max);
+        }
+        self.cluster.say(|| format!("{} connects, anew: {}", client.name, client.begins_anew));
         self.open(nth);
         self.clients[nth].open();
     }
@@ -68,6 +78,7 @@ impl Drive for World {
                 client.groups.insert(group, true);
                 self.judge.is_founded[group] |= nth == PUBLISHERS;
             }
+            Packet::UnsubAck(unsuback) => client.leaving.retain(|id| *id != unsuback.packet_id),
             Packet::Publish(publish) => return self.take_publish(nth, &publish),
             _ => {}
         }
@@ -91,6 +102,7 @@ impl World {
         let cores = random.pick(&[1, 1, 2, 3]);
         let granted = random.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce]);
         let members = 1 + random.index(4);
+        let (leave, end) = (random.percent(50), random.percent(30));
         let mut clients: Vec<_> =
             (0..PUBLISHERS).map(|nth| Client::new(format!("from-{nth}"), true)).collect();
         for nth in 0..members {
@@ -104,8 +116,10 @@ impl World {
         let mut judge = Judge::new(&GROUPS);
         // The standard orders nothing for groups [MQTT-4.6.0-6]. What one core has for one member it orders nevertheless.
         judge.is_ordered = members == 1 && cores == 1;
+        // What was started at QoS 1 is the session's own once that has left the group.
+        judge.own_from = if leave { Qos::AtLeastOnce } else { Qos::ExactlyOnce };
         let cluster = Cluster::new(random, limits, SEGMENTS_MAX, prints);
-        let mut world = World { cluster, clients, granted, judge };
+        let mut world = World { cluster, clients, granted, leave, end, judge };
         begin(&mut world, cores);
         world
     }
@@ -165,7 +179,11 @@ impl World {
             return self.cut(nth);
         }
         if nth >= PUBLISHERS {
-            return self.clients[nth].subscribe(&GROUPS, self.granted);
+            let (client, random) = (&mut self.clients[nth], &mut self.cluster.random);
+            if self.leave && nth > PUBLISHERS && random.once_in(6) {
+                return client.unsubscribe(&GROUPS, random);
+            }
+            return client.subscribe(&GROUPS, self.granted);
         }
         let qos = self.cluster.random.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce]);
         let client = &mut self.clients[nth];
@@ -194,7 +212,12 @@ impl World {
     }
 
     fn cut(&mut self, nth: usize) {
-        self.cluster.say(|| format!("{} is cut", self.clients[nth].name));
+        let client = &self.clients[nth];
+        if client.begins_anew && client.peer.link.as_ref().is_some_and(|link| link.id.is_none()) {
+            // A CONNECT that arrives late would end the session of a later one.
+            return;
+        }
+        self.cluster.say(|| format!("{} is cut", client.name));
         if let Some(link) = self.clients[nth].peer.link.take()
             && let Some(id) = link.id
         {
@@ -204,8 +227,11 @@ impl World {
 
     fn take_connack(&mut self, nth: usize, session_present: bool) -> Check {
         let client = &mut self.clients[nth];
-        if client.is_kept && client.has_session && !session_present {
-            return violation("session", format!("that of {} is gone", client.name));
+        if client.is_kept && client.has_session && session_present == client.begins_anew {
+            return violation("session", format!("that of {} is there: {session_present}", client.name));
+        }
+        if client.begins_anew {
+            client.has_begun_anew();
         }
         client.has_session = true;
         if let Some(link) = &mut client.peer.link {
