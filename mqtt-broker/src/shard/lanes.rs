@@ -38,8 +38,8 @@ struct Held {
 struct Mark {
     /// The store's position that it waits for.
     position: u64,
-    /// Under which it is handed on.
-    number: u64,
+    /// Under which it is handed on; none of what only keeps its place behind such.
+    number: Option<u64>,
     /// Its part of the bytes, and of the messages beside them.
     bytes: usize,
     large: usize,
@@ -81,7 +81,7 @@ impl Lane {
         let (mut bytes, mut large) = (0, 0);
         while let Some(mark) = self.held.marks.pop_front_if(|mark| mark.position <= committed) {
             self.sent += 1;
-            self.numbered.push_back((self.sent, mark.number));
+            self.numbered.extend(mark.number.map(|number| (self.sent, number)));
             bytes += mark.bytes;
             large += mark.large;
         }
@@ -102,7 +102,7 @@ impl Held {
     fn check_invariants(&self, committed: u64) {
         debug_assert!(self.marks.front().is_none_or(|first| first.position > committed));
         debug_assert!(self.marks.iter().is_sorted_by_key(|mark| mark.position));
-        debug_assert!(self.marks.iter().is_sorted_by_key(|mark| mark.number));
+        debug_assert!(self.marks.iter().filter_map(|mark| mark.number).is_sorted());
         debug_assert_eq!(self.bytes.len(), self.marks.iter().map(|mark| mark.bytes).sum::<usize>());
         debug_assert_eq!(self.large.len(), self.marks.iter().map(|mark| mark.large).sum::<usize>());
     }
@@ -191,13 +191,34 @@ impl Lanes {
             Commit::At(position) => position,
             Commit::Now => 0,
         };
-        let lane = &mut self.lanes[to as usize];
+        let lane = &self.lanes[to as usize];
         let position = lane.held.marks.back().map_or(position, |last| last.position.max(position));
         if position <= self.committed {
             let seq = self.send(to, envelope, owned);
             self.lanes[to as usize].numbered.push_back((seq, number));
             return;
         }
+        self.hold(to, position, Some(number), envelope, owned);
+    }
+
+    /// Sends `envelope` behind all that waits in the lane.
+    pub(super) fn send_behind(&mut self, to: u16, envelope: &Envelope<'_>, owned: &mut Option<Message>) {
+        match self.lanes[to as usize].held.marks.back().map(|last| last.position) {
+            Some(position) => self.hold(to, position, None, envelope, owned),
+            None => _ = self.send(to, envelope, owned),
+        }
+    }
+
+    /// Keeps `envelope` until this core's store has committed up to `position`.
+    fn hold(
+        &mut self,
+        to: u16,
+        position: u64,
+        number: Option<u64>,
+        envelope: &Envelope<'_>,
+        owned: &mut Option<Message>,
+    ) {
+        let lane = &mut self.lanes[to as usize];
         let held = &mut lane.held;
         take_buffer(&mut held.bytes, &mut self.spare);
         let before = held.bytes.len();

@@ -123,6 +123,7 @@ impl Shard {
             commit = self.records.append(self.now, &Record::Ended { client_id: &session.client_id });
         }
         self.release_parked(&session, commit);
+        self.leave_held(&session);
         self.ports.hooks.on_event(&Event::SessionEnded { client_id: &session.client_id });
         commit
     }

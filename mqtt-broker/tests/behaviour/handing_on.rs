@@ -20,7 +20,7 @@ fn goes_away(cluster: &mut Cluster, name: &str, filter: &str) -> usize {
 }
 
 /// The name of a Client that is at home on this core.
-fn name_on(cluster: &mut Cluster, core: usize, prefix: &str) -> String {
+pub(crate) fn name_on(cluster: &mut Cluster, core: usize, prefix: &str) -> String {
     let mut names = (0..).map(|n| format!("{prefix}-{n}"));
     let is_at_home = |name: &String| {
         let client = cluster.connect(0, Version::V5, name);
