@@ -203,13 +203,14 @@ impl Lanes {
             Commit::At(position) => position,
             Commit::Now => 0,
         };
-        let lane = &mut self.lanes[to as usize];
+        let lane = &self.lanes[to as usize];
         let position = lane.held.marks.back().map_or(position, |last| last.position.max(position));
         if position <= self.committed {
             self.send(to, envelope, owned);
             self.note(to, noted);
             return false;
         }
+        let lane = &mut self.lanes[to as usize];
         let held = &mut lane.held;
         take_buffer(&mut held.bytes, &mut self.spare);
         let before = held.bytes.len();

@@ -352,6 +352,7 @@ impl Shard {
         self.now = now;
         self.open_gates(up_to);
         self.lanes.store_committed(up_to);
+        self.handover.store_committed(up_to);
         self.answer_late_barriers(up_to);
         while let Some(waiter) = self.store_waiters.pop_front_if(|waiter| waiter.seq <= up_to) {
             self.pending_done(waiter.connection, waiter.serial);

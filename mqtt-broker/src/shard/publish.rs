@@ -407,6 +407,11 @@ impl Shard {
             self.hand_on(outgoing, publisher, cores, interested, home);
             return Routed { matched, cores: CoreSet::EMPTY, commit: outgoing.commit, taken: Taken::Last };
         }
+        let holds = !cores.is_empty() && self.handover.holds(self.gates.committed());
+        if holds && publisher.is_some_and(|publisher| self.is_held(publisher)) {
+            self.send_behind(outgoing, publisher, cores, interested, home);
+            return Routed { matched, cores, commit: outgoing.commit, taken: Taken::Nothing };
+        }
         for core in cores.iter() {
             let (deliver, retain) = (interested.contains(core), home == Some(core));
             let envelope = Envelope::Publish {

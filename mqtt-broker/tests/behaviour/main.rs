@@ -47,4 +47,5 @@ mod shared;
 mod sys;
 mod takeover;
 mod waiting;
+mod will_order;
 mod wills;
