@@ -106,6 +106,8 @@ impl World {
 
     pub(super) fn give_room(&mut self, core: usize) {
         self.disks[core].leave(Left::Plenty);
+        // There is none before the segments are made that are asked for.
+        self.look_for_room(core);
         self.look_for_room(core);
     }
 
