@@ -48,6 +48,8 @@ limit_flags! {
     sessions_max: u32,
     /// Longest Session Expiry Interval in seconds
     session_expiry_max_seconds: u32,
+    /// Seconds from a start with a store that clients have to come back before their Wills are published
+    restart_grace_seconds: u32,
     /// Messages that wait in a session's queue
     queue_messages_max: u32,
     /// Bytes that wait in a session's queue

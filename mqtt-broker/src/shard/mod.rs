@@ -143,6 +143,8 @@ pub struct Shard {
     late_barriers: VecDeque<(u64, CoreId, u64)>,
     /// The cores of which not everybody knows yet what was restored there, until there is none.
     restoring: Option<CoreSet>,
+    /// Wall times of the starts that the store knew of, this one included.
+    starts: Vec<u64>,
     /// Connections whose next packet waits for room in a lane.
     lane_blocked: Vec<Key>,
     /// Connections whose next packet waits for the store, or for answers, lest it overtake what went to other cores.
@@ -246,6 +248,7 @@ impl Shard {
             handover: Handover::new(cores, limits.lane_bytes_max),
             late_barriers: VecDeque::new(),
             restoring: None,
+            starts: Vec::new(),
             lane_blocked: Vec::new(),
             order_blocked: Vec::new(),
             actions: VecDeque::new(),
@@ -454,9 +457,9 @@ impl Shard {
             return Some(self.now.millis);
         }
         let wills = self.wills.first().map(|&(deadline, _)| deadline);
+        let away = [wills, self.ends.next()].map(|at| at.filter(|_| self.restoring.is_none()));
         let sys = (self.sys_at != u64::MAX).then_some(self.sys_at);
-        let timers = [self.wheel.next(), self.ends.next(), self.expiries.next()];
-        timers.into_iter().flatten().chain(wills).chain(sys).min()
+        [self.wheel.next(), self.expiries.next(), sys].into_iter().chain(away).flatten().min()
     }
 
     /// The counters of this core.

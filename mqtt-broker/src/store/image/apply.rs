@@ -28,6 +28,11 @@ impl Image {
     /// [`MissingMessage`] if it keeps a message and none was told.
     pub fn apply_snapshot(&mut self, as_of: u64, record: &Record<'_>) -> Result<(), MissingMessage> {
         match *record {
+            Record::Started { at } => {
+                // What it meant for sessions is told with each of them.
+                self.earlier_starts.push(at);
+                Ok(())
+            }
             Record::Message { message, publisher, shared: true } => {
                 let message = message.to_message();
                 self.shared.push(message.clone());

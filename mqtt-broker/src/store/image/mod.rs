@@ -50,6 +50,8 @@ pub struct Image {
     last_number: u64,
     /// When the broker was started, each time that the log tells of.
     starts: Vec<u64>,
+    /// The starts that mean nothing for a session any more, in order: they count for Wills.
+    earlier_starts: Vec<u64>,
     last_time: u64,
     /// What the next records mean by "the message", and its publisher's hash.
     last: Option<(Message, u32)>,
@@ -73,6 +75,8 @@ pub struct Pending {
 pub struct Parts {
     /// All sessions.
     pub sessions: Vec<Session>,
+    /// When the broker was started, as far as that is known, in order. The last one is the present start.
+    pub starts: Vec<u64>,
     /// The retained messages, as a rule in the order in which a snapshot told them.
     pub retained: Vec<Message>,
     /// The shared groups that have messages, by their whole filters.
@@ -120,6 +124,7 @@ impl Image {
             starts: Vec::new(),
             last_time: 0,
             last: None,
+            earlier_starts: Vec::new(),
             shared: Vec::new(),
         }
     }
@@ -131,6 +136,7 @@ impl Image {
             sessions: self.sessions.into_list(),
             retained: self.retained.into_list(),
             groups: self.groups.0,
+            starts: self.earlier_starts,
             pending: self.pending,
             handled: self.handled,
             last_number: self.last_number,
@@ -146,6 +152,12 @@ impl Image {
     }
 
     /// How many sessions there are.
+        self.earlier_starts.extend(starts);
+    }
+
+    /// When the broker was started, as far as that is known, in order.
+    fn all_starts(&self) -> impl Iterator<Item = u64> {
+        self.earlier_starts.iter().chain(&self.starts).copied()
     pub fn session_count(&self) -> usize {
         self.sessions.len()
     }
