@@ -157,6 +157,8 @@ pub struct Shard {
     answers: Vec<(u16, Permission)>,
     /// Milliseconds that the packet at hand was held.
     waited: u64,
+    /// The connection whose last input is being handled: its Client has gone.
+    leaving: Option<Key>,
     // Kept between calls for their memory alone.
     spares: Spares,
     frame: Frame,
@@ -256,6 +258,7 @@ impl Shard {
             buffers: Vec::new(),
             answers: Vec::new(),
             waited: 0,
+            leaving: None,
             spares: Spares::default(),
             frame: Frame::default(),
             matches: Matches::default(),
@@ -314,7 +317,7 @@ impl Shard {
         self.settle();
     }
 
-    /// The peer ended the Network Connection, or it broke.
+    /// The peer ended the Network Connection, or it broke. No action names it any more.
     pub fn connection_closed(&mut self, id: ConnectionId, now: Now) {
         self.now = now;
         self.lose(id.into());
@@ -325,7 +328,9 @@ impl Shard {
     pub fn transmit_done(&mut self, id: ConnectionId, buffer: Vec<u8>, now: Now) {
         self.now = now;
         self.recycle(buffer);
-        if let Some(connection) = self.connections.get_mut(id.into()) {
+        if let Some(connection) =
+            self.connections.get_mut(id.into()).filter(|connection| !connection.is_leaving())
+        {
             connection.output.outstanding = 0;
             let session = connection.live().map(|live| live.session);
             if !connection.output.buffer.is_empty() {
