@@ -54,6 +54,8 @@ limit_flags! {
     queue_messages_max: u32,
     /// Bytes that wait in a session's queue
     queue_bytes_max: u64,
+    /// Bytes of queued messages that a core keeps in memory where there is a store; 0: no bound
+    queue_memory_bytes_max: u64,
     /// Bytes of messages kept by the whole broker; 0: no bound
     memory_bytes_max: u64,
     /// Retained messages of the whole broker

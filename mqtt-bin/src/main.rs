@@ -6,6 +6,7 @@
 
 mod cli;
 mod config;
+mod config_words;
 mod limit_flags;
 mod logging;
 mod serve;

@@ -66,11 +66,7 @@ pub(crate) fn settings(flags: &Flags) -> Result<Settings, Failure> {
     }
     settings.log_format = flags.log_format.unwrap_or(settings.log_format);
     settings.allow_anonymous |= flags.allow_anonymous;
-    settings.store.ephemeral |= flags.ephemeral;
-    if let Some(directory) = &flags.data_dir {
-        settings.store.data_dir.clone_from(directory);
-        settings.store.ephemeral = false;
-    }
+    flags.store.apply(&mut settings.store);
     flags.limits.apply(&mut settings.limits);
     if let Some(store) = settings.store.config() {
         store.check().map_err(Failure::start)?;
