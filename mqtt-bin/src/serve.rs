@@ -24,9 +24,9 @@ impl Failure {
         Failure { message: cause.to_string(), exit_code: 1 }
     }
 
-    /// What was to be checked cannot even be read.
-    pub(crate) fn unreadable(cause: impl fmt::Display) -> Failure {
-        Failure { message: cause.to_string(), exit_code: 2 }
+    /// Something in the store is damaged, or was given up.
+    pub(crate) fn damage(cause: impl fmt::Display) -> Failure {
+        Failure { message: cause.to_string(), exit_code: 4 }
     }
 
     /// The broker died while it served.

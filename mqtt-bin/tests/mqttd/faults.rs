@@ -218,7 +218,8 @@ fn a_directory_that_cannot_be_used_is_said_with_the_remedy() {
     let data = Data::new();
     fs::write(data.directory(), "a file").expect("the temporary folder is writable");
     let said = data.refusal("1");
-    assert!(said.contains("cannot make the data directory") && said.contains("File exists"), "{said}");
+    let file = data.directory();
+    assert!(said.contains(&format!("{} is a file: give a directory", file.display())), "{said}");
 }
 
 #[test]

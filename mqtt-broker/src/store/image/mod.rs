@@ -57,6 +57,8 @@ pub struct Image {
     last: Option<(Message, u32)>,
     /// The messages of a snapshot that come more than once, while it is read.
     shared: Vec<Message>,
+    /// Some of the snapshot was not read; how many shared messages, nobody knows.
+    has_gap: bool,
 }
 
 /// A message that other cores are yet to take.
@@ -73,10 +75,10 @@ pub struct Pending {
 /// An image taken apart, for who goes on with it.
 #[derive(Debug)]
 pub struct Parts {
-    /// All sessions.
-    pub sessions: Vec<Session>,
     /// When the broker was started, as far as that is known, in order. The last one is the present start.
     pub starts: Vec<u64>,
+    /// All sessions.
+    pub sessions: Vec<Session>,
     /// The retained messages, as a rule in the order in which a snapshot told them.
     pub retained: Vec<Message>,
     /// The shared groups that have messages, by their whole filters.
@@ -122,10 +124,11 @@ impl Image {
             handled: BTreeMap::new(),
             last_number: 0,
             starts: Vec::new(),
+            earlier_starts: Vec::new(),
             last_time: 0,
             last: None,
-            earlier_starts: Vec::new(),
             shared: Vec::new(),
+            has_gap: false,
         }
     }
 
@@ -133,10 +136,10 @@ impl Image {
     pub fn into_parts(mut self) -> Parts {
         self.forget_starts();
         Parts {
+            starts: self.earlier_starts,
             sessions: self.sessions.into_list(),
             retained: self.retained.into_list(),
             groups: self.groups.0,
-            starts: self.earlier_starts,
             pending: self.pending,
             handled: self.handled,
             last_number: self.last_number,
@@ -149,15 +152,15 @@ impl Image {
         for session in self.sessions.iter_mut() {
             session.presence = session.presence.since(&starts).map_or(Presence::Connected(0), Presence::Away);
         }
-    }
-
-    /// How many sessions there are.
         self.earlier_starts.extend(starts);
     }
 
     /// When the broker was started, as far as that is known, in order.
     fn all_starts(&self) -> impl Iterator<Item = u64> {
         self.earlier_starts.iter().chain(&self.starts).copied()
+    }
+
+    /// How many sessions there are.
     pub fn session_count(&self) -> usize {
         self.sessions.len()
     }
