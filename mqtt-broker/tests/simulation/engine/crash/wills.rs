@@ -1,13 +1,13 @@
 //! When Wills may be published, and when they have to be: once their Client has been away for as long as they wait, at the
-//! earliest half a minute behind a start, unless it is back before; in the life of one broker once at most.
+//! earliest half a minute behind the first start since then, unless it is back before; in the life of one broker once at most.
 
 use mqtt_proto::types::Qos;
 
 use super::client::{Client, Wanted, WillPlan};
-use super::judge::{Judge, matches, violation};
-use crate::engine::Violation;
+use super::judge::{Judge, matches};
+use crate::engine::cluster::{Check, violation};
 
-/// Milliseconds behind a start within which no Will of a Client that was there before is published.
+/// Milliseconds behind the first start since its Client was there within which no Will is published.
 pub(super) const GRACE: u64 = 30_000;
 
 /// What is known of a Will. Times are milliseconds of the broker's present life.
@@ -137,7 +137,7 @@ impl Wills {
             if by > now {
                 continue;
             }
-            let is_coming = clients[will.client].link.as_ref().is_some_and(|link| !link.is_closed);
+            let is_coming = clients[will.client].peer.link.as_ref().is_some_and(|link| !link.is_closed);
             // One that is just coming back may be in time.
             will.fate = if is_coming { Fate::Open } else { Fate::Published };
         }
@@ -159,7 +159,9 @@ impl Wills {
     pub(super) fn crashed(&mut self, before: u64, now: u64) {
         for will in &mut self.0 {
             // The store knows to a second how late it was.
-            let (from, by) = (now + GRACE, now + (will.waits * 1000 + 1000).max(GRACE));
+            let by = now + (will.waits * 1000 + 1000).max(GRACE);
+            // Who had that time behind an earlier start has what is left of it.
+            let from = if will.most > 1 { now } else { now + GRACE };
             will.most += u64::from(will.fate != Fate::Over);
             will.is_counted = false;
             will.fate = match will.fate {
@@ -175,7 +177,7 @@ impl Wills {
     }
 
     /// All has come to rest, and every Client is there.
-    pub(super) fn check(&mut self, clients: &[Client], judge: &Judge, latest: u64) -> Result<(), Violation> {
+    pub(super) fn check(&mut self, clients: &[Client], judge: &Judge, latest: u64) -> Check {
         for will in &mut self.0 {
             if will.fate == Fate::Published {
                 let expiry = will.plan.expiry.map(|seconds| will.published_at + u64::from(seconds) * 1000);
@@ -199,7 +201,7 @@ impl Wills {
         message: usize,
         (qos, is_first): (Qos, bool),
         now: u64,
-    ) -> Result<(), Violation> {
+    ) -> Check {
         let Some(will) = self.0.iter_mut().find(|will| will.plan.message == message) else { return Ok(()) };
         will.came[nth] += u64::from(is_first);
         let what = match will.fate {

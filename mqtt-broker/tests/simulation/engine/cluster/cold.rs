@@ -10,8 +10,7 @@ use mqtt_broker::shard::{Now, Shard};
 use mqtt_broker::store::cold::{Chunk, put_chunk, read_chunk};
 use mqtt_broker::store::image::Image;
 
-use super::judge::violation;
-use super::world::{Check, World};
+use super::{Check, Cluster, violation};
 use crate::engine::random::Random;
 
 const KEY: [u64; 2] = [17, 19];
@@ -144,23 +143,21 @@ fn referred(images: &[Image]) -> impl Iterator<Item = Chunk> {
     sessions.filter_map(|session| session.parked()).flat_map(|parked| parked.chunks())
 }
 
-impl World {
-    /// A chunk is written or read; whether there was something to do.
-    pub(super) fn serve(&mut self, core: usize) -> Check<bool> {
+impl Cluster {
+    /// A chunk is written or read; what its core is to be told, if there was something to do.
+    pub(super) fn serve_chunk(&mut self, core: usize) -> Check<Option<Tell>> {
         if self.is_dead(core) {
-            return Ok(false);
+            return Ok(None);
         }
         let done = self.chunks.borrow_mut().serve(core, &mut self.random);
-        let tell = match done {
-            Ok(None) => return Ok(false),
-            Ok(Some(tell)) => tell,
-            Err(chunk) => {
-                return violation("chunk", format!("{chunk:?} is read, and is gone")).map(|()| false);
+        match done {
+            Ok(Some(tell)) => {
+                self.say(|| format!("** a chunk of core {core} is done"));
+                Ok(Some(tell))
             }
-        };
-        self.say(|| format!("** a chunk of core {core} is done"));
-        self.call(core, tell);
-        Ok(true)
+            Ok(None) => Ok(None),
+            Err(chunk) => violation("chunk", format!("{chunk:?} is read, and is gone")),
+        }
     }
 
     /// Chunks go of which the log has told that they are over.
@@ -170,7 +167,7 @@ impl World {
     }
 
     /// All messages were taken: no chunk is left.
-    pub(super) fn check_chunks(&self) -> Check {
+    pub(crate) fn check_chunks(&self) -> Check {
         let chunks = self.chunks.borrow();
         match chunks.files.values().find(|kept| !kept.is_over) {
             Some(kept) => violation("chunk", format!("{:?} is left when all is drained", kept.chunk)),
