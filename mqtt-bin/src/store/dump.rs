@@ -55,7 +55,7 @@ pub(super) fn run(flags: &DumpFlags) -> Result<(), Failure> {
     written(output.end())?;
     match damage {
         0 => Ok(()),
-        damage => Err(Failure::start(format_args!(
+        damage => Err(Failure::damage(format_args!(
             "the log is damaged in {}: `mqttd store check` says what to do",
             count(damage, "place")
         ))),

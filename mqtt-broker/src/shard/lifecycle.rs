@@ -84,7 +84,7 @@ impl Shard {
         match session.known_aside_mut().and_then(|aside| aside.will.as_mut()) {
             Some(will) if will.delay_seconds > 0 => {
                 let due_at = now + u64::from(will.delay_seconds) * 1000;
-                will.due_at = Some(due_at);
+                (will.due_at, will.away_since) = (Some(due_at), at);
                 self.wills.insert((due_at, key));
             }
             Some(_) => self.publish_will(key),
@@ -132,6 +132,10 @@ impl Shard {
 
     /// What is due of the sessions whose Clients are away.
     pub(super) fn away_due(&mut self) {
+        if self.restoring.is_some() {
+            // Whom a Will is for is not known everywhere yet.
+            return;
+        }
         let mut due = core::mem::take(&mut self.due);
         self.ends.advance(self.now.millis, &mut due);
         for index in due.drain(..) {

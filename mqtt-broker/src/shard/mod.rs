@@ -147,6 +147,8 @@ pub struct Shard {
     late_barriers: VecDeque<(u64, CoreId, u64)>,
     /// The cores of which not everybody knows yet what was restored there, until there is none.
     restoring: Option<CoreSet>,
+    /// Wall times of the starts that the store knew of, this one included.
+    starts: Vec<u64>,
     /// Connections whose next packet waits for room in a lane.
     lane_blocked: Vec<Key>,
     /// Connections whose next packet waits for the store, or for answers, lest it overtake what went to other cores.
@@ -159,6 +161,8 @@ pub struct Shard {
     answers: Vec<(u16, Permission)>,
     /// Milliseconds that the packet at hand was held.
     waited: u64,
+    /// The connection whose last input is being handled: its Client has gone.
+    leaving: Option<Key>,
     // Kept between calls for their memory alone.
     spares: Spares,
     frame: Frame,
@@ -251,6 +255,7 @@ impl Shard {
             begun: Begun::default(),
             late_barriers: VecDeque::new(),
             restoring: None,
+            starts: Vec::new(),
             lane_blocked: Vec::new(),
             order_blocked: Vec::new(),
             actions: VecDeque::new(),
@@ -258,6 +263,7 @@ impl Shard {
             buffers: Vec::new(),
             answers: Vec::new(),
             waited: 0,
+            leaving: None,
             spares: Spares::default(),
             frame: Frame::default(),
             matches: Matches::default(),
@@ -316,7 +322,7 @@ impl Shard {
         self.settle();
     }
 
-    /// The peer ended the Network Connection, or it broke.
+    /// The peer ended the Network Connection, or it broke. No action names it any more.
     pub fn connection_closed(&mut self, id: ConnectionId, now: Now) {
         self.now = now;
         self.lose(id.into());
@@ -327,7 +333,9 @@ impl Shard {
     pub fn transmit_done(&mut self, id: ConnectionId, buffer: Vec<u8>, now: Now) {
         self.now = now;
         self.recycle(buffer);
-        if let Some(connection) = self.connections.get_mut(id.into()) {
+        if let Some(connection) =
+            self.connections.get_mut(id.into()).filter(|connection| !connection.is_leaving())
+        {
             connection.output.outstanding = 0;
             let session = connection.live().map(|live| live.session);
             if !connection.output.buffer.is_empty() {
@@ -460,9 +468,9 @@ impl Shard {
             return Some(self.now.millis);
         }
         let wills = self.wills.first().map(|&(deadline, _)| deadline);
+        let away = [wills, self.ends.next()].map(|at| at.filter(|_| self.restoring.is_none()));
         let sys = (self.sys_at != u64::MAX).then_some(self.sys_at);
-        let timers = [self.wheel.next(), self.ends.next(), self.expiries.next()];
-        timers.into_iter().flatten().chain(wills).chain(sys).min()
+        [self.wheel.next(), self.expiries.next(), sys].into_iter().chain(away).flatten().min()
     }
 
     /// The counters of this core.

@@ -37,7 +37,10 @@ const RETRY_MILLIS: u64 = 1_000;
 
 /// No other snapshot is begun for so long after one could not be written.
 const SNAPSHOT_RETRY_MILLIS: u64 = 60_000;
-const SNAPSHOT_RETRY_FULL_MILLIS: u64 = 10_000;
+
+/// On a full disk, where a snapshot may be the way to more room, for so many times as long as it took: trying keeps the
+/// disk busy for a twentieth of the time. A disk without any room says so at once.
+const SNAPSHOT_RETRY_FULL: u64 = 20;
 
 /// Segments of a log of which a snapshot would set none free, or one.
 const LIVE_FEW: usize = 2;
@@ -238,7 +241,6 @@ impl Disk {
         if tries_again {
             self.retry_at = None;
             self.log.borrow_mut().try_again();
-            self.may_have_room = true;
         }
         if std::mem::take(&mut self.may_have_room) {
             let committed = self.log.borrow().committed();
@@ -372,7 +374,10 @@ impl Disk {
     fn made(&mut self, result: io::Result<()>, now: u64) {
         self.log.borrow_mut().made(result.is_ok());
         match result {
-            Ok(()) => self.has_room_again(),
+            Ok(()) => {
+                self.may_have_room = true;
+                self.has_room_again();
+            }
             Err(error) => {
                 self.retry_at = Some(now + RETRY_MILLIS);
                 if !std::mem::replace(&mut self.is_full, true) {
@@ -450,9 +455,9 @@ impl Disk {
 
     /// A snapshot could not be written: the log goes on without it, and another one is begun when it has grown again.
     fn give_up(&mut self, error: Option<io::Error>, now: u64) {
-        self.snapshot = None;
-        self.snapshot_from =
-            now + if self.is_full { SNAPSHOT_RETRY_FULL_MILLIS } else { SNAPSHOT_RETRY_MILLIS };
+        let took = self.snapshot.take().map_or(0, |snapshot| now.saturating_sub(snapshot.began));
+        let pause = SNAPSHOT_RETRY_FULL * took.max(RETRY_MILLIS / SNAPSHOT_RETRY_FULL);
+        self.snapshot_from = now + if self.is_full { pause } else { SNAPSHOT_RETRY_MILLIS };
         let error = error.map(|error| error.to_string()).unwrap_or_default();
         if self.is_full {
             // That there is no room was said.

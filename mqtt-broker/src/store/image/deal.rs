@@ -40,8 +40,12 @@ impl Image {
         let mut dealt: Vec<Image> = (0..cores).map(|_| Image::new(seed)).collect();
         let last_time = images.iter().map(Image::last_time).max().unwrap_or(0);
         let last_number = images.iter().map(Image::last_number).max().unwrap_or(0);
+        let mut starts: Vec<u64> = images.iter().flat_map(Image::all_starts).collect();
+        starts.sort_unstable();
+        starts.dedup();
         for image in &mut dealt {
             (image.last_time, image.last_number) = (last_time, last_number);
+            image.earlier_starts.clone_from(&starts);
         }
         for image in images {
             deal_one(image, &mut dealt, |what| usize::from(home(what, cores)));

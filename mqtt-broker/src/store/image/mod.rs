@@ -52,11 +52,15 @@ pub struct Image {
     last_number: u64,
     /// When the broker was started, each time that the log tells of.
     starts: Vec<u64>,
+    /// The starts that mean nothing for a session any more, in order: they count for Wills.
+    earlier_starts: Vec<u64>,
     last_time: u64,
     /// What the next records mean by "the message", and its publisher's hash.
     last: Option<(Message, u32)>,
     /// The messages of a snapshot that come more than once, while it is read.
     shared: Vec<Message>,
+    /// Some of the snapshot was not read; how many shared messages, nobody knows.
+    has_gap: bool,
 }
 
 /// A message that other cores are yet to take.
@@ -73,6 +77,8 @@ pub struct Pending {
 /// An image taken apart, for who goes on with it.
 #[derive(Debug)]
 pub struct Parts {
+    /// When the broker was started, as far as that is known, in order. The last one is the present start.
+    pub starts: Vec<u64>,
     /// All sessions.
     pub sessions: Vec<Session>,
     /// The retained messages, as a rule in the order in which a snapshot told them.
@@ -123,9 +129,11 @@ impl Image {
             begun: BTreeMap::new(),
             last_number: 0,
             starts: Vec::new(),
+            earlier_starts: Vec::new(),
             last_time: 0,
             last: None,
             shared: Vec::new(),
+            has_gap: false,
         }
     }
 
@@ -133,6 +141,7 @@ impl Image {
     pub fn into_parts(mut self) -> Parts {
         self.forget_starts();
         Parts {
+            starts: self.earlier_starts,
             sessions: self.sessions.into_list(),
             retained: self.retained.into_list(),
             groups: self.groups.0,
@@ -149,6 +158,12 @@ impl Image {
         for session in self.sessions.iter_mut() {
             session.presence = session.presence.since(&starts).map_or(Presence::Connected(0), Presence::Away);
         }
+        self.earlier_starts.extend(starts);
+    }
+
+    /// When the broker was started, as far as that is known, in order.
+    fn all_starts(&self) -> impl Iterator<Item = u64> {
+        self.earlier_starts.iter().chain(&self.starts).copied()
     }
 
     /// How many sessions there are.

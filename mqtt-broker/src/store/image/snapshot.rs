@@ -62,8 +62,11 @@ impl Image {
         }
     }
 
-    /// What belongs to the core itself: the time, and the messages between it and other cores.
+    /// What belongs to the core itself: the time, the starts, and the messages between it and other cores.
     pub fn write_core(&self, mut tell: impl FnMut(&Record<'_>)) {
+        for at in self.all_starts() {
+            tell(&Record::Started { at });
+        }
         tell(&Record::Time { at: self.last_time });
         // None of this number is pending yet: it only says how far the numbers have got.
         tell(&Record::HandedOn { number: self.last_number });

@@ -254,7 +254,7 @@ impl Log {
         self.space.made(done);
     }
 
-    /// The disk may have room again.
+    /// The disk may have room again: a segment is asked for once more. What found no room finds some once it is made.
     pub fn try_again(&mut self) {
         self.space.try_again();
     }
