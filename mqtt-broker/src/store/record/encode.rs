@@ -38,6 +38,7 @@ impl Record<'_> {
             Record::GroupTaken { .. } => kind::GROUP_TAKEN,
             Record::Parked { .. } => kind::PARKED,
             Record::Taken { .. } => kind::TAKEN,
+            Record::Moved { .. } => kind::MOVED,
         }
     }
 
@@ -133,6 +134,13 @@ impl Record<'_> {
             Record::Taken { client_id, count } => {
                 put_bytes(out, client_id.as_bytes());
                 put_number(out, count.into());
+            }
+            Record::Moved { client_id, from, to } => {
+                put_bytes(out, client_id.as_bytes());
+                for place in [from, to] {
+                    put_number(out, place.file);
+                    put_number(out, place.offset);
+                }
             }
         }
     }
