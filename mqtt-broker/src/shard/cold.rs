@@ -344,8 +344,15 @@ impl Shard {
     /// So many parked messages are over or under way; the first of them, if it is in memory. They still count as kept.
     fn take_parked(&mut self, key: Key, count: u32) -> Option<Delivery> {
         let session = self.sessions.get_mut(key)?;
-        let record = (count > 0).then(|| Record::Taken { client_id: &session.client_id, count });
-        let commit = record.map_or(Commit::Now, |record| self.records.append(self.now, &record));
+        let parked = &session.cold()?.parked;
+        let ends_chunk = parked.first().is_some_and(|first| count >= first.messages - parked.taken());
+        let taken = Record::Taken { client_id: &session.client_id, count };
+        let mut commit = Commit::Now;
+        match ends_chunk {
+            true => commit = self.records.append(self.now, &taken),
+            // If that is lost it waits in its chunk still, and is sent once more.
+            false => self.records.append_later(self.now, &taken),
+        }
         let cold = session.known_cold_mut()?;
         let records = &mut self.records;
         cold.parked.take(count.into(), |chunk| records.release(chunk, commit));

@@ -463,3 +463,26 @@ fn what_happens_while_a_chunk_is_copied_is_as_if_it_were_not() {
         nothing_is_left(&disk.restart(cluster, 1000), &disk);
     }
 }
+
+/// What of it is lost in a crash comes once more, out of its chunk: nobody waits for a write, but for one to give up the chunk.
+#[test]
+fn qos_1_out_of_a_chunk_waits_for_no_write() {
+    let (mut cluster, disk, publisher) = begin(1, |limits| limits.in_flight_max = 10);
+    goes_away(&mut cluster, "c", "a");
+    publish_all(&mut cluster, &disk, publisher, 0..100);
+    let client = resume(&mut cluster, &disk, "c");
+    let before = disk.awaited();
+    takes(&mut cluster, &disk, client, 0..50);
+    assert_eq!(disk.awaited(), before);
+    takes(&mut cluster, &disk, client, 50..70);
+    assert_eq!(disk.awaited(), before + 1, "the chunk is over");
+    disk.set_late(true);
+    // None of this is committed.
+    takes(&mut cluster, &disk, client, 70..90);
+    disk.set_late(false);
+    let mut cluster = disk.restart(cluster, 1000);
+    let client = resume(&mut cluster, &disk, "c");
+    takes(&mut cluster, &disk, client, 70..100);
+    cluster.expect_nothing(client);
+    nothing_is_left(&disk.restart(cluster, 1000), &disk);
+}

@@ -26,6 +26,8 @@ struct Log {
     from: u64,
     records: Vec<Written>,
     committed: usize,
+    /// Records that somebody waits for.
+    awaited: usize,
     /// Whether nothing is committed before it is asked for.
     is_late: bool,
     is_full: bool,
@@ -68,13 +70,18 @@ fn written(record: &Record<'_>) -> Written {
 
 impl Store for OfCore {
     fn append(&mut self, record: &Record<'_>) -> Commit {
+        self.append_later(record);
+        let log = &mut self.1.borrow_mut()[self.0];
+        log.awaited += 1;
+        if log.is_late { Commit::At(log.records.len() as u64) } else { Commit::Now }
+    }
+
+    fn append_later(&mut self, record: &Record<'_>) {
         let log = &mut self.1.borrow_mut()[self.0];
         log.records.push(written(record));
-        if log.is_late {
-            return Commit::At(log.records.len() as u64);
+        if !log.is_late {
+            log.committed = log.records.len();
         }
-        log.committed = log.records.len();
-        Commit::Now
     }
 
     fn has_room(&self, _: usize) -> bool {
@@ -236,6 +243,11 @@ impl Disk {
         let released = logs.iter().flat_map(|log| &log.cold.released).map(|(chunk, _)| chunk.bytes as usize);
         let written: usize = logs.iter().map(|log| log.cold.bytes.len()).sum();
         written - released.sum::<usize>()
+    }
+
+    /// How many records somebody waits for.
+    pub(crate) fn awaited(&self) -> usize {
+        self.logs.borrow().iter().map(|log| log.awaited).sum()
     }
 
     /// How many records of this kind there are.
