@@ -63,7 +63,7 @@ pub(super) struct World {
 
 /// How long a rest goes on, and who takes part.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Rest {
+pub(super) enum Rest {
     /// Everybody comes back, and full logs are made short.
     All,
     /// Those who are gone stay away.
@@ -92,7 +92,7 @@ impl World {
             stores: 0,
             shards: Vec::new(),
             disks: Vec::new(),
-            chunks: Rc::default(),
+            chunks: Rc::new(RefCell::new(Chunks::new(setting.chunk_bytes))),
             lanes: Vec::new(),
             moving: Vec::new(),
             held: None,
@@ -158,6 +158,7 @@ impl World {
                 let core = self.random.index(self.shards.len());
                 self.serve(core)?;
             }
+            What::Pile => self.pile()?,
             What::Pass => {
                 let millis = self.random.below(50);
                 self.pass(millis);
@@ -227,7 +228,7 @@ impl World {
     }
 
     /// All goes on for as long as anything moves.
-    fn rest(&mut self, rest: Rest) -> Check {
+    pub(super) fn rest(&mut self, rest: Rest) -> Check {
         for _ in 0..ROUNDS_MAX {
             let mut moved = false;
             for nth in 0..self.clients.len() {
@@ -292,6 +293,7 @@ impl World {
     fn slow(&mut self) -> Check {
         let held = self.random.index(self.disks.len());
         self.rest(Rest::AsIs)?;
+        self.check_files()?;
         self.say(|| format!("** the disk of core {held} is silent"));
         self.held = Some(held);
         for _ in 0..self.random.below(12) {
