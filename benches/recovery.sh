@@ -7,8 +7,8 @@
 #   --retained N      retained messages (1000000)
 #   --cores N         cores (2)
 #   --starts N        how often it is started (3)
-#   --windows N       seconds of latency beside snapshots, and as many without (10); 0 leaves them out
-#   --rate N          messages a second whose latency is measured (5000)
+#   --windows N       seconds of latency beside snapshots, and as many without, at each QoS (10); 0 leaves them out
+#   --rate N          messages a second whose latency is measured at QoS 0 (5000); a fifth of it is acknowledged at QoS 1
 #   --dir DIRECTORY   where the data is (a new directory below the temporary ones)
 #
 # Everything is made by `mqttd store import`. Each start is timed until the port answers, and one of the sessions comes
@@ -120,37 +120,41 @@ is_writing() { compgen -G "$data/layout-*/core-*/snapshot-*.new" >/dev/null; }
 "$load" paced --persistent --qos 1 --pairs 20 --rate 5000 --payload 8000 --duration 100000 --broker "127.0.0.1:$port" --json \
     >/dev/null 2>&1 &
 writer=$!
-with=0 without=0
-declare -A latencies=([with]='' [without]='')
-tries=0
-while ((with < windows || without < windows)) && ((tries < windows * 20)); do
-    tries=$((tries + 1))
-    kind=without
-    "$load" paced --rate "$rate" --warm-up 0 --duration 1 --broker "127.0.0.1:$port" --json >"$work/report" &
-    reader=$!
-    while kill -0 "$reader" 2>/dev/null; do
-        if is_writing; then kind=with; fi
-        sleep 0.02
+# measure QOS RATE FIELD...: each second is one with or without a snapshot; the medians of these fields of both.
+measure() {
+    local qos=$1 rate=$2 with=0 without=0 tries=0 kind field persistent=
+    shift 2
+    ((qos == 0)) || persistent=--persistent
+    rm -f "$work"/seconds.*
+    while ((with < windows || without < windows)) && ((tries < windows * 20)); do
+        tries=$((tries + 1))
+        kind=without
+        "$load" paced $persistent --qos "$qos" --rate "$rate" --warm-up 0 --duration 1 --broker "127.0.0.1:$port" --json \
+            >"$work/report" &
+        reader=$!
+        while kill -0 "$reader" 2>/dev/null; do
+            if is_writing; then kind=with; fi
+            sleep 0.02
+        done
+        wait "$reader"
+        if [[ $kind == with ]]; then with=$((with + 1)); else without=$((without + 1)); fi
+        for field in "$@"; do
+            jq -r ".[\"${field}\"]" "$work/report" >>"$work/seconds.$kind.$field"
+        done
     done
-    wait "$reader"
-    if [[ $kind == with ]]; then with=$((with + 1)); else without=$((without + 1)); fi
-    latencies[$kind]+="$(jq -r '"\(.["latency_p50_us"]) \(.["latency_p99_us"]) \(.["latency_p99.9_us"])"' "$work/report")"$'\n'
-done
+    for kind in without with; do
+        echo -n "| QoS $qos, $rate a second, $kind a snapshot being written | ${!kind} |"
+        for field in "$@"; do
+            echo -n " $(sort -n "$work/seconds.$kind.$field" 2>/dev/null | awk '{ v[NR] = $1 } END { print NR ? v[int((NR + 1) / 2)] : "-" }') |"
+        done
+        echo
+    done
+}
 echo
-echo "| $rate messages a second | seconds | p50, us | p99, us | p99.9, us |"
+echo "| delivery | seconds | p50, us | p99, us | p99.9, us |"
 echo "|---|---|---|---|---|"
-for kind in without with; do
-    echo -n "| $kind a snapshot being written |"
-    printf %s "${latencies[$kind]}" | awk '
-        { for (i = 1; i <= 3; i++) value[i, NR] = $i }
-        END {
-            printf " %d |", NR
-            for (i = 1; i <= 3; i++) {
-                n = 0
-                for (j = 1; j <= NR; j++) sorted[++n] = value[i, j]
-                for (a = 2; a <= n; a++) for (b = a; b > 1 && sorted[b - 1] > sorted[b]; b--) { t = sorted[b]; sorted[b] = sorted[b - 1]; sorted[b - 1] = t }
-                printf " %s |", n ? sorted[int((n + 1) / 2)] : "-"
-            }
-            print ""
-        }'
-done
+measure 0 "$rate" latency_p50_us latency_p99_us latency_p99.9_us
+echo
+echo "| acknowledgement | seconds | p50, us | p99, us | p99.9, us |"
+echo "|---|---|---|---|---|"
+measure 1 "$((rate / 5))" acknowledged_p50_us acknowledged_p99_us acknowledged_p99.9_us

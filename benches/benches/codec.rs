@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mqtt_proto::codec::{Alike, Framer, encode_publish};
-use mqtt_proto::packet::{Connect, Properties};
+use mqtt_proto::packet::Connect;
 use mqtt_proto::{Packet, Receiver, Version, decode, encode};
 
 #[path = "shared/packets.rs"]
@@ -41,16 +41,7 @@ fn read_alike(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(COUNT as u64));
     for (name, version) in VERSIONS {
         let (mut receiver, mut bytes) = (Receiver::default(), Vec::new());
-        let connect = Connect {
-            version,
-            clean_start: true,
-            keep_alive: 0,
-            client_id: "c",
-            properties: Properties::EMPTY,
-            will: None,
-            user_name: None,
-            password: None,
-        };
+        let connect = Connect::new(version, "c");
         encode(&Packet::Connect(connect), version, &mut bytes).expect("valid");
         assert!(matches!(receiver.poll_packet(&mut &bytes[..]), Ok(Some(_))));
         let topic = topic(0);

@@ -114,16 +114,7 @@ impl Bench {
 
     fn connect(&mut self, client_id: &str) -> ConnectionId {
         let id = self.shard.connection_opened(ConnectionInfo::default(), self.now).expect("room");
-        let connect = Connect {
-            version: self.shape.version,
-            clean_start: true,
-            keep_alive: 0,
-            client_id,
-            properties: Properties::EMPTY,
-            will: None,
-            user_name: None,
-            password: None,
-        };
+        let connect = Connect::new(self.shape.version, client_id);
         self.feed(id, &Packet::Connect(connect));
         id
     }

@@ -9,7 +9,7 @@ use mqtt_broker::router::Interest;
 use mqtt_proto::types::{TopicFilter, TopicName};
 
 // The format is nobody's but the shard's, so its source is measured here rather than opened to everybody.
-#[path = "../../mqtt-broker/src/shard/envelope.rs"]
+#[path = "../../mqtt-broker/src/shard/envelope/mod.rs"]
 #[expect(dead_code, unreachable_pub, reason = "only announcements are measured, and its tests run elsewhere")]
 mod envelope;
 #[path = "shared/filters.rs"]

@@ -8,7 +8,7 @@ use mqtt_broker::message::MessageRef;
 use mqtt_proto::types::{Qos, TopicName};
 
 // The format is nobody's but the shard's, so its source is measured here rather than opened to everybody.
-#[path = "../../mqtt-broker/src/shard/envelope.rs"]
+#[path = "../../mqtt-broker/src/shard/envelope/mod.rs"]
 #[expect(dead_code, unreachable_pub, reason = "only messages are measured, and its tests run elsewhere")]
 mod envelope;
 

@@ -70,14 +70,5 @@ const CONNACK: Packet<'static> = Packet::ConnAck(ConnAck {
 });
 
 fn connect(version: Version) -> Packet<'static> {
-    Packet::Connect(Connect {
-        version,
-        clean_start: true,
-        keep_alive: 0,
-        client_id: "c",
-        properties: Properties::EMPTY,
-        will: None,
-        user_name: None,
-        password: None,
-    })
+    Packet::Connect(Connect::new(version, "c"))
 }

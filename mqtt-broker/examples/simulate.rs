@@ -48,7 +48,7 @@ struct Options {
     /// Only the runs in which the broker is killed
     #[arg(long)]
     crashes: bool,
-    /// With a seed: the run in which the broker is killed while it keeps messages for groups, instead of the other
+    /// Only the runs in which the broker is killed while it keeps messages for groups
     #[arg(long)]
     groups: bool,
     /// Leaves a failing schedule as it is
@@ -199,13 +199,17 @@ fn explore(options: &Options) -> ExitCode {
 
 /// Runs one seed; whether it failed.
 fn one(seed: u64, options: &Options, sum: &Mutex<Sum>) -> bool {
-    let crashed = crash(seed);
-    if options.crashes {
+    if options.crashes || options.groups {
+        let (crashed, also) = match options.groups {
+            true => (crash_groups(seed, false), " --groups"),
+            false => (crash(seed), " --crashes"),
+        };
         let mut sum = sum.lock().expect("no thread panics");
         sum.seeds += 1;
         sum.crashes += crashed.as_ref().copied().unwrap_or(0);
-        return crashed.is_err_and(|violation| failed(seed, violation, " --crashes", &mut sum));
+        return crashed.is_err_and(|violation| failed(seed, violation, also, &mut sum));
     }
+    let crashed = crash(seed);
     let scenario = Scenario::new(seed, options.cores);
     let steps = schedule(&scenario);
     let outcome = simulate(&scenario, &steps, false);

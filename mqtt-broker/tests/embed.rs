@@ -103,16 +103,7 @@ fn a_dropped_client_leaves_its_will_and_a_disconnected_one_does_not() {
             retain: false,
             properties: Properties::EMPTY,
         };
-        let connect = Connect {
-            version: Version::V5,
-            clean_start: true,
-            keep_alive: 0,
-            client_id,
-            properties: Properties::EMPTY,
-            will: Some(will),
-            user_name: None,
-            password: None,
-        };
+        let connect = Connect { will: Some(will), ..Connect::new(Version::V5, client_id) };
         broker.connect(&connect).expect("connected")
     };
     with_will("polite", "gone/polite").disconnect().expect("disconnected");
@@ -135,14 +126,9 @@ fn a_persistent_session_keeps_messages_for_a_client_inside_the_process() {
     let broker = broker(2);
     let list = [Property::SessionExpiryInterval(600)];
     let connect = Connect {
-        version: Version::V5,
         clean_start: false,
-        keep_alive: 0,
-        client_id: "keeper",
         properties: Properties::new(&list),
-        will: None,
-        user_name: None,
-        password: None,
+        ..Connect::new(Version::V5, "keeper")
     };
     let mut keeper = broker.connect(&connect).expect("connected");
     subscribe(&mut keeper, "kept");

@@ -191,16 +191,7 @@ fn receiving_is_bounded_by_what_came(stream: &[u8], lengths: &[usize]) {
 
 fn connect(version: Version) -> Vec<u8> {
     let mut out = Vec::new();
-    let connect = Connect {
-        version,
-        clean_start: true,
-        keep_alive: 0,
-        client_id: "c",
-        properties: Properties::EMPTY,
-        will: None,
-        user_name: None,
-        password: None,
-    };
+    let connect = Connect::new(version, "c");
     encode(&Packet::Connect(connect), version, &mut out).expect("valid");
     out
 }

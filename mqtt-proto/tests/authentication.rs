@@ -10,16 +10,7 @@ use mqtt_proto::{
 const METHOD: Property<'static> = Property::AuthenticationMethod("SCRAM-SHA-256");
 
 fn connect<'a>(version: Version, properties: &'a [Property<'a>]) -> Connect<'a> {
-    Connect {
-        version,
-        clean_start: true,
-        keep_alive: 10,
-        client_id: "c",
-        properties: Properties::new(properties),
-        will: None,
-        user_name: None,
-        password: None,
-    }
+    Connect { keep_alive: 10, properties: Properties::new(properties), ..Connect::new(version, "c") }
 }
 
 fn auth<'a>(reason: ReasonCode, properties: &'a [Property<'a>]) -> Auth<'a> {

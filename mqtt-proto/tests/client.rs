@@ -13,16 +13,7 @@ fn id(value: u16) -> PacketId {
 }
 
 fn options(version: Version, manual_acknowledgement: bool) -> ConnectOptions<'static> {
-    let connect = Connect {
-        version,
-        clean_start: false,
-        keep_alive: 0,
-        client_id: "c",
-        properties: Properties::EMPTY,
-        will: None,
-        user_name: None,
-        password: None,
-    };
+    let connect = Connect { clean_start: false, ..Connect::new(version, "c") };
     ConnectOptions { manual_acknowledgement, ..ConnectOptions::new(connect) }
 }
 

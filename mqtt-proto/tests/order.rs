@@ -65,14 +65,8 @@ fn expected(
 fn connect(version: Version, authenticates: bool) -> Vec<u8> {
     let method = [Property::AuthenticationMethod("m")];
     let connect = Connect {
-        version,
-        clean_start: true,
-        keep_alive: 0,
-        client_id: "c",
         properties: if authenticates { Properties::new(&method) } else { Properties::EMPTY },
-        will: None,
-        user_name: None,
-        password: None,
+        ..Connect::new(version, "c")
     };
     let mut out = Vec::new();
     encode(&Packet::Connect(connect), version, &mut out).expect("valid");

@@ -177,16 +177,7 @@ fn number(publish: &Publish<'_>) -> u32 {
 }
 
 fn connect(version: Version, clean_start: bool, properties: Properties<'_>) -> ConnectOptions<'_> {
-    ConnectOptions::new(Connect {
-        version,
-        clean_start,
-        keep_alive: 10,
-        client_id: "pair",
-        properties,
-        will: None,
-        user_name: None,
-        password: None,
-    })
+    ConnectOptions::new(Connect { clean_start, keep_alive: 10, properties, ..Connect::new(version, "pair") })
 }
 
 /// Both sides and the bytes between them.

@@ -25,16 +25,7 @@ fn publish(qos: Qos, packet_id: Option<PacketId>) -> Publish<'static> {
 }
 
 fn connect(version: Version) -> Connect<'static> {
-    Connect {
-        version,
-        clean_start: true,
-        keep_alive: 0,
-        client_id: "c",
-        properties: Properties::EMPTY,
-        will: None,
-        user_name: None,
-        password: None,
-    }
+    Connect::new(version, "c")
 }
 
 #[track_caller]

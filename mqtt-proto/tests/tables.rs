@@ -141,14 +141,9 @@ fn with_packet<R>(
     let will = Will { topic, payload: b"", qos: Qos::AtMostOnce, retain: false, properties: of_will };
     look(&match place {
         InWill | In(T::Connect) => Packet::Connect(Connect {
-            version: Version::V5,
-            clean_start: true,
-            keep_alive: 0,
-            client_id: "c",
             properties: own,
             will: (place == InWill).then_some(will),
-            user_name: None,
-            password: None,
+            ..Connect::new(Version::V5, "c")
         }),
         In(T::ConnAck) => Packet::ConnAck(ConnAck { session_present: false, reason, properties }),
         In(T::Publish) => Packet::Publish(Publish {

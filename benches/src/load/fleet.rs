@@ -251,16 +251,7 @@ pub(crate) const KEEP_ALIVE: u16 = 65_535;
 
 /// A CONNECT with a clean session.
 pub(crate) const fn connect(client_id: &str, keep_alive: u16, version: Version) -> Connect<'_> {
-    Connect {
-        version,
-        clean_start: true,
-        keep_alive,
-        client_id,
-        properties: Properties::EMPTY,
-        will: None,
-        user_name: None,
-        password: None,
-    }
+    Connect { keep_alive, ..Connect::new(version, client_id) }
 }
 
 /// Queues a SUBSCRIBE with one filter.

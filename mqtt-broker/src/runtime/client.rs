@@ -121,16 +121,7 @@ impl fmt::Debug for LocalClient {
 impl LocalClient {
     /// A 5.0 Client with a clean session.
     pub(super) fn with_client_id(shared: &Arc<Shared>, client_id: &str) -> Result<LocalClient, ClientError> {
-        let connect = Connect {
-            version: Version::V5,
-            clean_start: true,
-            keep_alive: 0,
-            client_id,
-            properties: Properties::EMPTY,
-            will: None,
-            user_name: None,
-            password: None,
-        };
+        let connect = Connect::new(Version::V5, client_id);
         LocalClient::connect(shared, &connect)
     }
 

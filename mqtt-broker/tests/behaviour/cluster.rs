@@ -586,16 +586,7 @@ pub(crate) fn limits<T>(change: impl FnOnce(&mut Limits) -> T) -> Limits {
 
 /// A CONNECT with Clean Start and nothing else.
 pub(crate) fn connect(version: Version, client_id: &str) -> Connect<'_> {
-    Connect {
-        version,
-        clean_start: true,
-        keep_alive: 0,
-        client_id,
-        properties: Properties::EMPTY,
-        will: None,
-        user_name: None,
-        password: None,
-    }
+    Connect::new(version, client_id)
 }
 
 /// A PUBLISH without properties; `packet_id` counts at QoS 1 and 2.

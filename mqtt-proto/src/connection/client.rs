@@ -35,16 +35,7 @@ use crate::types::{PacketId, Qos, ReasonCode, Version};
 /// use mqtt_proto::{Connect, Properties, Qos, TopicName, Version};
 ///
 /// let mut client = Client::default();
-/// let connect = Connect {
-///     version: Version::V5,
-///     clean_start: true,
-///     keep_alive: 30,
-///     client_id: "lamp",
-///     properties: Properties::EMPTY,
-///     will: None,
-///     user_name: None,
-///     password: None,
-/// };
+/// let connect = Connect { keep_alive: 30, ..Connect::new(Version::V5, "lamp") };
 /// let mut now = 0; // milliseconds
 /// client.connect(&ConnectOptions::new(connect), now)?;
 /// let mut to_send = Vec::new();

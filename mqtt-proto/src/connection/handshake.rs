@@ -333,16 +333,7 @@ mod tests {
     use crate::packet::{Properties, Property};
 
     fn connect<'a>(version: Version, properties: &'a [Property<'a>]) -> Connect<'a> {
-        Connect {
-            version,
-            clean_start: true,
-            keep_alive: 10,
-            client_id: "c",
-            properties: Properties::new(properties),
-            will: None,
-            user_name: None,
-            password: None,
-        }
+        Connect { keep_alive: 10, properties: Properties::new(properties), ..Connect::new(version, "c") }
     }
 
     fn connack<'a>(reason: ReasonCode, properties: &'a [Property<'a>]) -> ConnAck<'a> {

@@ -115,16 +115,7 @@ mod tests {
     use crate::types::ReasonCode;
 
     fn connect(properties: Properties<'_>) -> Connect<'_> {
-        Connect {
-            version: Version::V5,
-            clean_start: true,
-            keep_alive: 0,
-            client_id: "",
-            properties,
-            will: None,
-            user_name: None,
-            password: None,
-        }
+        Connect { properties, ..Connect::new(Version::V5, "") }
     }
 
     #[test]

@@ -342,16 +342,7 @@ mod tests {
     use crate::types::{Qos, ReasonCode};
 
     fn connect(version: Version, properties: Properties<'_>) -> Packet<'_> {
-        Packet::Connect(Connect {
-            version,
-            clean_start: true,
-            keep_alive: 0,
-            client_id: "c",
-            properties,
-            will: None,
-            user_name: None,
-            password: None,
-        })
+        Packet::Connect(Connect { properties, ..Connect::new(version, "c") })
     }
 
     fn publish<'a>(topic: Option<&'a str>, properties: &'a [Property<'a>]) -> Packet<'a> {

@@ -479,16 +479,7 @@ mod tests {
 
     #[test]
     fn a_connect_is_written_whatever_the_limits() {
-        let connect = Connect {
-            version: Version::V3_1_1,
-            clean_start: true,
-            keep_alive: 0,
-            client_id: "c",
-            properties: Properties::EMPTY,
-            will: None,
-            user_name: None,
-            password: None,
-        };
+        let connect = Connect::new(Version::V3_1_1, "c");
         let mut out = Vec::new();
         let mut sender = Sender::new(&PeerLimits::new(Version::V3_1_1), 0);
         assert_eq!(sender.encode(&Packet::Connect(connect), &mut out), Ok(()));

@@ -24,6 +24,33 @@ pub struct Connect<'a> {
     pub password: Option<&'a [u8]>,
 }
 
+impl<'a> Connect<'a> {
+    /// A CONNECT that asks for a new Session and nothing else: Clean Start, no Keep Alive, no properties, no Will,
+    /// neither User Name nor Password.
+    ///
+    /// What else is wanted goes around it:
+    ///
+    /// ```
+    /// use mqtt_proto::packet::Connect;
+    /// use mqtt_proto::types::Version;
+    ///
+    /// let connect = Connect { keep_alive: 60, user_name: Some("hall"), ..Connect::new(Version::V5, "lamp") };
+    /// assert!(connect.clean_start && connect.will.is_none());
+    /// ```
+    pub const fn new(version: Version, client_id: &'a str) -> Self {
+        Self {
+            version,
+            clean_start: true,
+            keep_alive: 0,
+            client_id,
+            properties: Properties::EMPTY,
+            will: None,
+            user_name: None,
+            password: None,
+        }
+    }
+}
+
 impl core::fmt::Debug for Connect<'_> {
     /// Leaves the Password out: it does not belong in logs.
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

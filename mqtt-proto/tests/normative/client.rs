@@ -32,14 +32,9 @@ impl Stage {
     pub(crate) fn connects(&mut self, session_present: bool) {
         self.client.connection_lost();
         let connect = Connect {
-            version: self.version,
             clean_start: false,
-            keep_alive: 0,
-            client_id: "c",
             properties: Properties::new(&self.connect),
-            will: None,
-            user_name: None,
-            password: None,
+            ..Connect::new(self.version, "c")
         };
         let options = ConnectOptions { manual_acknowledgement: self.manual, ..ConnectOptions::new(connect) };
         self.client.connect(&options, 0).expect("it is closed");

@@ -10,16 +10,7 @@ use mqtt_proto::{
 use crate::VERSIONS;
 
 fn connect(version: Version, clean_start: bool) -> Connect<'static> {
-    Connect {
-        version,
-        clean_start,
-        keep_alive: 10,
-        client_id: "c",
-        properties: Properties::EMPTY,
-        will: None,
-        user_name: None,
-        password: None,
-    }
+    Connect { clean_start, keep_alive: 10, ..Connect::new(version, "c") }
 }
 
 /// A CONNACK that accepts, with these properties in 5.0.

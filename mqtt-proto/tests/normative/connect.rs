@@ -51,16 +51,7 @@ fn with_properties(properties: &[u8]) -> Result<(), DecodeError> {
 }
 
 fn connect(version: Version) -> Connect<'static> {
-    Connect {
-        version,
-        clean_start: false,
-        keep_alive: 0,
-        client_id: "c",
-        properties: Properties::EMPTY,
-        will: None,
-        user_name: None,
-        password: None,
-    }
+    Connect { clean_start: false, ..Connect::new(version, "c") }
 }
 
 /// [MQTT-3.1.2-1] [MQTT-3.1.2-1 v3.1.1]

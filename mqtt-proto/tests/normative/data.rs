@@ -111,14 +111,9 @@ fn strings_and_binary_data_have_up_to_65_535_bytes() {
         for (len, fits) in [(65_535, true), (65_536, false)] {
             let written = |client_id, password| {
                 let connect = Connect {
-                    version,
-                    clean_start: true,
-                    keep_alive: 0,
-                    client_id,
-                    properties: Properties::EMPTY,
-                    will: None,
                     user_name: Some("n"),
                     password: Some(password),
+                    ..Connect::new(version, client_id)
                 };
                 let mut out = Vec::new();
                 encode(&Packet::Connect(connect), version, &mut out)

@@ -20,16 +20,8 @@ fn auth<'a>(reason: ReasonCode, properties: &'a [Property<'a>]) -> Packet<'a> {
 /// A Client whose CONNECT has these properties and was answered by `connack`.
 fn client(version: Version, properties: &[Property<'_>], connack: &[u8]) -> Client<Message> {
     let mut client = Client::default();
-    let connect = Connect {
-        version,
-        clean_start: true,
-        keep_alive: 10,
-        client_id: "c",
-        properties: Properties::new(properties),
-        will: None,
-        user_name: None,
-        password: None,
-    };
+    let connect =
+        Connect { keep_alive: 10, properties: Properties::new(properties), ..Connect::new(version, "c") };
     client.connect(&ConnectOptions::new(connect), 0).expect("closed");
     client.poll_transmit(&mut Vec::new());
     client.poll_event(&mut &connack[..], 0).expect("a good server");

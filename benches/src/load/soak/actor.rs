@@ -215,10 +215,8 @@ impl Actor {
             (true, false) => Properties::new(&guest),
         };
         let connect = Connect {
-            version: self.version(),
             clean_start: !self.role.is_persistent(),
             keep_alive: 30,
-            client_id: &client_id,
             properties,
             will: self.role.comes_and_goes().then_some(Will {
                 topic: TopicName::new(&topic).map_err(io::Error::other)?,
@@ -227,8 +225,7 @@ impl Actor {
                 retain: false,
                 properties: Properties::EMPTY,
             }),
-            user_name: None,
-            password: None,
+            ..Connect::new(self.version(), &client_id)
         };
         self.client.connect(&ConnectOptions::new(connect), world.clock.ms()).map_err(io::Error::other)?;
         self.link = Some(world.net.connect(u64::from(self.index))?);

@@ -47,7 +47,7 @@ const LOG_SMALL: u64 = 64 << 20;
 const LOG_LARGE: u64 = 1 << 30;
 
 /// Bytes of records that a turn appends to a snapshot.
-const SLICE: usize = 256 << 10;
+const SLICE: usize = 64 << 10;
 
 /// Bytes of a snapshot that wait for the thread that writes them.
 const WAITING_MAX: usize = 2 << 20;

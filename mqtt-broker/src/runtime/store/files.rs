@@ -17,8 +17,12 @@ const NEW: &str = "new";
 const SEGMENT: &str = "segment-";
 const SNAPSHOT: &str = "snapshot-";
 
-/// Bytes of zeros that are written at once.
-const ZEROS: usize = 1 << 20;
+/// Bytes that are written to a file before they are synced. A disk that is given much at once lets the commits of all logs
+/// wait until it is done with that.
+pub(super) const SYNC_BYTES: usize = 1 << 20;
+
+/// Bytes of zeros that are written and synced at once.
+const ZEROS: usize = SYNC_BYTES;
 
 /// A folder with the files of one core.
 #[derive(Clone, Debug)]
@@ -102,6 +106,7 @@ impl CoreFiles {
             while left > 0 {
                 let now = left.min(zeros.len());
                 file.write_all(&zeros[..now])?;
+                file.sync_data()?;
                 left -= now;
             }
             Ok(())

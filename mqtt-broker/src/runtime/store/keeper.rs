@@ -178,7 +178,11 @@ impl<'a> Keeper<'a> {
             self.snapshots.insert(core, files::create(&files::unfinished(&path))?);
         }
         let file = self.snapshots.get(&core).expect("the first write made it");
-        let written = file.write_all_at(&write.pages, write.offset);
+        let mut written = file.write_all_at(&write.pages, write.offset);
+        let (sync, end) = (files::SYNC_BYTES as u64, write.offset + write.pages.len() as u64);
+        if written.is_ok() && write.offset / sync != end / sync {
+            written = file.sync_data();
+        }
         if written.is_err() {
             self.give_up(core, from);
         }

@@ -5,6 +5,7 @@
 //! the byte.
 
 mod client;
+mod cluster;
 mod coverage;
 mod crash;
 mod epilogue;
@@ -31,21 +32,23 @@ pub(crate) use scenario::Scenario;
 pub(crate) use schedule::{Step, schedule};
 pub(crate) use shrink::shrink;
 
-/// Runs a scenario's schedule. A panic of the broker is a violation like any other.
+/// Runs a scenario's schedule.
 pub(crate) fn simulate(scenario: &Scenario, steps: &[Step], prints: bool) -> Outcome {
-    catch_unwind(AssertUnwindSafe(|| run::Run::of(scenario, steps, prints))).unwrap_or_else(|panic| {
-        let said = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("a panic without words");
-        Outcome {
-            violation: Some(Violation { rule: "panic", text: said.to_owned() }),
-            hash: 0,
-            events: 0,
-            micros: 0,
-            messages: 0,
-            coverage: Coverage::default(),
-        }
+    guarded(|| Ok(run::Run::of(scenario, steps, prints))).unwrap_or_else(|violation| Outcome {
+        violation: Some(violation),
+        hash: 0,
+        events: 0,
+        micros: 0,
+        messages: 0,
+        coverage: Coverage::default(),
+    })
+}
+
+/// A run of any kind. A panic of the broker is a violation like any other.
+fn guarded<T>(run: impl FnOnce() -> Result<T, Violation>) -> Result<T, Violation> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().cloned();
+        let said = said.or_else(|| panic.downcast_ref::<&str>().map(|&said| said.to_owned()));
+        Err(Violation { rule: "panic", text: said.unwrap_or_else(|| "a panic without words".to_owned()) })
     })
 }

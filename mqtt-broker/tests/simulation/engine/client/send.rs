@@ -76,10 +76,8 @@ impl Run {
         let of_version =
             |list| if version == Version::V5 { Properties::new(list) } else { Properties::EMPTY };
         let connect = Connect {
-            version,
             clean_start: plan.clean_start,
             keep_alive: plan.keep_alive,
-            client_id: &name,
             properties: of_version(&properties),
             will: plan.will.as_ref().zip(will.as_ref()).map(|(plan, (_, payload))| Will {
                 topic: TopicName::new(&plan.topic).expect("a topic"),
@@ -88,8 +86,7 @@ impl Run {
                 retain: plan.retain,
                 properties: of_version(&delay),
             }),
-            user_name: None,
-            password: None,
+            ..Connect::new(version, &name)
         };
         self.send(link, &Packet::Connect(connect));
         if plan.hurries {

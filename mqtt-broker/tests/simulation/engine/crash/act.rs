@@ -1,18 +1,16 @@
 //! What Clients do: connect and leave, subscribe, publish; and who of them need not wait for a disk.
 
-use mqtt_broker::shard::ConnectionInfo;
 use mqtt_broker::store::image::Home;
-use mqtt_proto::codec;
 use mqtt_proto::packet::{
-    Disconnect, Filters, Packet, Properties, Property, Publish, RetainHandling, Subscribe, Subscription,
-    SubscriptionOptions, Subscriptions, Unsubscribe,
+    Filters, Packet, Properties, Property, RetainHandling, Subscribe, Subscription, SubscriptionOptions,
+    Subscriptions, Unsubscribe,
 };
-use mqtt_proto::types::{PacketId, Qos, ReasonCode, TopicName, Version};
+use mqtt_proto::types::{PacketId, Qos, TopicName, Version};
 
-use super::client::{Ask, Away, Flow, Known, Link, Options, Phase, WillPlan};
+use super::client::{Ask, Away, Client, Known, Options, WillPlan};
 use super::judge::{Kind, Published, matches};
-use super::restart::{HASH_KEY, home};
 use super::world::World;
+use crate::engine::cluster::{Drive, Flow, HASH_KEY, Link, home};
 
 const FILTERS: [&str; 7] = ["p/#", "p/0/+", "+/1/a", "p/1/a", "p/2/#", "w/#", "w/#"];
 const EXPIRIES: [u32; 3] = [1, 10, 3_000];
@@ -20,24 +18,25 @@ const EXPIRIES: [u32; 3] = [1, 10, 3_000];
 impl World {
     /// A Client does something of its own accord.
     pub(super) fn act_for(&mut self, nth: usize) {
-        if self.clients[nth].link.is_none() {
+        if self.clients[nth].peer.link.is_none() {
             // Whoever is away for long has much to come.
-            let stays_away = self.limits.queue_memory_bytes_max > 0 && !self.random.once_in(5);
+            let stays_away =
+                self.cluster.limits.queue_memory_bytes_max > 0 && !self.cluster.random.once_in(5);
             if !stays_away {
-                self.connect(nth);
+                self.come(nth);
             }
             return;
         }
-        match self.random.below(40) {
+        match self.cluster.random.below(40) {
             0 => self.cut(nth),
             1 => self.leave(nth),
             2..=7 => {
-                let filter = self.random.pick(&FILTERS);
+                let filter = self.cluster.random.pick(&FILTERS);
                 self.subscribe(nth, filter);
             }
             8 | 9 => self.unsubscribe(nth),
             10..=14 => {
-                let sets = self.random.percent(70);
+                let sets = self.cluster.random.percent(70);
                 self.publish(nth, format!("r/{nth}"), Qos::AtLeastOnce, Kind::Retained(sets));
             }
             _ => self.publish_something(nth),
@@ -45,27 +44,26 @@ impl World {
     }
 
     pub(super) fn publish_something(&mut self, nth: usize) {
-        let topic = format!("p/{nth}/{}", self.random.pick(&["a", "b"]));
-        let qos = self.random.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce]);
+        let topic = format!("p/{nth}/{}", self.cluster.random.pick(&["a", "b"]));
+        let qos = self.cluster.random.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce]);
         self.publish(nth, topic, qos, Kind::Plain);
     }
 
-    pub(super) fn connect(&mut self, nth: usize) {
-        let core = self.random.index(self.shards.len());
-        let id = self.call(core, |shard, now| shard.connection_opened(ConnectionInfo::default(), now));
+    pub(super) fn come(&mut self, nth: usize) {
         let is_probe = nth + 1 == self.clients.len();
         let party = self.clients[nth].party;
         let is_v5 = party.version == Version::V5;
         let is_kept = is_v5 && party.expiry != 0;
-        let clean = is_kept && (self.clients[nth].session == Known::Unsure || self.random.once_in(20));
+        let clean =
+            is_kept && (self.clients[nth].session == Known::Unsure || self.cluster.random.once_in(20));
         let will = (party.has_will && !is_probe).then(|| self.new_will(nth));
-        self.say(|| format!("{} connects, clean {clean}, with {will:?}", self.clients[nth].name));
+        self.cluster.say(|| format!("{} connects, clean {clean}, with {will:?}", self.clients[nth].name));
         if clean {
             self.wills.forget(nth);
             self.wills.may_be_back(nth);
         }
-        let id = id.expect("there is room for all connections");
-        self.clients[nth].open(core, id, clean, will.as_ref(), self.now);
+        self.open(nth);
+        self.clients[nth].open(clean, will.as_ref());
         if let Some(plan) = will {
             self.wills.brought(nth, plan, party.expiry, self.clients.len());
         }
@@ -73,19 +71,27 @@ impl World {
 
     fn new_will(&mut self, nth: usize) -> WillPlan {
         let is_v5 = self.clients[nth].party.version == Version::V5;
-        let qos = self.random.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce]);
-        let delay = if is_v5 { self.random.pick(&[0, 2, 20, 90]) } else { 0 };
-        let expiry = (is_v5 && self.random.once_in(4)).then(|| self.random.pick(&EXPIRIES));
+        let qos = self.cluster.random.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce]);
+        let delay = if is_v5 { self.cluster.random.pick(&[0, 2, 20, 90]) } else { 0 };
+        let expiry = (is_v5 && self.cluster.random.once_in(4)).then(|| self.cluster.random.pick(&EXPIRIES));
         let (message, topic) = (self.judge.messages.len(), format!("w/{}", self.clients[nth].name));
-        let (sent_at, kind) = (self.now.wall_millis, Kind::Will);
+        let (sent_at, kind) = (self.cluster.now.wall_millis, Kind::Will);
         let will = Published { by: nth, topic, qos, kind, expiry, sent_at, acknowledged_at: None };
         self.judge.messages.push(will);
         WillPlan { message, qos, delay, expiry }
     }
 
+    /// Who is due has had its Will published.
+    pub(super) fn publish_wills(&mut self) {
+        let cores = self.cluster.cores();
+        let homes: Vec<usize> = self.clients.iter().map(|client| home(cores, &client.name)).collect();
+        let now = (self.cluster.now.millis, self.cluster.now.wall_millis);
+        self.wills.pass(now, &self.clients, &self.judge, |from, to| homes[from] == homes[to]);
+    }
+
     pub(super) fn cut(&mut self, nth: usize) {
-        let Some(link) = self.clients[nth].link.take() else { return };
-        self.say(|| format!("{} is cut", self.clients[nth].name));
+        let Some(link) = self.clients[nth].peer.link.take() else { return };
+        self.cluster.say(|| format!("{} is cut", self.clients[nth].name));
         if !link.is_closed {
             self.away_from(nth, &link);
         }
@@ -97,9 +103,9 @@ impl World {
 
     /// The broker has ended the connection.
     pub(super) fn link_ended(&mut self, nth: usize) {
-        let Some(link) = self.clients[nth].link.take() else { return };
+        let Some(link) = self.clients[nth].peer.link.take() else { return };
         self.away_from(nth, &link);
-        self.clients[nth].link = Some(link);
+        self.clients[nth].peer.link = Some(link);
         self.publish_wills();
     }
 
@@ -109,41 +115,36 @@ impl World {
             self.clients[nth].may_be_back(self.latest);
             self.wills.may_be_back(nth);
         }
-        let soonest = if link.is_accepted { self.now.wall_millis } else { link.since };
+        let soonest = if link.is_accepted { self.cluster.now.wall_millis } else { link.since.wall_millis };
         let away = Away { soonest, latest: self.latest, is_on_disk: false };
         let known = self.clients[nth].away.get_or_insert(away);
         (known.latest, known.is_on_disk) = (self.latest, false);
         if link.is_accepted {
-            self.wills.ended(nth, link.has_said_goodbye(), self.now.millis);
+            self.wills.ended(nth, link.has_said_goodbye(), self.cluster.now.millis);
         }
     }
 
     /// Takes its leave, so that it has no Will any more.
     fn leave(&mut self, nth: usize) {
         let client = &mut self.clients[nth];
-        if !client.is_ready() {
+        if !client.peer.is_ready() {
             return;
         }
-        let (version, name) = (client.party.version, client.name.clone());
-        if let Some(link) = client.link_mut() {
-            let packet = Packet::Disconnect(Disconnect::new(ReasonCode::SUCCESS));
-            let mut goodbye = Vec::new();
-            codec::encode(&packet, version, &mut goodbye).expect("a Client's packet");
-            link.goodbye = Some(goodbye);
-        }
-        self.say(|| format!("{name} leaves"));
+        client.peer.leave();
+        self.cluster.say(|| format!("{} leaves", client.name));
     }
 
     pub(super) fn subscribe(&mut self, nth: usize, filter: &'static str) {
         let is_v5 = self.clients[nth].party.version == Version::V5;
         let is_probe = nth + 1 == self.clients.len();
-        let qos = self.random.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce, Qos::ExactlyOnce]);
+        let qos = self.cluster.random.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce, Qos::ExactlyOnce]);
         let mut options = Options { of: SubscriptionOptions::new(qos), identifier: 0 };
         if is_v5 && !is_probe {
-            options.of.no_local = self.random.once_in(6);
-            options.of.retain_as_published = self.random.once_in(2);
-            options.of.retain_handling = self.random.pick(&[RetainHandling::Send, RetainHandling::DoNotSend]);
-            options.identifier = self.random.pick(&[0, 0, 1, 300]);
+            options.of.no_local = self.cluster.random.once_in(6);
+            options.of.retain_as_published = self.cluster.random.once_in(2);
+            options.of.retain_handling =
+                self.cluster.random.pick(&[RetainHandling::Send, RetainHandling::DoNotSend]);
+            options.identifier = self.cluster.random.pick(&[0, 0, 1, 300]);
         }
         let Some((client, packet_id)) = self.ask(nth, filter) else { return };
         client.asked.push((packet_id, Ask::Subscribe(filter, options)));
@@ -152,8 +153,8 @@ impl World {
         let identifier = [Property::SubscriptionIdentifier(options.identifier)];
         let properties = Properties::new(if options.identifier == 0 { &[] } else { &identifier });
         let subscriptions = Subscriptions::new(&list);
-        client.send(&Packet::Subscribe(Subscribe { packet_id, properties, subscriptions }));
-        self.say(|| format!("{} subscribes to {filter}: {options:?}", self.clients[nth].name));
+        client.peer.send(&Packet::Subscribe(Subscribe { packet_id, properties, subscriptions }));
+        self.cluster.say(|| format!("{} subscribes to {filter}: {options:?}", self.clients[nth].name));
     }
 
     fn unsubscribe(&mut self, nth: usize) {
@@ -161,66 +162,52 @@ impl World {
         if filters.is_empty() {
             return;
         }
-        let filter = self.random.pick(&filters);
+        let filter = self.cluster.random.pick(&filters);
         let Some((client, packet_id)) = self.ask(nth, filter) else { return };
         client.asked.push((packet_id, Ask::Unsubscribe(filter)));
         client.wanted.insert(filter, Default::default());
         let list = [filter];
         let filters = Filters::new(&list);
-        client.send(&Packet::Unsubscribe(Unsubscribe { packet_id, properties: Properties::EMPTY, filters }));
+        client.peer.send(&Packet::Unsubscribe(Unsubscribe {
+            packet_id,
+            properties: Properties::EMPTY,
+            filters,
+        }));
         self.wills.forget(nth);
-        self.say(|| format!("{} unsubscribes from {filter}", self.clients[nth].name));
+        self.cluster.say(|| format!("{} unsubscribes from {filter}", self.clients[nth].name));
     }
 
     /// A Client that may ask for something about a filter, and the identifier for it. It asks one thing at a time.
-    fn ask(&mut self, nth: usize, filter: &str) -> Option<(&mut super::client::Client, PacketId)> {
+    fn ask(&mut self, nth: usize, filter: &str) -> Option<(&mut Client, PacketId)> {
         let client = &mut self.clients[nth];
         let is_asking = client.asked.iter().any(|(_, ask)| ask.filter() == filter);
-        let id = Some(()).filter(|()| client.is_ready() && !is_asking).and_then(|()| client.free_id())?;
+        let id =
+            Some(()).filter(|()| client.peer.is_ready() && !is_asking).and_then(|()| client.free_id())?;
         Some((client, id))
     }
 
     fn publish(&mut self, nth: usize, topic: String, qos: Qos, kind: Kind) {
         let is_v5 = self.clients[nth].party.version == Version::V5;
-        let expiry = (is_v5 && self.random.once_in(4)).then(|| self.random.pick(&EXPIRIES));
+        let expiry = (is_v5 && self.cluster.random.once_in(4)).then(|| self.cluster.random.pick(&EXPIRIES));
         let client = &mut self.clients[nth];
-        let Some(id) = Some(()).filter(|()| client.is_ready()).and_then(|()| client.free_id()) else {
+        let Some(id) = Some(()).filter(|()| client.peer.is_ready()).and_then(|()| client.free_id()) else {
             return;
         };
         let message = self.judge.messages.len();
-        let sent_at = self.now.wall_millis;
+        let sent_at = self.cluster.now.wall_millis;
         let published = Published { by: nth, topic, qos, kind, expiry, sent_at, acknowledged_at: None };
+        self.cluster.say(|| format!("{} publishes {message} {published:?}", client.name));
+        client.peer.publish(id, message, published.to_send());
         self.judge.messages.push(published);
-        client.flows.push_back(Flow { id, message, phase: Phase::Publish, is_resent: false });
-        self.send_publish(nth, id, message, false);
-    }
-
-    pub(super) fn send_publish(&mut self, nth: usize, id: PacketId, message: usize, dup: bool) {
-        self.say(|| {
-            let (name, what) = (&self.clients[nth].name, &self.judge.messages[message]);
-            format!("{name} publishes {message} {what:?}, DUP {dup}")
-        });
-        let Published { topic, qos, kind, expiry, .. } = &self.judge.messages[message];
-        let number = message.to_le_bytes();
-        let expiry = expiry.map(|seconds| [Property::MessageExpiryInterval(seconds)]);
-        self.clients[nth].send(&Packet::Publish(Publish {
-            dup,
-            qos: *qos,
-            retain: matches!(kind, Kind::Retained(_)),
-            topic: Some(TopicName::new(topic).expect("a topic")),
-            packet_id: Some(id),
-            properties: Properties::new(expiry.as_ref().map_or(&[], |list| list)),
-            payload: if *kind == Kind::Retained(false) { &[] } else { &number },
-        }));
     }
 
     /// Whether a Client waits for an answer although nothing that it needs is on the disk of core `held`.
     pub(super) fn waits_in_vain(&self, nth: usize, held: usize) -> bool {
         let client = &self.clients[nth];
-        let cores = self.shards.len() as u16;
+        let cores = self.cluster.shards.len() as u16;
         let is_here = home(cores, &client.name) == held;
         // Answers leave in order, those of a kept session behind its records.
-        if !client.is_ready() || is_here && !client.is_guest() {
+        if !client.peer.is_ready() || is_here && !client.is_guest() {
             return false;
         }
         let needs = |flow: &Flow| {
@@ -241,6 +228,6 @@ impl World {
         };
         // What is sent again waits for whatever the first one waits for.
         let needs = |flow: &Flow| flow.is_resent || needs(flow);
-        !client.flows.is_empty() && !client.flows.iter().any(needs)
+        !client.peer.flows.is_empty() && !client.peer.flows.iter().any(needs)
     }
 }

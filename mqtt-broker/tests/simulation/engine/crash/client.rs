@@ -1,30 +1,12 @@
-//! A Client as the standard wants it: what it has to send again it sends again, in order, and a QoS 2 message it takes once.
+//! A Client: what it has asked for, and what it knows of its session at the broker.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use mqtt_broker::shard::{ConnectionId, Now};
-use mqtt_proto::codec::{self, Framer};
 use mqtt_proto::packet::{Connect, Packet, Properties, Property, SubscriptionOptions, Will};
 use mqtt_proto::types::{PacketId, Qos, TopicName, Version};
 
 use super::plan::Party;
-
-/// What it has to hear of a message that it publishes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    Publish,
-    PubRel,
-}
-
-/// A message on its way to the broker.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Flow {
-    pub(super) id: PacketId,
-    pub(super) message: usize,
-    pub(super) phase: Phase,
-    /// It was begun on an earlier connection.
-    pub(super) is_resent: bool,
-}
+use crate::engine::cluster::Peer;
 
 /// A subscription.
 #[derive(Clone, Copy, Debug, Default)]
@@ -91,48 +73,15 @@ pub(super) struct Client {
     pub(super) party: Party,
     pub(super) session: Known,
     pub(super) away: Option<Away>,
-    pub(super) flows: VecDeque<Flow>,
-    next_id: u16,
     pub(super) wanted: BTreeMap<&'static str, Wanted>,
     /// Subscriptions that ended, and the message before which all may still come that matched.
     pub(super) past: BTreeMap<&'static str, usize>,
     pub(super) asked: Vec<(PacketId, Ask)>,
-    /// QoS 2 messages that it has taken and whose PUBREL has not come.
-    pub(super) taken: BTreeMap<PacketId, usize>,
-    pub(super) link: Option<Link>,
-}
-
-/// A connection, with what is on its way in either direction.
-pub(super) struct Link {
-    pub(super) core: usize,
-    /// None while it is on its way to another core, and once it is closed.
-    pub(super) id: Option<ConnectionId>,
-    pub(super) is_closed: bool,
-    pub(super) is_accepted: bool,
-    /// The CONNECT of an earlier connection has arrived late, and may have taken the session over.
-    pub(super) is_doubtful: bool,
+    /// Of the last connection: whether its CONNECT had Clean Start, and the message of the Will that it had.
     pub(super) clean: bool,
-    /// When CONNECT was sent, by wall time, and in the broker's present life.
-    pub(super) since: u64,
-    pub(super) since_millis: u64,
-    /// The message of the Will that its CONNECT has.
-    pub(super) will: Option<usize>,
-    /// DISCONNECT, behind which the Client sends nothing; empty once it has arrived.
-    pub(super) goodbye: Option<Vec<u8>>,
-    pub(super) to_broker: Vec<u8>,
-    pub(super) from_broker: Vec<u8>,
-    framer: Framer,
+    pub(super) brought: Option<usize>,
+    pub(super) peer: Peer,
 }
-
-impl Link {
-    /// Whether its DISCONNECT has arrived.
-    pub(super) fn has_said_goodbye(&self) -> bool {
-        self.goodbye.as_ref().is_some_and(Vec::is_empty)
-    }
-}
-
-/// Identifiers come round soon.
-const IDS: u16 = 4;
 
 impl Client {
     pub(super) fn new(nth: usize, party: Party) -> Client {
@@ -141,13 +90,12 @@ impl Client {
             party,
             session: Known::None,
             away: None,
-            flows: VecDeque::new(),
-            next_id: 0,
             wanted: BTreeMap::new(),
             past: BTreeMap::new(),
             asked: Vec::new(),
-            taken: BTreeMap::new(),
-            link: None,
+            clean: false,
+            brought: None,
+            peer: Peer::new(party.version),
         }
     }
 
@@ -158,44 +106,18 @@ impl Client {
 
     /// An identifier that is not in use, if there is one.
     pub(super) fn free_id(&mut self) -> Option<PacketId> {
-        (0..IDS).find_map(|_| {
-            self.next_id = self.next_id % IDS + 1;
-            let id = PacketId::new(self.next_id)?;
-            let used =
-                self.flows.iter().any(|flow| flow.id == id) || self.asked.iter().any(|(of, _)| *of == id);
-            (!used).then_some(id)
-        })
+        let asked = &self.asked;
+        self.peer.free_id(|id| asked.iter().any(|(of, _)| *of == id))
     }
 
-    /// Opens a connection and sends CONNECT, which ends the session that there may be if it is `clean`.
-    pub(super) fn open(
-        &mut self,
-        core: usize,
-        id: ConnectionId,
-        clean: bool,
-        will: Option<&WillPlan>,
-        now: Now,
-    ) {
+    /// Sends CONNECT over a connection that is new, which ends the session that there may be if it is `clean`.
+    pub(super) fn open(&mut self, clean: bool, will: Option<&WillPlan>) {
         self.asked.clear();
         if clean || self.is_guest() {
             self.forget();
             self.session = Known::Unsure;
         }
-        self.link = Some(Link {
-            core,
-            id: Some(id),
-            is_closed: false,
-            is_accepted: false,
-            is_doubtful: false,
-            clean,
-            since: now.wall_millis,
-            since_millis: now.millis,
-            will: will.map(|will| will.message),
-            goodbye: None,
-            to_broker: Vec::new(),
-            from_broker: Vec::new(),
-            framer: Framer::default(),
-        });
+        (self.clean, self.brought) = (clean, will.map(|will| will.message));
         let is_v5 = self.party.version == Version::V5;
         let expiry = [Property::SessionExpiryInterval(self.party.expiry)];
         let (topic, payload) = (format!("w/{}", self.name), will.map(|will| will.message.to_le_bytes()));
@@ -211,16 +133,11 @@ impl Client {
             retain: false,
             properties: Properties::new(&of_will),
         });
-        let name = self.name.clone();
-        self.send(&Packet::Connect(Connect {
-            version: self.party.version,
+        self.peer.send(&Packet::Connect(Connect {
             clean_start: clean || !is_v5 && self.party.expiry == 0,
-            keep_alive: 0,
-            client_id: &name,
             properties: Properties::new(if is_v5 && self.party.expiry != 0 { &expiry } else { &[] }),
             will,
-            user_name: None,
-            password: None,
+            ..Connect::new(self.party.version, &self.name)
         }));
     }
 
@@ -237,36 +154,8 @@ impl Client {
     /// Its session is another one: what belonged to the old one is gone.
     pub(super) fn forget(&mut self) {
         self.session = Known::None;
-        self.flows.clear();
         self.wanted.clear();
         self.past.clear();
-        self.taken.clear();
-    }
-
-    pub(super) fn link_mut(&mut self) -> Option<&mut Link> {
-        self.link.as_mut()
-    }
-
-    /// Whether it may send what it likes.
-    pub(super) fn is_ready(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.is_accepted && link.goodbye.is_none())
-    }
-
-    pub(super) fn send(&mut self, packet: &Packet<'_>) {
-        if let Some(link) = self.link.as_mut().filter(|link| link.goodbye.is_none()) {
-            codec::encode(packet, self.party.version, &mut link.to_broker).expect("a Client's packet");
-        }
-    }
-
-    /// The next packet of the broker among the first `bytes` bytes that it has sent.
-    pub(super) fn receive(&mut self, bytes: usize) -> Option<Vec<u8>> {
-        let link = self.link.as_mut()?;
-        let mut rest = &link.from_broker[..bytes.min(link.from_broker.len())];
-        let before = rest.len();
-        let frame = link.framer.next_frame(&mut rest, u32::MAX).expect("the broker sends packets");
-        let frame = frame.map(<[u8]>::to_vec);
-        let read = before - rest.len();
-        link.from_broker.drain(..read);
-        frame
+        self.peer.forget();
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mqtt_proto::types::{Qos, TopicFilter, TopicName};
 
 use super::client::{Client, Wanted};
-use crate::engine::Violation;
+use crate::engine::cluster::{Check, Message, violation};
 
 /// A message that a Client has published.
 #[derive(Clone, Debug)]
@@ -52,10 +52,6 @@ pub(super) struct Judge {
     settled: usize,
 }
 
-pub(super) fn violation(rule: &'static str, text: String) -> Result<(), Violation> {
-    Err(Violation { rule, text })
-}
-
 impl Judge {
     /// All that moved has come to rest, and all that was taken is acknowledged and on the disk.
     pub(super) fn settle(&mut self) {
@@ -74,7 +70,7 @@ impl Judge {
         client: &Client,
         taken: &Taken<'_>,
         (latest, unordered): (u64, bool),
-    ) -> Result<(), Violation> {
+    ) -> Check {
         self.check_invited(nth, client, taken.message)?;
         self.check_options(nth, client, taken)?;
         let &Taken { message, qos, .. } = taken;
@@ -113,14 +109,14 @@ impl Judge {
     }
 
     /// A Client takes a Will, which is judged elsewhere.
-    pub(super) fn take_will(&mut self, nth: usize, client: &Client, message: usize) -> Result<(), Violation> {
+    pub(super) fn take_will(&mut self, nth: usize, client: &Client, message: usize) -> Check {
         self.check_invited(nth, client, message)?;
         *self.taken.entry((nth, message)).or_default() += 1;
         Ok(())
     }
 
     /// It has, or had, a subscription that leads to the message.
-    fn check_invited(&self, nth: usize, client: &Client, message: usize) -> Result<(), Violation> {
+    fn check_invited(&self, nth: usize, client: &Client, message: usize) -> Check {
         let published = &self.messages[message];
         let wants = |(filter, wanted): (&&str, &Wanted)| {
             let left_out = published.by == nth
@@ -139,7 +135,7 @@ impl Judge {
     }
 
     /// QoS and Subscription Identifiers are those of the subscriptions, where it is certain which there were.
-    fn check_options(&self, nth: usize, client: &Client, taken: &Taken<'_>) -> Result<(), Violation> {
+    fn check_options(&self, nth: usize, client: &Client, taken: &Taken<'_>) -> Check {
         let published = &self.messages[taken.message];
         let to_it = |filter: &&&str| matches(filter, &published.topic);
         let had_more = client.past.keys().filter(to_it).any(|filter| client.past[filter] > taken.message);
@@ -167,7 +163,7 @@ impl Judge {
     }
 
     /// What is owed has come. `latest`: how late the broker may think it is.
-    pub(super) fn check(&self, clients: &[Client], latest: u64) -> Result<(), Violation> {
+    pub(super) fn check(&self, clients: &[Client], latest: u64) -> Check {
         for (nth, client) in clients.iter().enumerate().filter(|(_, client)| !client.is_guest()) {
             for (filter, wanted) in &client.wanted {
                 let Some(from) = wanted.owed_from else { continue };
@@ -194,7 +190,7 @@ impl Judge {
         topic: &str,
         found: Option<usize>,
         (now, latest): (u64, u64),
-    ) -> Result<(), Violation> {
+    ) -> Check {
         let of_topic = self.messages.iter().enumerate().filter(|(_, message)| message.topic == topic);
         let sent: Vec<(usize, &Published)> = of_topic.collect();
         let last = sent.iter().rposition(|(_, message)| message.acknowledged_at.is_some());
@@ -224,6 +220,16 @@ impl Wanted {
 }
 
 impl Published {
+    pub(super) fn to_send(&self) -> Message<'_> {
+        Message {
+            topic: &self.topic,
+            qos: self.qos,
+            retain: matches!(self.kind, Kind::Retained(_)),
+            removes: self.kind == Kind::Retained(false),
+            expiry: self.expiry,
+        }
+    }
+
     pub(super) fn may_be_expired(&self, latest: u64) -> bool {
         self.expiry.is_some_and(|seconds| latest >= self.sent_at + u64::from(seconds) * 1000)
     }

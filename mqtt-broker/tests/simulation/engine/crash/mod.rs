@@ -6,19 +6,15 @@
 
 mod act;
 mod client;
-mod cold;
-mod cores;
-mod disk;
 mod judge;
+mod pile;
 mod plan;
 mod restart;
 mod take;
 mod wills;
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use super::{Violation, shrink};
+use super::{Violation, guarded, shrink};
 use plan::plan;
 use world::World;
 
@@ -50,9 +46,5 @@ pub(crate) fn replay_crashes(seed: u64, shrinks: bool, prints: bool) -> Result<u
 }
 
 fn run(setting: &Setting, steps: &[Step], prints: bool) -> Result<u64, Violation> {
-    catch_unwind(AssertUnwindSafe(|| World::new(setting, prints).run(steps))).unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<String>().cloned();
-        let said = said.or_else(|| panic.downcast_ref::<&str>().map(|&said| said.to_owned()));
-        Err(Violation { rule: "panic", text: said.unwrap_or_else(|| "a panic without words".to_owned()) })
-    })
+    guarded(|| World::new(setting, prints).run(steps))
 }

@@ -4,8 +4,8 @@
 use mqtt_proto::types::Qos;
 
 use super::client::{Client, Wanted, WillPlan};
-use super::judge::{Judge, matches, violation};
-use crate::engine::Violation;
+use super::judge::{Judge, matches};
+use crate::engine::cluster::{Check, violation};
 
 /// Milliseconds behind a start within which no Will of a Client that was there before is published.
 pub(super) const GRACE: u64 = 30_000;
@@ -137,7 +137,7 @@ impl Wills {
             if by > now {
                 continue;
             }
-            let is_coming = clients[will.client].link.as_ref().is_some_and(|link| !link.is_closed);
+            let is_coming = clients[will.client].peer.link.as_ref().is_some_and(|link| !link.is_closed);
             // One that is just coming back may be in time.
             will.fate = if is_coming { Fate::Open } else { Fate::Published };
         }
@@ -175,7 +175,7 @@ impl Wills {
     }
 
     /// All has come to rest, and every Client is there.
-    pub(super) fn check(&mut self, clients: &[Client], judge: &Judge, latest: u64) -> Result<(), Violation> {
+    pub(super) fn check(&mut self, clients: &[Client], judge: &Judge, latest: u64) -> Check {
         for will in &mut self.0 {
             if will.fate == Fate::Published {
                 let expiry = will.plan.expiry.map(|seconds| will.published_at + u64::from(seconds) * 1000);
@@ -199,7 +199,7 @@ impl Wills {
         message: usize,
         (qos, is_first): (Qos, bool),
         now: u64,
-    ) -> Result<(), Violation> {
+    ) -> Check {
         let Some(will) = self.0.iter_mut().find(|will| will.plan.message == message) else { return Ok(()) };
         will.came[nth] += u64::from(is_first);
         let what = match will.fate {

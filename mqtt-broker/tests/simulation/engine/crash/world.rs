@@ -1,53 +1,27 @@
-//! A run: the broker's cores, their disks and their Clients, and what each step does to them.
+//! A run: the broker, its Clients and who judges, and what each step does to them.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use mqtt_broker::config::Limits;
-use mqtt_broker::shard::{EnvelopeBatch, Handed, Now, Shard};
-use mqtt_broker::store::image::Image;
+use mqtt_proto::packet::Packet;
+use mqtt_proto::types::Version;
 
-use super::client::Client;
-use super::cold::Chunks;
-use super::disk::{Handle, Left};
-use super::judge::{Judge, violation};
+use super::client::{Client, Known};
+use super::judge::Judge;
 use super::plan::{Setting, Step, What};
 use super::wills::Wills;
-use crate::engine::Violation;
+use crate::engine::cluster::{Check, Cluster, Drive, Handle, Left, Peer, Rest, begin, violation};
 use crate::engine::random::Random;
 
 /// What the last Client reads when all is at rest.
 const RETAINED: &str = "r/#";
-/// Rounds after which whatever still moves goes round in circles.
-const ROUNDS_MAX: usize = 20_000;
 /// What other cores still do when the log of one has failed.
 const DYING_MAX: u64 = 20;
 
-pub(super) type Check<T = ()> = Result<T, Violation>;
-
 pub(super) struct World {
-    /// Chance within the step at hand.
-    pub(super) random: Random,
-    pub(super) prints: bool,
-    pub(super) now: Now,
+    pub(super) cluster: Cluster,
     /// The latest that the broker may think it is, by wall time: clocks may go back at a start.
     pub(super) latest: u64,
-    pub(super) limits: Arc<Limits>,
-    pub(super) segments_max: u32,
-    /// Counts the starts that began on files of their own.
-    pub(super) stores: u8,
-    pub(super) shards: Vec<Shard>,
-    pub(super) disks: Vec<Handle>,
-    pub(super) chunks: Rc<RefCell<Chunks>>,
-    /// By sender and receiver.
-    pub(super) lanes: Vec<VecDeque<EnvelopeBatch>>,
-    /// Connections on their way to another core.
-    pub(super) moving: Vec<(usize, usize, Box<Handed>)>,
-    /// A core whose writes are not done, or which is dead.
-    pub(super) held: Option<usize>,
-    pub(super) is_dying: bool,
     /// The last one reads what is retained in quiet moments and does nothing else.
     pub(super) clients: Vec<Client>,
     pub(super) judge: Judge,
@@ -56,18 +30,69 @@ pub(super) struct World {
     pub(super) has_refused: bool,
     /// What the last Client found retained, by topic.
     pub(super) found: BTreeMap<String, usize>,
-    pub(super) crashes: u64,
     /// All has come to rest just now, so nothing may be on its way between cores.
     pub(super) is_calm: bool,
 }
 
-/// How long a rest goes on, and who takes part.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rest {
-    /// Everybody comes back, and full logs are made short.
-    All,
-    /// Those who are gone stay away.
-    AsIs,
+impl Drive for World {
+    fn cluster(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+
+    fn clients(&self) -> usize {
+        self.clients.len()
+    }
+
+    fn name(&self, nth: usize) -> (&str, Version) {
+        (&self.clients[nth].name, self.clients[nth].party.version)
+    }
+
+    fn peer(&mut self, nth: usize) -> &mut Peer {
+        &mut self.clients[nth].peer
+    }
+
+    fn connect(&mut self, nth: usize) {
+        self.come(nth);
+    }
+
+    fn take(&mut self, nth: usize, packet: &Packet<'_>) -> Check {
+        self.take_packet(nth, packet)
+    }
+
+    fn closed(&mut self, nth: usize) {
+        self.link_ended(nth);
+    }
+
+    fn check_end(&mut self, nth: usize) -> Check {
+        self.check_its_end(nth)
+    }
+
+    fn arrived_late(&mut self, nth: usize) {
+        self.wills.doubt(nth);
+        let client = &mut self.clients[nth];
+        if client.away.is_some() {
+            client.may_be_back(self.latest);
+        }
+        // Whose session its CONNECT finds is not known: it comes once more, with Clean Start.
+        if client.session == Known::Unsure && !client.clean {
+            self.cut(nth);
+        }
+    }
+
+    fn committed(&mut self) {
+        if self.cluster.disks.iter().all(Handle::is_settled) {
+            self.wills.on_disk();
+            self.clients
+                .iter_mut()
+                .filter_map(|client| client.away.as_mut())
+                .for_each(|away| away.is_on_disk = true);
+        }
+    }
+
+    fn passed(&mut self, millis: u64) {
+        self.latest += millis;
+        self.publish_wills();
+    }
 }
 
 impl World {
@@ -79,105 +104,83 @@ impl World {
         limits.in_flight_max = setting.in_flight_max;
         limits.output_bytes_max = setting.output_bytes_max;
         limits.queue_memory_bytes_max = setting.queue_memory_bytes_max;
-        limits.check().expect("limits in their ranges");
-        let now = Now { millis: 1_000, wall_millis: 1_700_000_000_000 };
-        let cores = setting.cores;
+        let cluster = Cluster::new(Random::new(0, &[]), limits, setting.segments_max, prints)
+            .with_chunks(setting.chunk_bytes);
+        let parties = setting.parties.iter().enumerate();
         let mut world = World {
-            random: Random::new(0, &[]),
-            prints,
-            now,
-            latest: now.wall_millis,
-            limits: Arc::new(limits),
-            segments_max: setting.segments_max,
-            stores: 0,
-            shards: Vec::new(),
-            disks: Vec::new(),
-            chunks: Rc::new(RefCell::new(Chunks::new(setting.chunk_bytes))),
-            lanes: Vec::new(),
-            moving: Vec::new(),
-            held: None,
-            is_dying: false,
-            clients: setting
-                .parties
-                .iter()
-                .enumerate()
-                .map(|(nth, party)| Client::new(nth, *party))
-                .collect(),
+            latest: cluster.now.wall_millis,
+            cluster,
+            clients: parties.map(|(nth, party)| Client::new(nth, *party)).collect(),
             judge: Judge::default(),
             wills: Wills::default(),
             has_refused: false,
             found: BTreeMap::new(),
-            crashes: 0,
             is_calm: false,
         };
-        world.start_on(cores, (0..cores).map(|_| Image::new(super::restart::SEED)).collect());
+        begin(&mut world, setting.cores);
         world
     }
 
     /// Takes these steps; how often the broker was killed.
     pub(super) fn run(mut self, steps: &[Step]) -> Check<u64> {
         for step in steps {
-            self.random = Random::new(step.draw, &[]);
+            self.cluster.random = Random::new(step.draw, &[]);
             self.is_calm &= step.what == What::Crash;
             self.step(step.what)?;
         }
-        Ok(self.crashes)
-    }
-
-    pub(super) fn say(&self, what: impl FnOnce() -> String) {
-        if self.prints {
-            println!("{:>8}  {}", self.now.millis, what());
-        }
+        Ok(self.cluster.crashes)
     }
 
     fn step(&mut self, what: What) -> Check {
         let last = self.clients.len() - 1;
         match what {
             What::Deliver => {
-                let lane = self.random.index(self.lanes.len());
+                let lane = self.cluster.random.index(self.cluster.lanes.len());
                 self.deliver(lane);
             }
             What::Written => {
-                let core = self.random.index(self.disks.len());
+                let core = self.cluster.random.index(self.cluster.disks.len());
                 self.written(core);
             }
             What::Feed => {
-                let (client, bytes) = (self.random.index(last), self.random.pick(&[1, 10, 100_000]));
+                let (client, bytes) =
+                    (self.cluster.random.index(last), self.cluster.random.pick(&[1, 10, 100_000]));
                 self.feed(client, bytes);
             }
             What::Read => {
-                let (client, bytes) = (self.random.index(last), self.random.pick(&[1, 10, 100_000]));
+                let (client, bytes) =
+                    (self.cluster.random.index(last), self.cluster.random.pick(&[1, 10, 100_000]));
                 self.read(client, bytes)?;
             }
             What::Act => {
-                let client = self.random.index(last);
+                let client = self.cluster.random.index(last);
                 self.act_for(client);
             }
-            What::Arrive => self.arrive(),
+            What::Arrive => _ = self.arrive(),
             What::Chunk => {
-                let core = self.random.index(self.shards.len());
+                let core = self.cluster.random.index(self.cluster.shards.len());
                 self.serve(core)?;
             }
             What::Pile => self.pile()?,
             What::Pass => {
-                let millis = self.random.below(50);
+                let millis = self.cluster.random.below(50);
                 self.pass(millis);
             }
             What::PassLong => {
-                let millis = self.random.pick(&[1_000, 6_000, 20_000, 60_000]);
+                let millis = self.cluster.random.pick(&[1_000, 6_000, 20_000, 60_000]);
                 self.pass(millis);
             }
             What::Snapshot => {
-                let core = self.random.index(self.disks.len());
+                let core = self.cluster.random.index(self.cluster.disks.len());
                 self.snapshot(core);
             }
             What::Fill => {
-                let core = self.random.index(self.disks.len());
-                let left = self.random.pick(&[Left::Little, Left::Nothing]);
-                self.say(|| format!("** the disk of core {core} has room for: {left:?}"));
-                self.disks[core].leave(left);
+                let core = self.cluster.random.index(self.cluster.disks.len());
+                let left = self.cluster.random.pick(&[Left::Little, Left::Nothing]);
+                self.cluster.say(|| format!("** the disk of core {core} has room for: {left:?}"));
+                self.cluster.disks[core].leave(left);
             }
-            What::Room => (0..self.disks.len()).for_each(|core| self.give_room(core)),
+            What::Room => (0..self.cluster.disks.len()).for_each(|core| self.give_room(core)),
             What::Refuse => self.refuse()?,
             What::Slow => self.slow()?,
             What::Fail => self.fail()?,
@@ -189,18 +192,18 @@ impl World {
 
     /// Everybody is there and nothing is held up: all comes to rest, and what is owed has come.
     fn calm(&mut self) -> Check {
-        self.say(|| "** calm".to_owned());
-        for core in 0..self.disks.len() {
-            if !self.disks[core].can_drain() || self.random.once_in(2) {
+        self.cluster.say(|| "** calm".to_owned());
+        for core in 0..self.cluster.disks.len() {
+            if !self.cluster.disks[core].can_drain() || self.cluster.random.once_in(2) {
                 self.give_room(core);
             }
         }
         let probe = self.clients.len() - 1;
         self.rest(Rest::All)?;
         if let Some(client) =
-            self.clients.iter().find(|client| !client.flows.is_empty() || !client.asked.is_empty())
+            self.clients.iter().find(|client| !client.peer.flows.is_empty() || !client.asked.is_empty())
         {
-            let text = format!("{} waits for {:?} and {:?}", client.name, client.flows, client.asked);
+            let text = format!("{} waits for {:?} and {:?}", client.name, client.peer.flows, client.asked);
             return violation("answered", text);
         }
         self.found.clear();
@@ -211,15 +214,15 @@ impl World {
         for nth in 0..probe {
             let topic = format!("r/{nth}");
             let found = self.found.get(&topic).copied();
-            self.judge.check_retained(&topic, found, (self.now.wall_millis, self.latest))?;
+            self.judge.check_retained(&topic, found, (self.cluster.now.wall_millis, self.latest))?;
         }
         self.judge.settle();
         self.cut(probe);
-        self.check_chunks()?;
-        match self.disks.iter().find(|disk| disk.is_full()) {
+        self.cluster.check_chunks()?;
+        match self.cluster.disks.iter().find(|disk| disk.is_full()) {
             Some(_) => violation("room", "a disk stays full when all is drained".to_owned()),
             None => {
-                self.disks.iter().for_each(Handle::forget_refusals);
+                self.cluster.disks.iter().for_each(Handle::forget_refusals);
                 self.has_refused = false;
                 self.is_calm = true;
                 Ok(())
@@ -227,62 +230,20 @@ impl World {
         }
     }
 
-    /// All goes on for as long as anything moves.
-    pub(super) fn rest(&mut self, rest: Rest) -> Check {
-        for _ in 0..ROUNDS_MAX {
-            let mut moved = false;
-            for nth in 0..self.clients.len() {
-                if rest == Rest::All && self.clients[nth].link.is_none() {
-                    self.connect(nth);
-                    moved = true;
-                }
-                moved |= self.feed(nth, usize::MAX);
-                while self.read(nth, usize::MAX)? {
-                    moved = true;
-                }
-            }
-            while !self.moving.is_empty() {
-                self.arrive();
-                moved = true;
-            }
-            for lane in 0..self.lanes.len() {
-                moved |= self.deliver(lane);
-            }
-            for core in 0..self.disks.len() {
-                moved |= self.written(core);
-                while self.serve(core)? {
-                    moved = true;
-                }
-                if rest == Rest::All && self.disks[core].is_full() {
-                    self.snapshot(core);
-                    moved = true;
-                }
-            }
-            if self.shards.iter().any(|shard| shard.poll_timeout().is_some_and(|at| at <= self.now.millis)) {
-                self.pass(0);
-                moved = true;
-            }
-            if !moved {
-                return Ok(());
-            }
-        }
-        violation("rest", "something always moves".to_owned())
-    }
-
     /// What a full store does not take is refused, at once and in the right way: nobody is left without an answer.
     fn refuse(&mut self) -> Check {
-        if !self.disks.iter().any(Handle::is_full) {
+        if !self.cluster.disks.iter().any(Handle::is_full) {
             return Ok(());
         }
-        self.say(|| "** what is refused is refused".to_owned());
+        self.cluster.say(|| "** what is refused is refused".to_owned());
         self.rest(Rest::AsIs)?;
-        if self.disks.iter().any(Handle::is_stuck) {
+        if self.cluster.disks.iter().any(Handle::is_stuck) {
             // The reserve is spent: what waits for a record of what is over waits for room.
             return Ok(());
         }
-        match self.clients.iter().find(|client| client.is_ready() && !client.flows.is_empty()) {
+        match self.clients.iter().find(|client| client.peer.is_ready() && !client.peer.flows.is_empty()) {
             Some(client) => {
-                let text = format!("{} is left with {:?} by a full store", client.name, client.flows);
+                let text = format!("{} is left with {:?} by a full store", client.name, client.peer.flows);
                 violation("refused", text)
             }
             None => Ok(()),
@@ -291,53 +252,55 @@ impl World {
 
     /// The disk of one core is silent: whoever needs nothing of it does not wait.
     fn slow(&mut self) -> Check {
-        let held = self.random.index(self.disks.len());
+        let held = self.cluster.random.index(self.cluster.disks.len());
         self.rest(Rest::AsIs)?;
-        self.check_files()?;
-        self.say(|| format!("** the disk of core {held} is silent"));
-        self.held = Some(held);
-        for _ in 0..self.random.below(12) {
-            let client = self.random.index(self.clients.len() - 1);
+        self.cluster.check_files()?;
+        self.cluster.say(|| format!("** the disk of core {held} is silent"));
+        self.cluster.held = Some(held);
+        for _ in 0..self.cluster.random.below(12) {
+            let client = self.cluster.random.index(self.clients.len() - 1);
             self.publish_something(client);
         }
         self.rest(Rest::AsIs)?;
         let waits = (0..self.clients.len()).find(|&nth| self.waits_in_vain(nth, held));
-        if let Some(nth) = waits.filter(|_| !self.disks.iter().any(Handle::is_stuck)) {
+        if let Some(nth) = waits.filter(|_| !self.cluster.disks.iter().any(Handle::is_stuck)) {
             let client = &self.clients[nth];
-            let text = format!("{} has to wait for core {held}, with {:?}", client.name, client.flows);
+            let text = format!("{} has to wait for core {held}, with {:?}", client.name, client.peer.flows);
             return violation("waits", text);
         }
-        let millis = 1_000 + self.random.below(5_000);
+        let millis = 1_000 + self.cluster.random.below(5_000);
         self.pass(millis);
-        self.held = None;
+        self.cluster.held = None;
         Ok(())
     }
 
     /// A write fails. The broker of that core ends at once, the others soon.
     fn fail(&mut self) -> Check {
-        let core = self.random.index(self.disks.len());
-        let Some(result) = self.disks[core].fail(&mut self.random) else { return Ok(()) };
-        self.say(|| format!("** a write of core {core} fails: {result:?}"));
+        let core = self.cluster.random.index(self.cluster.disks.len());
+        let Some(result) = self.cluster.disks[core].fail(&mut self.cluster.random) else { return Ok(()) };
+        self.cluster.say(|| format!("** a write of core {core} fails: {result:?}"));
         if let Ok(committed) = result {
             // A broker that takes it for done goes on, and has to answer for it.
             self.call(core, |shard, now| shard.store_committed(committed, now));
             return Ok(());
         }
-        (self.held, self.is_dying) = (Some(core), true);
-        for _ in 0..self.random.below(DYING_MAX) {
-            let (lane, client) =
-                (self.random.index(self.lanes.len()), self.random.index(self.clients.len() - 1));
-            match self.random.below(4) {
+        (self.cluster.held, self.cluster.is_dying) = (Some(core), true);
+        for _ in 0..self.cluster.random.below(DYING_MAX) {
+            let (lane, client) = (
+                self.cluster.random.index(self.cluster.lanes.len()),
+                self.cluster.random.index(self.clients.len() - 1),
+            );
+            match self.cluster.random.below(4) {
                 0 => _ = self.deliver(lane),
                 1 => _ = self.feed(client, 1_000),
                 2 => _ = self.read(client, 1_000)?,
                 _ => {
-                    let disk = self.random.index(self.disks.len());
+                    let disk = self.cluster.random.index(self.cluster.disks.len());
                     self.written(disk);
                 }
             }
         }
-        (self.held, self.is_dying) = (None, false);
+        (self.cluster.held, self.cluster.is_dying) = (None, false);
         self.crash()
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mqtt_proto::types::{Qos, SharedFilter, TopicName};
 
 use super::client::Client;
-use crate::engine::Violation;
+use crate::engine::cluster::{Check, Message, violation};
 
 /// A message that a Client has published.
 #[derive(Clone, Debug)]
@@ -15,6 +15,12 @@ pub(super) struct Published {
     pub(super) is_acknowledged: bool,
     /// The groups that had a member for good when it was published.
     owed: Vec<usize>,
+}
+
+impl Published {
+    pub(super) fn to_send(&self) -> Message<'_> {
+        Message { topic: &self.topic, qos: self.qos, retain: false, removes: false, expiry: None }
+    }
 }
 
 #[derive(Default)]
@@ -33,10 +39,6 @@ pub(super) struct Judge {
     pub(super) is_exact: bool,
     /// Whether each group has one member, on its own core.
     pub(super) is_ordered: bool,
-}
-
-fn violation(rule: &'static str, text: String) -> Result<(), Violation> {
-    Err(Violation { rule, text })
 }
 
 impl Judge {
@@ -62,7 +64,7 @@ impl Judge {
     }
 
     /// A member of the group takes a message at this QoS.
-    pub(super) fn take(&mut self, group: usize, message: usize, qos: Qos) -> Result<(), Violation> {
+    pub(super) fn take(&mut self, group: usize, message: usize, qos: Qos) -> Check {
         let count = self.taken.entry((group, message)).or_default();
         *count += 1;
         if message < self.settled {
@@ -85,9 +87,9 @@ impl Judge {
     }
 
     /// What is owed has come, and nobody waits for an answer.
-    pub(super) fn check(&self, clients: &[Client]) -> Result<(), Violation> {
-        if let Some(waits) = clients.iter().find(|client| !client.flows.is_empty()) {
-            return violation("answered", format!("{} waits for {:?}", waits.name, waits.flows));
+    pub(super) fn check(&self, clients: &[Client]) -> Check {
+        if let Some(waits) = clients.iter().find(|client| !client.peer.flows.is_empty()) {
+            return violation("answered", format!("{} waits for {:?}", waits.name, waits.peer.flows));
         }
         for (number, message) in
             self.messages.iter().enumerate().filter(|(_, message)| message.is_acknowledged)

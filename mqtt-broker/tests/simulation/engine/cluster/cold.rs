@@ -11,18 +11,13 @@ use mqtt_broker::store::cold::{Chunk, chunk_records, put_chunk, read_chunk};
 use mqtt_broker::store::image::Image;
 
 use super::disk::Handle;
-use super::judge::violation;
-use super::world::{Check, Rest, World};
+use super::{Check, Cluster, violation};
 use crate::engine::random::Random;
 
 const KEY: [u64; 2] = [17, 19];
 
 /// Bytes from which on a file is not appended to any more.
 const FILE_BYTES: usize = 600;
-
-/// What Clients subscribe to before they leave for much to pile up, and how many messages that may be.
-const EVERYTHING: &str = "p/#";
-const PILE_MAX: u64 = 90;
 
 /// One in so many chunks cannot be written.
 const FAILS_ONCE_IN: u64 = 30;
@@ -56,7 +51,6 @@ struct File {
 }
 
 /// The files, and what each core has asked for.
-#[derive(Default)]
 pub(super) struct Chunks {
     files: BTreeMap<u64, File>,
     /// The file that is appended to, if there is one of this number, else that of the next one.
@@ -114,7 +108,8 @@ impl File {
 
 impl Chunks {
     pub(super) fn new(chunk_bytes: usize) -> Chunks {
-        Chunks { chunk_bytes, ..Chunks::default() }
+        let (asked, released) = (Vec::new(), Vec::new());
+        Chunks { files: BTreeMap::new(), current: 0, chunk_bytes, asked, released }
     }
 
     /// Something that this core has asked for is done, and what is to be said of it; an error: a chunk is gone.
@@ -229,23 +224,21 @@ impl Chunks {
     }
 }
 
-impl World {
-    /// A chunk is written or read; whether there was something to do.
-    pub(super) fn serve(&mut self, core: usize) -> Check<bool> {
+impl Cluster {
+    /// A chunk is written or read; what its core is to be told, if there was something to do.
+    pub(super) fn serve_chunk(&mut self, core: usize) -> Check<Option<Tell>> {
         if self.is_dead(core) {
-            return Ok(false);
+            return Ok(None);
         }
         let done = self.chunks.borrow_mut().serve(core, &mut self.random);
-        let tell = match done {
-            Ok(None) => return Ok(false),
-            Ok(Some(tell)) => tell,
-            Err(chunk) => {
-                return violation("chunk", format!("{chunk:?} is read, and is gone")).map(|()| false);
+        match done {
+            Ok(Some(tell)) => {
+                self.say(|| format!("** a chunk of core {core} is done"));
+                Ok(Some(tell))
             }
-        };
-        self.say(|| format!("** a chunk of core {core} is done"));
-        self.call(core, tell);
-        Ok(true)
+            Ok(None) => Ok(None),
+            Err(chunk) => violation("chunk", format!("{chunk:?} is read, and is gone")),
+        }
     }
 
     /// Chunks go of which the log has told that they are over.
@@ -254,29 +247,8 @@ impl World {
         self.chunks.borrow_mut().remove(core, committed, self.shards.len());
     }
 
-    /// Some Clients leave, and so much is published to them that it lies in several files. Then one of them is back, and others
-    /// are not.
-    pub(super) fn pile(&mut self) -> Check {
-        let away: Vec<usize> = (0..self.clients.len() - 1).filter(|_| self.random.percent(60)).collect();
-        away.iter().for_each(|&nth| self.subscribe(nth, EVERYTHING));
-        self.rest(Rest::AsIs)?;
-        away.iter().for_each(|&nth| self.cut(nth));
-        let others: Vec<usize> = (0..self.clients.len() - 1).filter(|nth| !away.contains(nth)).collect();
-        if away.is_empty() || others.is_empty() {
-            return Ok(());
-        }
-        for _ in 0..self.random.below(PILE_MAX) {
-            let publisher = self.random.pick(&others);
-            self.publish_something(publisher);
-            self.rest(Rest::AsIs)?;
-        }
-        let back = self.random.pick(&away);
-        self.connect(back);
-        Ok(())
-    }
-
     /// All messages were taken: no chunk is left.
-    pub(super) fn check_chunks(&self) -> Check {
+    pub(crate) fn check_chunks(&self) -> Check {
         let chunks = self.chunks.borrow();
         match chunks.files.values().find_map(|file| file.needed.first()) {
             Some(chunk) => violation("chunk", format!("{chunk:?} is left when all is drained")),
@@ -285,7 +257,7 @@ impl World {
     }
 
     /// Nothing moves, so what could be moved was: half of each file is needed, but for the one that is appended to.
-    pub(super) fn check_files(&self) -> Check {
+    pub(crate) fn check_files(&self) -> Check {
         if self.disks.iter().any(Handle::is_full) {
             return Ok(());
         }
