@@ -406,7 +406,7 @@ fn chunks_that_are_moved_lose_nothing_over_a_restart() {
     for cores in [1, 2] {
         let (mut cluster, disk, publisher) = begin(cores, |_| {});
         let names = ["one", "two", "three"];
-        names.iter().for_each(|name| _ = goes_away(&mut cluster, name, "a"));
+        names.iter().for_each(|name| goes_away(&mut cluster, name, "a"));
         publish_all(&mut cluster, &disk, publisher, 0..200);
         let client = resume(&mut cluster, &disk, "one");
         takes(&mut cluster, &disk, client, 0..80);
