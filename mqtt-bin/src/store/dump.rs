@@ -171,6 +171,10 @@ fn describe(record: &Record<'_>) -> String {
             )
         }
         Record::Taken { client_id, count } => format!("Taken client={client_id:?} count={count}"),
+        Record::Moved { client_id, from, to } => format!(
+            "Moved client={client_id:?} file={} offset={} to_file={} to_offset={}",
+            from.file, from.offset, to.file, to.offset
+        ),
     }
 }
 

@@ -225,7 +225,11 @@ impl Shard {
                     let identifiers = Identifiers::new(delivery.identifiers());
                     let (retain, packet_id) = (delivery.retain, Some(packet_id));
                     let record = Record::Enqueued { client_id, qos, retain, identifiers, packet_id };
-                    self.records.keep(self.now, &message, &record)
+                    match qos {
+                        Qos::ExactlyOnce => self.records.keep(self.now, &message, &record),
+                        // If that is lost its chunk has it.
+                        _ => self.records.keep_later(self.now, &message, &record),
+                    }
                 }
             };
             if let Some(online) = online.filter(|_| qos == Qos::ExactlyOnce) {

@@ -17,6 +17,7 @@ mod budget;
 mod client_id;
 mod close;
 mod cold;
+mod cold_moves;
 mod connect;
 mod connection;
 mod contract;
@@ -69,6 +70,7 @@ use barrier::Barrier;
 use begun::Begun;
 use budget::Budget;
 use cold::Parking;
+use cold_moves::Moves;
 use connection::{Connection, Output, Peer, Why};
 use frame::Frame;
 use gates::Gates;
@@ -122,6 +124,7 @@ pub struct Shard {
     /// Wills that are delayed, by the time at which they are published: they are few.
     wills: BTreeSet<(u64, Key)>,
     parking: Parking,
+    moves: Moves,
     barriers: HashMap<u64, Barrier, RandomState>,
     /// The last barrier of ours that each core has answered.
     answered: Vec<u64>,
@@ -240,6 +243,7 @@ impl Shard {
             ends: Wheel::new(now.millis),
             wills: BTreeSet::new(),
             parking: Parking::new(state(10)),
+            moves: Moves::new(state(11)),
             barriers: HashMap::with_hasher(state(4)),
             answered: vec![0; usize::from(cores)],
             gathers: HashMap::with_hasher(state(5)),
@@ -372,6 +376,7 @@ impl Shard {
         }
         self.records.look_for_room();
         self.park_some();
+        self.move_some();
         self.settle();
     }
 
@@ -399,6 +404,7 @@ impl Shard {
         self.expire_retained();
         self.go_on_gathering();
         self.park_some();
+        self.move_some();
         self.settle();
     }
 
@@ -464,7 +470,7 @@ impl Shard {
 
     /// Monotonic milliseconds of the next deadline.
     pub fn poll_timeout(&self) -> Option<u64> {
-        if !self.gathering.is_empty() || self.parking.goes_on {
+        if !self.gathering.is_empty() || self.parking.goes_on || self.moves.goes_on {
             return Some(self.now.millis);
         }
         let wills = self.wills.first().map(|&(deadline, _)| deadline);

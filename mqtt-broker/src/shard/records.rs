@@ -160,6 +160,13 @@ impl Records {
         commit
     }
 
+    /// Appends a record that keeps `message` and that nobody waits for.
+    pub(super) fn keep_later(&mut self, now: Now, message: &MessageRef<'_>, record: &Record<'_>) -> Commit {
+        self.tell(now, message, 0);
+        self.append_later(now, record);
+        Commit::Now
+    }
+
     /// The message at hand is kept for a session: it waits, or was sent under `packet_id`.
     pub(super) fn enqueued(
         &mut self,

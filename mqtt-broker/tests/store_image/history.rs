@@ -1,7 +1,7 @@
 //! Random histories of one core: records as bytes, in turns that belong together.
 
 use mqtt_broker::message::MessageRef;
-use mqtt_broker::store::cold::Chunk;
+use mqtt_broker::store::cold::{Chunk, Place};
 use mqtt_broker::store::image::Image;
 use mqtt_broker::store::record::{Identifiers, Record};
 use mqtt_proto::packet::SubscriptionOptions;
@@ -158,6 +158,10 @@ fn change(core: u16) -> impl Strategy<Value = Raw> {
         }),
         3 => (client(), 1..4u32)
             .prop_map(|(client_id, count)| raw(&Record::Taken { client_id: &client_id, count })),
+        1 => (client(), 0..9u64, 0..9u64).prop_map(|(client_id, from, to)| {
+            let [from, to] = [from, to].map(|file| Place { file, offset: 7 });
+            raw(&Record::Moved { client_id: &client_id, from, to })
+        }),
     ]
 }
 

@@ -113,7 +113,8 @@ impl Model {
         | Record::Will { client_id, .. }
         | Record::WillRemoved { client_id }
         | Record::Parked { client_id, .. }
-        | Record::Taken { client_id, .. }) = *record
+        | Record::Taken { client_id, .. }
+        | Record::Moved { client_id, .. }) = *record
         else {
             panic!("{record:?} is about no session");
         };
@@ -182,6 +183,11 @@ impl Model {
                     (*left, over) = (*left - taken, over - taken);
                 }
                 session.parked.retain(|(_, left)| *left > 0);
+            }
+            Record::Moved { from, to, .. } => {
+                if let Some((file, _)) = session.parked.iter_mut().find(|(file, _)| *file == from.file) {
+                    *file = to.file;
+                }
             }
             _ => session.will = None,
         }

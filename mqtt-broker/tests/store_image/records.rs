@@ -1,7 +1,7 @@
 //! Every record comes back from its bytes, and any bytes are a record or an error.
 
 use mqtt_broker::message::MessageRef;
-use mqtt_broker::store::cold::Chunk;
+use mqtt_broker::store::cold::{Chunk, Place};
 use mqtt_broker::store::record::{Identifiers, Record, RecordError, VERSION};
 use mqtt_proto::codec::encode_property;
 use mqtt_proto::packet::{Property, SubscriptionOptions};
@@ -12,7 +12,7 @@ use proptest::strategy::ValueTree;
 use crate::history::raw;
 
 /// The highest kind of the first version.
-const LAST: u8 = 30;
+const LAST: u8 = 31;
 
 /// The kinds that there are.
 pub(crate) fn kinds() -> impl Iterator<Item = u8> {
@@ -152,13 +152,18 @@ pub(crate) fn record(kind: u8, fields: &Fields) -> Record<'_> {
             Record::Parked { client_id, chunk: Chunk { file: number, offset: at, bytes, messages } }
         }
         30 => Record::Taken { client_id, count: small.max(1) },
+        31 => Record::Moved {
+            client_id,
+            from: Place { file: number, offset: at },
+            to: Place { file: at, offset: small.into() },
+        },
         _ => panic!("a kind is missing here"),
     }
 }
 
 #[test]
 fn kinds_that_there_are_not_are_told_from_newer_ones() {
-    for kind in [0, 27, 31] {
+    for kind in [0, 27] {
         let error = Record::decode(kind, &[]).expect_err("no such kind");
         assert_eq!(error, RecordError::NoSuchKind { kind });
     }
@@ -245,6 +250,15 @@ fn the_bytes_of_a_record_stay_what_they_are() {
             b"\x02c1\x03\x80\x01\xAC\x02\x02",
         ),
         (Record::Taken { client_id, count: 128 }, 30, b"\x02c1\x80\x01"),
+        (
+            Record::Moved {
+                client_id,
+                from: Place { file: 3, offset: 128 },
+                to: Place { file: 300, offset: 0 },
+            },
+            31,
+            b"\x02c1\x03\x80\x01\xAC\x02\x00",
+        ),
     ];
     let known: std::collections::BTreeSet<u8> = cases.iter().map(|case| case.1).collect();
     assert!(known.into_iter().eq(kinds()), "each kind");

@@ -15,6 +15,7 @@
 //! Invariant: a file has its name only once all of it is on the disk; META is the last to change.
 
 mod cold;
+mod cold_files;
 mod directory;
 mod disk;
 mod files;

@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicU64;
 use super::directory::{Directory, LOCK};
 use super::files::CoreFiles;
 use super::recover::{self, Found};
-use super::{OnDamage, StoreError, cold, layout, meta};
+use super::{OnDamage, StoreError, cold_files, layout, meta};
 use crate::config::CoreId;
 use crate::shard::home_of;
 use crate::store::image::Image;
@@ -134,7 +134,7 @@ impl OfflineStore {
         let (path, key) = (self.directory.path(), self.directory.hash_key());
         let mut damage = Vec::new();
         found.image.load_parked(
-            |chunk| cold::read_in(path, key, chunk),
+            |chunk| cold_files::read_in(path, key, chunk),
             |client_id, what| damage.push(format!("{what}: messages that waited for {client_id:?} are gone")),
         );
         if let Some(what) = damage.first().filter(|_| !salvage) {

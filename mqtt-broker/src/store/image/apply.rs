@@ -169,6 +169,9 @@ impl Image {
             Record::Taken { client_id, count } => {
                 self.with(seq, client_id, |session| session.take_parked(count));
             }
+            Record::Moved { client_id, from, to } => {
+                self.with(seq, client_id, |session| session.move_parked(from, to));
+            }
         }
         Ok(())
     }

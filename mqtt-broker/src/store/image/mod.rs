@@ -28,7 +28,7 @@ use self::named::{HasName, Named};
 use self::session::Presence;
 use crate::message::Message;
 use crate::router::Retainable;
-use crate::store::cold::Chunk;
+use crate::store::cold::{Chunk, Parked};
 
 pub use deal::Home;
 pub use group::{Group, GroupMessage};
@@ -179,6 +179,11 @@ impl Image {
     /// The session of this ClientID.
     pub fn find_session(&self, client_id: &str) -> Option<&Session> {
         self.sessions.get(client_id)
+    }
+
+    /// The chunks of all sessions.
+    pub fn chunks(&self) -> impl Iterator<Item = Chunk> {
+        self.sessions().filter_map(Session::parked).flat_map(Parked::chunks)
     }
 
     /// Puts the messages that are parked among those that wait, for who cannot go on with chunks. `read` gives the messages

@@ -7,7 +7,7 @@ use mqtt_proto::types::{PacketId, Qos, ReasonCode};
 
 use super::subscriptions::Subscriptions;
 use crate::message::Message;
-use crate::store::cold::{Chunk, Parked};
+use crate::store::cold::{Chunk, Parked, Place};
 use crate::store::record::Identifiers;
 
 /// A session, with all it holds.
@@ -241,6 +241,13 @@ impl Session {
             parked.take(count.into(), |_| {});
         }
         self.parked.take_if(|parked| parked.is_empty());
+    }
+
+    /// The chunk that was in the one place is in the other.
+    pub(super) fn move_parked(&mut self, from: Place, to: Place) {
+        if let Some(parked) = &mut self.parked {
+            parked.relocate(from, to);
+        }
     }
 
     /// A delivery is over, in whatever phase it is.

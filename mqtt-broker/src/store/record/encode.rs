@@ -37,6 +37,7 @@ impl Record<'_> {
             Record::GroupTaken { .. } => kind::GROUP_TAKEN,
             Record::Parked { .. } => kind::PARKED,
             Record::Taken { .. } => kind::TAKEN,
+            Record::Moved { .. } => kind::MOVED,
         }
     }
 
@@ -124,6 +125,13 @@ impl Record<'_> {
             Record::Taken { client_id, count } => {
                 put_bytes(out, client_id.as_bytes());
                 put_number(out, count.into());
+            }
+            Record::Moved { client_id, from, to } => {
+                put_bytes(out, client_id.as_bytes());
+                for place in [from, to] {
+                    put_number(out, place.file);
+                    put_number(out, place.offset);
+                }
             }
         }
     }

@@ -17,7 +17,7 @@ use mqtt_proto::packet::SubscriptionOptions;
 use mqtt_proto::types::{PacketId, Qos};
 
 use crate::message::MessageRef;
-use crate::store::cold::Chunk;
+use crate::store::cold::{Chunk, Place};
 
 pub use identifiers::Identifiers;
 
@@ -233,6 +233,15 @@ pub enum Record<'a> {
         /// How many.
         count: u32,
     },
+    /// A chunk is in another place from now on, with the same messages.
+    Moved {
+        /// Whose session.
+        client_id: &'a str,
+        /// Where it was.
+        from: Place,
+        /// Where it is.
+        to: Place,
+    },
 }
 
 /// Why bytes are no record.
@@ -302,6 +311,7 @@ mod kind {
     pub(super) const GROUP_TAKEN: u8 = 28;
     pub(super) const PARKED: u8 = 29;
     pub(super) const TAKEN: u8 = 30;
+    pub(super) const MOVED: u8 = 31;
 }
 
 /// The flags of a message and of a delivery.
