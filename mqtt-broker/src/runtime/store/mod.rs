@@ -18,6 +18,7 @@ mod cold;
 mod directory;
 mod disk;
 mod files;
+mod first;
 mod keeper;
 mod layout;
 mod meta;
