@@ -38,7 +38,7 @@ impl Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Checks the configuration and prints the settings that would be in effect, as a configuration file
-    Check(Flags),
+    Check(Box<Flags>),
     /// Looks at the data directory of a broker that is stopped, takes it apart, puts it together: see docs/store-tools.md
     #[command(subcommand)]
     Store(StoreCommand),
