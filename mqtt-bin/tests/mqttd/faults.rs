@@ -84,6 +84,24 @@ fn a_directory_in_memory_serves_and_is_named_at_the_start() {
     check(&data.start("2"));
 }
 
+#[test]
+fn a_disk_that_takes_long_for_the_first_segment_is_named_and_served_over() {
+    let data = Data::on(Mode::Honest);
+    let disk = data.disk.as_ref().expect("it is its own");
+    disk.set_slow(true);
+    // It listens meanwhile.
+    let mut mqttd = data.start("1");
+    let mut clean = Client::connect_5(mqttd.address, "clean").expect("it listens");
+    clean.publish("a", "passes by", 0, 0, false).expect("it reads");
+    let line = mqttd.says("takes long to make the first file of the log");
+    assert!(line.contains("core-0"), "{line}");
+    disk.set_slow(false);
+    mqttd.says("the first file of the log is there");
+    let mut publisher = Client::connect(mqttd.address, "publisher").expect("it listens");
+    publisher.retain("kept", "x", 7).expect("it reads");
+    assert_eq!(publisher.receive().expect("it answers"), Packet::PubAck(7));
+}
+
 /// What a run up to a full store leaves.
 struct Full {
     mqttd: Mqttd,

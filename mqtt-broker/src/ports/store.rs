@@ -19,7 +19,7 @@ pub enum Commit {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreStatus {
-    /// Bytes of the files that hold the log.
+    /// Bytes of the files of the log, those included that are kept for what comes.
     pub log_bytes: u64,
     /// How many there are.
     pub segments: u64,

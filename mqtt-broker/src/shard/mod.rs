@@ -111,6 +111,8 @@ pub struct Shard {
     routes: Routes,
     groups: OwnedGroups,
     retained: Retained<Message>,
+    /// How many of them are the `$SYS` tree's, and their bytes: they count neither in it nor for a bound.
+    of_tree: (u64, u64),
     /// Those of them that expire.
     expiries: Expiries,
     lanes: Lanes,
@@ -236,6 +238,7 @@ impl Shard {
             routes: Routes::new(state(7)),
             groups: OwnedGroups::new(seeds(3)),
             retained: Retained::new(seeds(8)),
+            of_tree: (0, 0),
             expiries: Expiries::default(),
             lanes: Lanes::new(core, cores, limits.lane_bytes_max),
             wheel: Wheel::new(now.millis),
@@ -493,8 +496,8 @@ impl Shard {
     fn settle(&mut self) {
         self.stats.sessions = self.sessions.len() as u64;
         self.stats.subscriptions = self.subscriptions.len() as u64;
-        self.stats.retained_messages = self.retained.len() as u64;
-        self.stats.retained_bytes = self.retained.bytes() as u64;
+        self.stats.retained_messages = self.retained.len() as u64 - self.of_tree.0;
+        self.stats.retained_bytes = self.retained.bytes() as u64 - self.of_tree.1;
         self.share_load();
         if cfg!(debug_assertions) {
             self.check_invariants();

@@ -178,6 +178,24 @@ fn what_is_appended_without_room_waits_as_a_whole() {
 }
 
 #[test]
+fn the_files_of_a_log_are_those_on_the_disk() {
+    let mut rng = Rng::new(11);
+    let mut store = Store::new(16);
+    for turn in 0..400 {
+        store.turn(&mut rng);
+        while let Some(write) = store.log.poll_write() {
+            let files = store.disk.files.len() as u64;
+            assert_eq!(store.log.files(), (files, files * u64::from(SEGMENT_STEP)));
+            store.land(write);
+        }
+        if turn % 20 == 0 {
+            store.release(store.model.acked);
+        }
+    }
+    assert!(store.disk.files.len() > 4);
+}
+
+#[test]
 fn a_segment_is_used_again_only_when_its_last_record_is_released() {
     let mut store = Store::new(16);
     while store.log.live().len() < 3 {

@@ -20,6 +20,7 @@ use tracing::{debug, error, info, warn};
 
 use super::cold::{Asks, ColdPort};
 use super::files::CoreFiles;
+use super::first::First;
 use super::keeper::{Done, Job, Jobs};
 use super::pace::Pace;
 use super::port::LogStore;
@@ -71,6 +72,7 @@ pub(in crate::runtime) struct Disk {
     /// The last record that somebody waits for.
     awaited: Rc<Cell<u64>>,
     pace: Pace,
+    first: First,
     /// The segment that is written to, and the next one.
     open: VecDeque<(u32, Arc<File>)>,
     /// The one that is being opened.
@@ -136,6 +138,7 @@ impl Disk {
             cold: Rc::new(RefCell::new(cold)),
             awaited: Rc::default(),
             pace: Pace::default(),
+            first: First::default(),
             open: VecDeque::new(),
             opening: None,
             closed: None,
@@ -167,7 +170,7 @@ impl Disk {
     pub(in crate::runtime) fn poll_timeout(&self) -> Option<u64> {
         let slice = self.snapshot.as_ref().is_some_and(Snapshot::wants_slice).then(monotonic_millis);
         let write = self.pace.poll_timeout().filter(|_| !self.is_writing());
-        [self.retry_at, slice, write].into_iter().flatten().min()
+        [self.retry_at, slice, write, self.first.poll_timeout()].into_iter().flatten().min()
     }
 
     /// The write under way is over. Answers up to which record all is durable.
@@ -238,6 +241,10 @@ impl Disk {
     ) -> Result<(), BrokerError> {
         self.check_opened()?;
         let began = now.millis;
+        if !self.first.is_there() {
+            let is_there = self.log.borrow().files().0 > 0;
+            self.first.look(is_there, began, self.core, &self.files.folder);
+        }
         let tries_again = self.retry_at.is_some_and(|at| at <= began);
         if tries_again {
             self.retry_at = None;

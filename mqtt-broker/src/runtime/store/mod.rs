@@ -19,6 +19,7 @@ mod cold_files;
 mod directory;
 mod disk;
 mod files;
+mod first;
 mod keeper;
 mod layout;
 mod meta;

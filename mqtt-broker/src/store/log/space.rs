@@ -125,6 +125,12 @@ impl Space {
         self.free.len()
     }
 
+    /// All segments and their bytes, with the one that was taken and is not live yet.
+    pub(super) fn files(&self, taken: Option<Segment>) -> (u64, u64) {
+        let segments = self.live.iter().map(|live| &live.segment).chain(&self.free).chain(&taken);
+        segments.fold((0, 0), |(files, bytes), segment| (files + 1, bytes + u64::from(segment.bytes)))
+    }
+
     /// Pages of all free segments.
     pub(super) fn free_pages(&self) -> u64 {
         self.free.iter().map(|segment| segment.pages()).sum()

@@ -312,6 +312,15 @@ impl Log {
         self.space.next_segment()
     }
 
+    /// Files that there are, and their bytes: those that hold the log, and those that are kept for what comes.
+    pub fn files(&self) -> (u64, u64) {
+        let begun = match self.under_way {
+            Some(UnderWay::Header(segment)) => Some(segment),
+            _ => None,
+        };
+        self.space.files(begun)
+    }
+
     /// Segments that can be written to.
     pub fn free(&self) -> usize {
         self.space.free()
