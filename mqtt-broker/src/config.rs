@@ -134,7 +134,7 @@ pub struct Limits {
     /// that core are not read from.
     pub lane_bytes_max: u32,
     /// Bytes of records that wait to be written to a core's store; beyond, publishers of what is to be kept there are not
-    /// read from.
+    /// read from until it is half of that.
     pub store_waiting_bytes_max: u32,
     /// Answers (PUBACK, PUBREC, SUBACK, UNSUBACK) that a connection is owed while other cores or the store are waited
     /// for; with more, it is not read from until half of them have left. 1 to 65,535.

@@ -29,7 +29,7 @@ pub(super) struct Records {
     lacking: u64,
     /// Whether the store was full when it was asked last.
     full: bool,
-    /// Whether more than so many bytes waited to be written then.
+    /// Whether more than so many bytes waited to be written, and not yet half of them were.
     behind: bool,
     waiting_max: u64,
     /// Whether anything outlives the process.
@@ -107,7 +107,8 @@ impl Records {
     pub(super) fn look_for_room(&mut self) {
         self.full = !self.store.has_room(ROOM_BYTES);
         // One that is full refuses, and then nobody has to wait.
-        self.behind = !self.full && self.store.waiting_bytes() > self.waiting_max;
+        let most = if self.behind { self.waiting_max / 2 } else { self.waiting_max };
+        self.behind = !self.full && self.store.waiting_bytes() > most;
     }
 
     /// Whether so much waits to be written that whoever adds to it has to wait.
