@@ -313,9 +313,9 @@ impl Limits {
             (
                 "store_waiting_bytes_max",
                 self.store_waiting_bytes_max.into(),
-                65_536,
+                1,
                 1 << 30,
-                "65,536 to 1,073,741,824 bytes",
+                "1 to 1,073,741,824 bytes",
             ),
             ("pending_answers_max", self.pending_answers_max.into(), 1, 65_535, "1 to 65,535 answers"),
             (
