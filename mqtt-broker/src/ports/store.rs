@@ -56,6 +56,11 @@ pub trait Store {
         true
     }
 
+    /// Bytes of what was appended and is not on its way to the disk yet.
+    fn waiting_bytes(&self) -> u64 {
+        0
+    }
+
     /// Whether anything that is appended outlives the process. If not, what is told for that alone need not be.
     fn keeps(&self) -> bool {
         true

@@ -330,14 +330,17 @@ impl Lanes {
         }
     }
 
-    /// The batch for `to`, if there is anything to tell it.
-    pub(super) fn poll(&mut self, to: CoreId) -> Option<EnvelopeBatch> {
+    /// The batch for `to`, if there is anything to tell it. `withholds`: what was handled makes no room in its lane, as the
+    /// store here has enough to write.
+    pub(super) fn poll(&mut self, to: CoreId, withholds: bool) -> Option<EnvelopeBatch> {
         if to.index() == self.own {
             return None;
         }
         let lane = &mut self.lanes[to.index()];
         let committed = lane.committed_here();
-        let news = lane.seen > lane.told || committed > lane.told_committed;
+        let handled_bytes = if withholds { lane.told_bytes } else { lane.seen_bytes };
+        let news =
+            lane.seen > lane.told || committed > lane.told_committed || handled_bytes > lane.told_bytes;
         if lane.batch.is_empty() && !lane.asks && !(lane.answer_owed && news) {
             return None;
         }
@@ -345,16 +348,16 @@ impl Lanes {
         let mut batch = core::mem::take(&mut lane.batch);
         batch.last = lane.sent;
         batch.handled = lane.seen;
-        batch.handled_bytes = lane.seen_bytes;
+        batch.handled_bytes = handled_bytes;
         batch.committed = committed;
         batch.answer_wanted = !lane.waiters.is_empty()
             || !lane.noted.is_empty()
             || lane.sent_bytes - lane.handled_bytes > self.bytes_max / 2;
         lane.told = lane.seen;
-        lane.told_bytes = lane.seen_bytes;
+        lane.told_bytes = handled_bytes;
         lane.told_committed = committed;
         // What is not committed yet is still owed to those who wait for it.
-        lane.answer_owed &= committed < lane.seen;
+        lane.answer_owed &= committed < lane.seen || handled_bytes < lane.seen_bytes;
         Some(batch)
     }
 
@@ -411,7 +414,7 @@ mod tests {
     /// Whether there is anything to tell core 1: whether it brings envelopes, what is handled and committed, and
     /// whether an answer is wanted.
     fn told(lanes: &mut Lanes) -> Option<(bool, u64, u64, bool)> {
-        let batch = lanes.poll(ONE)?;
+        let batch = lanes.poll(ONE, false)?;
         Some((!batch.is_empty(), batch.handled, batch.committed, batch.answer_wanted))
     }
 
@@ -475,7 +478,7 @@ mod tests {
         assert_eq!(told(&mut lanes), Some((true, 0, 0, true)));
         assert_eq!(told(&mut lanes), None, "asked once");
         let second = send(&mut lanes, 50);
-        lanes.poll(ONE);
+        lanes.poll(ONE, false);
         // What it waits for has left before: it is asked for alone.
         assert!(lanes.wait(1, waiter(second)));
         assert_eq!(told(&mut lanes), Some((false, 0, 0, true)));
@@ -527,7 +530,7 @@ mod tests {
             EnvelopeBatch { bytes: Vec::with_capacity(SPARE_BYTES_MAX + 1), ..EnvelopeBatch::default() },
         );
         send(&mut lanes, 50);
-        let batch = lanes.poll(ONE).expect("an envelope");
+        let batch = lanes.poll(ONE, false).expect("an envelope");
         assert_eq!((batch.bytes.as_ptr(), batch.bytes.len()), (place, 50), "the one that is not too large");
         for _ in 0..2 * SPARE_MAX {
             lanes.handled(ONE, EnvelopeBatch { bytes: Vec::with_capacity(8), ..EnvelopeBatch::default() });

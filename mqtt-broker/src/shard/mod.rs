@@ -156,7 +156,8 @@ pub struct Shard {
     starts: Vec<u64>,
     /// Connections whose next packet waits for room in a lane.
     lane_blocked: Vec<Key>,
-    /// Connections whose next packet waits for the store, or for answers, lest it overtake what went to other cores.
+    /// Connections whose next packet waits for the store, or for answers: lest it overtake what went to other cores, or as the
+    /// store has enough to write.
     order_blocked: Vec<Key>,
     actions: VecDeque<Action>,
     /// Connections with bytes to send.
@@ -228,7 +229,7 @@ impl Shard {
             core,
             homes,
             ports: Asked { authenticate, authorize, hooks },
-            records: Records::new(store),
+            records: Records::new(store, limits.store_waiting_bytes_max),
             now,
             started: now,
             connections: Table::new(),
@@ -372,12 +373,12 @@ impl Shard {
         while let Some(waiter) = self.store_waiters.pop_front_if(|waiter| waiter.seq <= up_to) {
             self.pending_done(waiter.connection, waiter.serial);
         }
+        self.records.look_for_room();
         for key in core::mem::take(&mut self.order_blocked) {
             if self.waits_for(key, Why::Order) {
                 self.go_on(key, Step::Next);
             }
         }
-        self.records.look_for_room();
         self.park_some();
         self.move_some();
         self.settle();
@@ -468,7 +469,7 @@ impl Shard {
 
     /// What there is to tell core `to`.
     pub fn poll_envelopes(&mut self, to: CoreId) -> Option<EnvelopeBatch> {
-        self.lanes.poll(to)
+        self.lanes.poll(to, self.records.are_behind())
     }
 
     /// Monotonic milliseconds of the next deadline.

@@ -11,7 +11,7 @@ use crate::disk::Disk;
 use crate::seen::{ok, packet_id};
 
 /// A session of this name subscribes at QoS 2 and is away; the core that it is at home on.
-fn goes_away(cluster: &mut Cluster, name: &str, filter: &str) -> usize {
+pub(crate) fn goes_away(cluster: &mut Cluster, name: &str, filter: &str) -> usize {
     let (client, _) = cluster.resume(0, Version::V5, name);
     cluster.subscribe(client, filter, Qos::ExactlyOnce);
     let core = cluster.core_of(client);

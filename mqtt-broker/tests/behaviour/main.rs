@@ -6,6 +6,7 @@ mod away;
 mod backpressure;
 mod basics;
 mod begun_groups;
+mod behind;
 mod bounds;
 mod cluster;
 mod cold;
