@@ -25,6 +25,8 @@ pub(super) struct World {
     /// Whether members leave groups, and whether they end their sessions.
     leave: bool,
     end: bool,
+    /// The core whose writes take longer than those of others.
+    slow: Option<usize>,
     judge: Judge,
 }
 
@@ -103,6 +105,7 @@ impl World {
         let granted = random.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce]);
         let members = 1 + random.index(4);
         let (leave, end) = (random.percent(50), random.percent(30));
+        let slow = random.percent(60).then(|| random.index(usize::from(cores)));
         let mut clients: Vec<_> =
             (0..PUBLISHERS).map(|nth| Client::new(format!("from-{nth}"), true)).collect();
         for nth in 0..members {
@@ -119,16 +122,18 @@ impl World {
         // What was started at QoS 1 is the session's own once that has left the group.
         judge.own_from = if leave { Qos::AtLeastOnce } else { Qos::ExactlyOnce };
         let cluster = Cluster::new(random, limits, SEGMENTS_MAX, prints);
-        let mut world = World { cluster, clients, granted, leave, end, judge };
+        let mut world = World { cluster, clients, granted, leave, end, slow, judge };
         begin(&mut world, cores);
         world
     }
 
     pub(super) fn run(mut self) -> Check<u64> {
         for _ in 0..2 + self.cluster.random.below(3) {
-            for _ in 0..self.cluster.random.below(1_500) {
+            // Much can be under way where crashes are rare.
+            let crash_once_in = self.cluster.random.pick(&[300, 300, 1_500]);
+            for _ in 0..self.cluster.random.below(5 * crash_once_in) {
                 self.event()?;
-                if self.cluster.random.once_in(300) {
+                if self.cluster.random.once_in(crash_once_in) {
                     self.crash()?;
                 }
             }
@@ -155,7 +160,9 @@ impl World {
             }
             2 => {
                 let core = self.cluster.random.index(self.cluster.disks.len());
-                self.written(core);
+                if self.slow != Some(core) || self.cluster.random.once_in(12) {
+                    self.written(core);
+                }
             }
             3..=5 => drop(self.feed(client, bytes)),
             6..=8 => drop(self.read(client, bytes)?),
@@ -180,7 +187,7 @@ impl World {
         }
         if nth >= PUBLISHERS {
             let (client, random) = (&mut self.clients[nth], &mut self.cluster.random);
-            if self.leave && nth > PUBLISHERS && random.once_in(6) {
+            if self.leave && nth > PUBLISHERS && random.once_in(2) {
                 return client.unsubscribe(&GROUPS, random);
             }
             return client.subscribe(&GROUPS, self.granted);
