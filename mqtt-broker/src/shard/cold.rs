@@ -269,6 +269,12 @@ impl Shard {
         if flight.queue.bytes() < least {
             return 0;
         }
+        if session.take_left() {
+            // Its Client may be back soon: those are parked first who were away on the last round already.
+            self.parking.found = true;
+            return 0;
+        }
+        let Some(flight) = session.known_flight() else { return 0 };
         let client_id = &*session.client_id;
         let (mut writer, mut cost) = (ChunkWriter::default(), 0);
         for delivery in flight.queue.iter() {

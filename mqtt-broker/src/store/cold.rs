@@ -122,6 +122,18 @@ impl Parked {
         Some(was)
     }
 
+    /// Gives up the chunks for which `keeps` is false; it is asked about each with the number of messages that wait there.
+    pub fn retain(&mut self, mut keeps: impl FnMut(Chunk, u32) -> bool) {
+        let (mut over, mut left) = (core::mem::take(&mut self.taken), 0);
+        self.chunks.retain(|&chunk| {
+            let taken = core::mem::take(&mut over);
+            let stays = keeps(chunk, chunk.messages - taken);
+            left += if stays { taken } else { 0 };
+            stays
+        });
+        self.taken = left;
+    }
+
     /// So many messages are over, the oldest first; `done` is told the chunks of which that was the last.
     pub fn take(&mut self, count: u64, mut done: impl FnMut(Chunk)) {
         let mut over = u64::from(self.taken) + count;
@@ -322,6 +334,23 @@ mod tests {
             let mut bytes = Vec::new();
             let chunk = put_chunk(&mut bytes, KEY, (1, 0), messages, records);
             assert!(matches!(read_chunk(&bytes, KEY, chunk), Err(ChunkError::Content { .. })));
+        }
+    }
+
+    #[test]
+    fn chunks_that_are_given_up_take_what_was_over_of_them_along() {
+        for (lost, left, taken) in [(0, 3, 0), (1, 4, 2), (2, 3, 2), (9, 5, 2)] {
+            let mut parked = Parked::default();
+            for (number, messages) in (0..).zip([4, 1, 2]) {
+                parked.push(Chunk { file: number, offset: 0, bytes: 50, messages });
+            }
+            parked.take(2, |_| panic!("none is over"));
+            let mut asked = Vec::new();
+            parked.retain(|chunk, messages| {
+                asked.push(messages);
+                chunk.file != lost
+            });
+            assert_eq!((asked, parked.messages(), parked.taken()), (vec![2, 1, 2], left, taken));
         }
     }
 

@@ -486,3 +486,32 @@ fn qos_1_out_of_a_chunk_waits_for_no_write() {
     cluster.expect_nothing(client);
     nothing_is_left(&disk.restart(cluster, 1000), &disk);
 }
+
+/// Who has just left may be back soon.
+#[test]
+fn whose_client_left_last_is_parked_last() {
+    let (mut cluster, disk, publisher) = begin(1, |_| {});
+    let [late, early] = ["late", "early"].map(|name| {
+        let (client, _) = cluster.resume(0, Version::V5, name);
+        cluster.subscribe(client, name, Qos::AtLeastOnce);
+        client
+    });
+    let publish = |cluster: &mut Cluster, topic: &str, count: u8| {
+        for number in 0..count {
+            cluster.publish_1(publisher, topic, &payload(number));
+        }
+        park(cluster, &disk);
+    };
+    let of = |name: &str| {
+        disk.count(|record| matches!(record, Record::Parked { client_id, .. } if *client_id == name))
+    };
+    cluster.cut(early);
+    publish(&mut cluster, "early", 30);
+    assert_eq!((of("early"), of("late")), (1, 0), "there is nobody else");
+    cluster.cut(late);
+    publish(&mut cluster, "late", 15);
+    publish(&mut cluster, "early", 15);
+    assert_eq!((of("early"), of("late")), (2, 0));
+    publish(&mut cluster, "late", 15);
+    assert_eq!((of("early"), of("late")), (2, 1), "the hand has passed once");
+}

@@ -186,14 +186,10 @@ impl Image {
         self.sessions().filter_map(Session::parked).flat_map(Parked::chunks)
     }
 
-    /// Puts the messages that are parked among those that wait, for who cannot go on with chunks. `read` gives the messages
-    /// of one; `lost` is told the ClientID and the error where it cannot.
-    pub fn load_parked<E>(
-        &mut self,
-        mut read: impl FnMut(Chunk) -> Result<Vec<Delivery>, E>,
-        mut lost: impl FnMut(&str, E),
-    ) {
-        self.sessions.iter_mut().for_each(|session| session.load_parked(&mut read, &mut lost));
+    /// Gives up the chunks for which `keeps` is false; it is asked about each with the ClientID and how many messages still
+    /// wait there.
+    pub fn retain_parked(&mut self, mut keeps: impl FnMut(&str, Chunk, u32) -> bool) {
+        self.sessions.iter_mut().for_each(|session| session.retain_parked(&mut keeps));
     }
 
     /// Since when the session's Client has been away; `None` if it was connected at the end of the log.
