@@ -19,6 +19,7 @@ use std::sync::atomic::AtomicU64;
 
 use clap::{Args, Subcommand};
 use mqtt_broker::runtime::{OfflineStore, OnDamage, StoreError, StoredCore};
+use mqtt_broker::store::cold::Parked;
 use mqtt_broker::store::image::Image;
 
 use crate::config;
@@ -163,7 +164,10 @@ fn holds<'a>(images: impl IntoIterator<Item = &'a Image>) -> String {
         retained += image.retained().len();
         queued += image
             .sessions()
-            .map(|session| session.waiting().len() + session.under_way().count())
+            .map(|session| {
+                let parked = session.parked().map_or(0, Parked::messages) as usize;
+                parked + session.waiting().len() + session.under_way().count()
+            })
             .sum::<usize>();
     }
     [count(sessions, "session"), count(queued, "queued message"), count(retained, "retained message")]

@@ -212,7 +212,7 @@ pub(super) enum Why {
     Lane,
     /// Answers that are owed and wait for other cores or the store.
     Answers,
-    /// What went to other cores before it, which it must not overtake.
+    /// What went to other cores before it, which it must not overtake; or the store, which has enough to write.
     Order,
 }
 

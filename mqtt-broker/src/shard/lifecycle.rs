@@ -106,8 +106,14 @@ impl Shard {
         }
         self.cancel_deadlines(key);
         self.publish_will(key);
+        // The owners of its groups hear of it behind this.
+        let mut commit = Commit::Now;
+        if let Some(session) = self.sessions.get(key).filter(|session| session.is_recorded()) {
+            commit = self.records.append(self.now, &Record::Ended { client_id: &session.client_id });
+        }
         self.unsubscribe_all(key);
-        let Some(session) = self.sessions.remove(key) else { return Commit::Now };
+        self.end_begun(key);
+        let Some(session) = self.sessions.remove(key) else { return commit };
         // Exact at once: the CONNECT that ended it may be about to open its successor.
         self.budget.own.sessions = self.sessions.len() as u64;
         for token in session.gathers().into_iter().flat_map(|gathers| gathers.tokens()) {
@@ -118,11 +124,8 @@ impl Shard {
         self.stats.messages_kept -= kept;
         self.stats.queue_bytes -= session.queue_bytes() as u64;
         self.stats.dropped(DropReason::SessionEnded, kept);
-        let mut commit = Commit::Now;
-        if session.is_recorded() {
-            commit = self.records.append(self.now, &Record::Ended { client_id: &session.client_id });
-        }
         self.release_parked(&session, commit);
+        self.leave_held(&session);
         self.ports.hooks.on_event(&Event::SessionEnded { client_id: &session.client_id });
         commit
     }

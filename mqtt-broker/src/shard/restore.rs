@@ -12,6 +12,7 @@ use super::barrier::Then;
 use super::cold::Cold;
 use super::contract::Now;
 use super::envelope::Envelope;
+use super::lanes::Noted;
 use super::queue::Delivery;
 use super::retained::outlives;
 use super::session::{Flight, NOBODY, Session, Will};
@@ -20,6 +21,7 @@ use crate::config::CoreId;
 use crate::message::{Message, MessageRef};
 use crate::router::{CoreSet, Retainable, Subscriber};
 use crate::store::image::{self, Image};
+use crate::store::record::Record;
 
 /// From the wall time of the store to the monotonic time of this process.
 struct Times {
@@ -88,11 +90,16 @@ impl Shard {
         }
         self.starts.clone_from(&times.starts);
         self.handover.restore(parts.last_number, parts.handled.into_iter());
+        for (owner, numbers) in parts.begun {
+            numbers.into_iter().for_each(|number| self.begun.insert(owner, number));
+        }
         for pending in &parts.pending {
             let message = times.message(&pending.message);
             // Who is to take it is found out once all cores are restored.
             self.handover.push(pending.number, message, pending.publisher, CoreSet::EMPTY);
         }
+        // Whoever hears that this core is restored waits for this, and so for all that the start has settled.
+        self.records.append(now, &Record::Time { at: wall });
         self.send_joins();
         self.restoring = Some((0..self.homes.cores()).collect());
         self.after_barrier(Then::Restored);
@@ -109,6 +116,8 @@ impl Shard {
     pub(super) fn told_restored(&mut self) {
         for core in self.lanes.peers() {
             self.lanes.send(core, &Envelope::Restored, &mut None);
+            // That core has done with what was begun here before it was restored.
+            self.lanes.note(core, self.begun.of(core).map(Noted::Begun));
         }
         self.core_restored(self.core);
     }

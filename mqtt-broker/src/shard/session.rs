@@ -169,6 +169,11 @@ impl Session {
         self.whereabouts.left(Some(ends_at));
     }
 
+    /// Whether its Client has left since this was asked last.
+    pub(super) fn take_left(&mut self) -> bool {
+        self.whereabouts.take_left()
+    }
+
     /// Whether the store knows of it.
     pub(super) fn is_recorded(&self) -> bool {
         self.whereabouts.is_recorded()

@@ -26,6 +26,8 @@ pub struct SnapshotPosition {
     messages: SnapshotMessages,
     /// The topic of the last retained message that was told.
     topic: String,
+    /// The last that was told of what sessions have begun.
+    begun: (u16, u64),
     /// The place of the shared group that is being told.
     group: usize,
     /// The number of the last message that was told, of those that other cores are yet to take and then of the group's.
@@ -38,6 +40,7 @@ pub struct SnapshotPosition {
 enum Stage {
     #[default]
     Core,
+    Begun,
     Pending,
     Groups,
     Retained,
@@ -124,7 +127,7 @@ impl Shard {
         bytes: usize,
         sink: &mut dyn FnMut(&Record<'_>),
     ) -> bool {
-        let SnapshotPosition { stage, messages, topic, group, number, session } = position;
+        let SnapshotPosition { stage, messages, topic, begun, group, number, session } = position;
         let (records, now) = (&self.records, self.now);
         let grace = u64::from(self.limits.restart_grace_seconds) * 1000;
         let mut slice = Slice { sink, messages, records, now, bytes: 0 };
@@ -138,7 +141,18 @@ impl Shard {
             for (core, number) in self.handover.handled() {
                 slice.tell(&Record::Handled { core, number });
             }
-            *stage = Stage::Pending;
+            *stage = Stage::Begun;
+        }
+        if *stage == Stage::Begun {
+            let mut behind = self.begun.behind(*begun);
+            *stage = loop {
+                if slice.bytes >= bytes {
+                    break Stage::Begun;
+                }
+                let Some((core, number)) = behind.next() else { break Stage::Pending };
+                *begun = (core, number);
+                slice.tell(&Record::GroupBegun { core, number });
+            };
         }
         if *stage == Stage::Pending {
             let mut behind = self.handover.pending_behind(*number);

@@ -127,14 +127,15 @@ enum Stage {
 impl Disk {
     /// Goes on with what was restored. The image is for the shard.
     pub(in crate::runtime) fn new(core: CoreId, restored: Restored, jobs: Jobs) -> (Disk, Image) {
-        let Restored { image, log, files, identity, snapshot_bytes, log_bytes_max } = restored;
+        let Restored { image, log, over, files, identity, snapshot_bytes, log_bytes_max } = restored;
+        let cold = Asks::begin(over, log.next() - 1);
         let disk = Disk {
             core,
             identity,
             files,
             jobs,
             log: Rc::new(RefCell::new(log)),
-            cold: Rc::default(),
+            cold: Rc::new(RefCell::new(cold)),
             awaited: Rc::default(),
             pace: Pace::default(),
             first: First::default(),

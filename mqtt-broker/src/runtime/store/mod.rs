@@ -15,6 +15,7 @@
 //! Invariant: a file has its name only once all of it is on the disk; META is the last to change.
 
 mod cold;
+mod cold_files;
 mod directory;
 mod disk;
 mod files;
@@ -109,11 +110,11 @@ impl StoreConfig {
 const SEGMENTS_MIN: u32 = 8;
 
 /// What a broker does if what it finds at its start is damaged: not merely torn at the end, as after a power cut, but such
-/// that something is gone that was acknowledged.
+/// that something is gone that was acknowledged. What lies outside memory may turn out to be so when its Client returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum OnDamage {
-    /// It does not start, and says what is damaged.
+    /// It does not start, or ends, and says what is damaged.
     #[default]
     Refuse,
     /// It keeps all that can be read, says what is gone, moves the damaged files aside, and starts.

@@ -39,6 +39,10 @@ impl Store for LogStore {
         self.log.borrow_mut().room_for(bytes, Purpose::Keep) != Room::Full
     }
 
+    fn waiting_bytes(&self) -> u64 {
+        self.log.borrow().waiting_bytes()
+    }
+
     fn status(&self) -> StoreStatus {
         let log = self.log.borrow();
         let (segments, log_bytes) = log.files();

@@ -7,6 +7,7 @@
 //! Invariant: the cores get what they had acknowledged, or the broker does not start; unless it is to be salvaged, and then
 //! what is gone is said.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -17,12 +18,13 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::cold::ColdFiles;
+use super::cold_files::ColdFiles;
 use super::directory::Directory;
 use super::files::{self, CoreFiles};
 use super::layout;
 use super::{OnDamage, StoreConfig, StoreError};
 use crate::runtime::clock;
+use crate::store::cold::Chunk;
 use crate::store::image::{Image, MissingMessage};
 use crate::store::log::{
     self, Fault, Identity, Log, LogConfig, ReadConfig, ReadError, Reader, Recovered, SnapshotReader,
@@ -48,6 +50,8 @@ pub(in crate::runtime) struct Stored {
 pub(in crate::runtime) struct Restored {
     pub(in crate::runtime) image: Image,
     pub(super) log: Log,
+    /// Chunks of sessions whose time is over, which go once the log has said so.
+    pub(super) over: Vec<Chunk>,
     pub(super) files: CoreFiles,
     pub(super) identity: Identity,
     pub(super) snapshot_bytes: u64,
@@ -97,12 +101,12 @@ pub(in crate::runtime) fn open(
         logs.push((log, found.snapshot_bytes));
     }
     let cold = ColdFiles::open(directory.path(), directory.hash_key(), &images, salvage)?;
-    go_on(&mut images, &mut logs);
+    let over = go_on(&mut images, &mut logs);
     let mut restored = Vec::new();
-    for (core, (image, (log, snapshot_bytes))) in (0..).zip(images.into_iter().zip(logs)) {
+    for (core, ((image, (log, snapshot_bytes)), over)) in (0..).zip(images.into_iter().zip(logs).zip(over)) {
         let (files, identity) = (directory.core(core), directory.identity(core));
         let log_bytes_max = config.log_bytes_max;
-        restored.push(Restored { image, log, files, identity, snapshot_bytes, log_bytes_max });
+        restored.push(Restored { image, log, over, files, identity, snapshot_bytes, log_bytes_max });
     }
     let sessions: usize = restored.iter().map(|core| core.image.session_count()).sum();
     let retained: usize = restored.iter().map(|core| core.image.retained().len()).sum();
@@ -125,15 +129,21 @@ pub(in crate::runtime) fn open(
 }
 
 /// What the time between takes away, and what is settled between the cores: the first records that each log goes on with.
-fn go_on(images: &mut [Image], logs: &mut [(Log, u64)]) {
+/// Answers the chunks of each core that are not needed any more.
+fn go_on(images: &mut [Image], logs: &mut [(Log, u64)]) -> Vec<Vec<Chunk>> {
     let now = Image::start_at(images, clock::now().wall_millis);
+    let mut over = Vec::new();
     for (image, (log, _)) in images.iter_mut().zip(logs.iter_mut()) {
+        let mut gone: BTreeSet<Chunk> = image.chunks().collect();
         image.expire(now, |record| append(log, record));
+        image.chunks().for_each(|chunk| _ = gone.remove(&chunk));
+        over.push(gone.into_iter().collect());
     }
     Image::settle(images, |core, record| append(&mut logs[usize::from(core)].0, record));
     for (log, _) in logs {
         log.boundary();
     }
+    over
 }
 
 fn append(log: &mut Log, record: &Record<'_>) {

@@ -3,7 +3,7 @@
 use mqtt_proto::types::PacketId;
 
 use super::session::Presence;
-use super::{Bound, Delivery, Image, MissingMessage, Pending, Session, Subscription, Will};
+use super::{Delivery, Image, MissingMessage, Pending, Session, Subscription, Will};
 use crate::message::Message;
 use crate::store::record::Record;
 
@@ -161,17 +161,16 @@ impl Image {
                 self.last_number = self.last_number.max(number);
                 self.groups.queue(group, number, message);
             }
-            Record::GroupBound { group, number, core, handed_as } => {
-                self.last_number = self.last_number.max(handed_as);
-                self.groups.bind(group, number, Some(Bound { core, handed_as }));
-            }
-            Record::GroupReturned { group, number } => self.groups.bind(group, number, None),
+            Record::GroupBegun { core, number } => self.begun.entry(core).or_default().push(number),
             Record::GroupTaken { group, number } => self.groups.take(group, number),
             Record::Parked { client_id, chunk } => {
                 self.with(seq, client_id, |session| session.park(chunk));
             }
             Record::Taken { client_id, count } => {
                 self.with(seq, client_id, |session| session.take_parked(count));
+            }
+            Record::Moved { client_id, from, to } => {
+                self.with(seq, client_id, |session| session.move_parked(from, to));
             }
         }
         Ok(())

@@ -28,10 +28,10 @@ use self::named::{HasName, Named};
 use self::session::Presence;
 use crate::message::Message;
 use crate::router::Retainable;
-use crate::store::cold::Chunk;
+use crate::store::cold::{Chunk, Parked};
 
 pub use deal::Home;
-pub use group::{Bound, Group, GroupMessage};
+pub use group::{Group, GroupMessage};
 pub use session::{Delivery, Session, Will};
 pub use snapshot::SnapshotMessages;
 pub(crate) use snapshot::write_parked;
@@ -47,6 +47,8 @@ pub struct Image {
     pending: VecDeque<Pending>,
     /// By the core that hands on: the last number that was taken.
     handled: BTreeMap<u16, u64>,
+    /// By the core of a shared group: the numbers of the messages that sessions of this core have begun, as they were told.
+    begun: BTreeMap<u16, Vec<u64>>,
     last_number: u64,
     /// When the broker was started, each time that the log tells of.
     starts: Vec<u64>,
@@ -87,6 +89,8 @@ pub struct Parts {
     pub pending: VecDeque<Pending>,
     /// By the core that hands on: the last number that was taken.
     pub handled: BTreeMap<u16, u64>,
+    /// By the core of a shared group: the numbers of the messages that sessions of this core have begun.
+    pub begun: BTreeMap<u16, Vec<u64>>,
     /// The highest number that this core has given to a message that it hands on or keeps for a group.
     pub last_number: u64,
 }
@@ -122,6 +126,7 @@ impl Image {
             groups: Groups::default(),
             pending: VecDeque::new(),
             handled: BTreeMap::new(),
+            begun: BTreeMap::new(),
             last_number: 0,
             starts: Vec::new(),
             earlier_starts: Vec::new(),
@@ -142,6 +147,7 @@ impl Image {
             groups: self.groups.0,
             pending: self.pending,
             handled: self.handled,
+            begun: self.begun,
             last_number: self.last_number,
         }
     }
@@ -175,14 +181,15 @@ impl Image {
         self.sessions.get(client_id)
     }
 
-    /// Puts the messages that are parked among those that wait, for who cannot go on with chunks. `read` gives the messages
-    /// of one; `lost` is told the ClientID and the error where it cannot.
-    pub fn load_parked<E>(
-        &mut self,
-        mut read: impl FnMut(Chunk) -> Result<Vec<Delivery>, E>,
-        mut lost: impl FnMut(&str, E),
-    ) {
-        self.sessions.iter_mut().for_each(|session| session.load_parked(&mut read, &mut lost));
+    /// The chunks of all sessions.
+    pub fn chunks(&self) -> impl Iterator<Item = Chunk> {
+        self.sessions().filter_map(Session::parked).flat_map(Parked::chunks)
+    }
+
+    /// Gives up the chunks for which `keeps` is false; it is asked about each with the ClientID and how many messages still
+    /// wait there.
+    pub fn retain_parked(&mut self, mut keeps: impl FnMut(&str, Chunk, u32) -> bool) {
+        self.sessions.iter_mut().for_each(|session| session.retain_parked(&mut keeps));
     }
 
     /// Since when the session's Client has been away; `None` if it was connected at the end of the log.
@@ -213,6 +220,12 @@ impl Image {
     /// The last number that was taken of what `core` hands on; 0 for none.
     pub fn handled(&self, core: u16) -> u64 {
         self.handled.get(&core).copied().unwrap_or(0)
+    }
+
+    /// The numbers of the messages that sessions of this core have begun of shared groups of `core`, as they were told: one
+    /// may be there twice, or be over.
+    pub fn begun(&self, core: u16) -> &[u64] {
+        self.begun.get(&core).map_or(&[], |numbers| numbers)
     }
 
     /// The highest number that this core has given to a message that it hands on or keeps for a group. New ones are

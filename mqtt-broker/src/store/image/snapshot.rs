@@ -73,6 +73,9 @@ impl Image {
         for (&core, &number) in &self.handled {
             tell(&Record::Handled { core, number });
         }
+        for (&core, numbers) in &self.begun {
+            numbers.iter().for_each(|&number| tell(&Record::GroupBegun { core, number }));
+        }
         for pending in &self.pending {
             let (message, publisher) = (pending.message.as_ref(), pending.publisher);
             tell(&Record::Message { message, publisher, shared: false });
@@ -91,9 +94,6 @@ impl Image {
             let (group, number) = (name, message.number);
             tell(&messages.record(&message.message));
             tell(&Record::GroupQueued { group, number });
-            if let Some(bound) = message.bound {
-                tell(&Record::GroupBound { group, number, core: bound.core, handed_as: bound.handed_as });
-            }
         }
     }
 

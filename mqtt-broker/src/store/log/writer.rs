@@ -302,6 +302,11 @@ impl Log {
         self.pending.next()
     }
 
+    /// Bytes of records that no write has taken yet.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.pending.waiting()
+    }
+
     /// The segments that hold the log, oldest first.
     pub fn live(&self) -> impl ExactSizeIterator<Item = Live> {
         self.space.live()
