@@ -4,10 +4,15 @@
 
 /// What to say of the setting `name`, of which the file says `value`, when reading it failed with `message`.
 pub(crate) fn explain(name: &str, value: &str, message: &str) -> String {
-    let expected = ["invalid type: ", "invalid value: "]
+    if value.starts_with("[[") {
+        return format!("{value} is a list of tables; it must be one table: write [{name}]");
+    }
+    let expected = ["invalid type: ", "invalid value: ", "unknown variant "]
         .iter()
         .find_map(|start| message.strip_prefix(start)?.rsplit_once(", expected "))
-        .and_then(|(_, expected)| in_words(name, expected));
+        .map(|(_, expected)| expected)
+        .or_else(|| message.strip_prefix("wanted "))
+        .and_then(|expected| in_words(name, expected));
     match expected {
         Some(expected) => format!("{name} is {}; it must be {expected}", shortened(value)),
         None if message.starts_with(name) => message.to_owned(),
@@ -30,13 +35,14 @@ fn in_words(name: &str, expected: &str) -> Option<String> {
     };
     Some(match expected {
         "path string" => "a path in quotes, such as \"/var/lib/mqttd\"".to_owned(),
-        "a string" => "a text in quotes".to_owned(),
+        "a string" | "string or table" => "a text in quotes".to_owned(),
         "a boolean" => "true or false".to_owned(),
         "a sequence" => "a list in brackets, such as [\"localhost:1883\"]".to_owned(),
         "u8" => number(u8::MAX.into()),
         "u16" => number(u16::MAX.into()),
         "u32" => number(u32::MAX.into()),
         "u64" => number(u64::MAX),
+        _ if expected.contains('`') => expected.to_owned(),
         _ if expected.starts_with("struct ") => format!("a table: a line [{name}] with its settings below"),
         _ => return None,
     })
@@ -80,6 +86,18 @@ mod tests {
     #[test]
     fn what_says_enough_stays_as_it_is() {
         assert_eq!(explain("maximum_qos", "3", "maximum_qos is 0, 1 or 2"), "maximum_qos is 0, 1 or 2");
+        assert_eq!(
+            explain("on_damage", "\"no\"", "unknown variant `no`, expected `refuse` or `salvage`"),
+            "on_damage is \"no\"; it must be `refuse` or `salvage`"
+        );
+        assert_eq!(
+            explain("on_damage", "5", "wanted string or table"),
+            "on_damage is 5; it must be a text in quotes"
+        );
+        assert_eq!(
+            explain("store", "[[store]]", "invalid type: map, expected a boolean"),
+            "[[store]] is a list of tables; it must be one table: write [store]"
+        );
         assert_eq!(explain("log", "\"x\"", "expected off"), "log: expected off");
     }
 

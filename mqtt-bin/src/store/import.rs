@@ -64,7 +64,7 @@ pub(super) fn run(flags: &ImportFlags) -> Result<(), Failure> {
 
 /// Said of a file that begins in another way.
 const NO_EXPORT: &str =
-    "this is no export: the first line of what `mqttd store export` writes begins with {\"mqttd_export\":";
+    "this is no export: a file that `mqttd store export` wrote begins with {\"mqttd_export\"";
 
 /// A line that cannot be taken.
 #[derive(Debug)]

@@ -163,6 +163,22 @@ fn a_full_store_is_full_until_a_segment_is_free() {
     assert_eq!(keep(&mut store), Room::Now);
 }
 
+/// What is written takes fewer pages than it was reckoned with: that is no room for the next.
+#[test]
+fn a_page_that_was_not_needed_is_no_room_in_a_full_store() {
+    let mut store = Store::new(8);
+    let keep = |store: &mut Store| store.log.room_for(1_000, Purpose::Keep);
+    while keep(&mut store) != Room::Full {
+        store.make();
+        store.append_unasked(vec![(1, vec![2; 1_000])]);
+    }
+    store.flush();
+    assert_eq!(store.log.committed() + 1, store.log.next(), "all of it is written");
+    assert_eq!(keep(&mut store), Room::Full);
+    store.release(store.model.acked);
+    assert_eq!(keep(&mut store), Room::Now);
+}
+
 #[test]
 fn what_is_appended_without_room_waits_as_a_whole() {
     let mut store = Store::new(20);
