@@ -127,6 +127,9 @@ pub struct Limits {
 
     /// Longest Will Delay Interval in seconds; a longer one is cut to it.
     pub will_delay_max_seconds: u32,
+    /// Seconds from a start with a store within which Clients that it finds gone may come back before their Wills are
+    /// published. A start that follows within them does not make them more.
+    pub restart_grace_seconds: u32,
     /// Longest Message Expiry Interval in seconds, also given to messages without one. 0: no bound.
     pub message_expiry_max_seconds: u32,
 
@@ -205,6 +208,7 @@ impl Default for Limits {
             group_queue_bytes_max: 256 * MIB,
             shared_strategy: Strategy::RoundRobin,
             will_delay_max_seconds: u32::MAX,
+            restart_grace_seconds: 30,
             message_expiry_max_seconds: 0,
             lane_bytes_max: 4 * MIB as u32,
             store_waiting_bytes_max: 64 * MIB as u32,

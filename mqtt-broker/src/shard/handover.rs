@@ -2,7 +2,7 @@
 //! each until all others have committed what they made of it.
 //!
 //! Such a message leaves only once the record of its number is committed here, so no core can have taken a number that this
-//! one forgets. It waits for that in the lane, in order (`Lanes::hand_on`), and its publisher's next message that needs no
+//! one forgets. It waits for that in the lane, in order (`Lanes::send_behind`), and its publisher's next message that needs no
 //! number waits with it, unread. The core that takes it tells its store of the number beside what it makes of the message.
 //!
 //! Invariants: the numbers of a lane only grow, so one number says what was taken of it; what has a number and is not yet
@@ -14,6 +14,7 @@ use mqtt_proto::types::Qos;
 
 use super::deliver::Outgoing;
 use super::envelope::Envelope;
+use super::lanes::Noted;
 use super::session::{Flight, Session};
 use super::table::Key;
 use super::{ConnectionId, Shard};
@@ -253,7 +254,7 @@ impl Shard {
             let (deliver, retain) = (interested.contains(core), home == Some(core));
             let (message, publisher) = (outgoing.message, outgoing.publisher);
             let envelope = Envelope::Publish { message, deliver, retain, publisher };
-            self.lanes.send_behind(core, &envelope, &mut outgoing.owned);
+            self.lanes.send_behind(core, None, &envelope, &mut outgoing.owned, Commit::Now);
         }
         if let Some(session) = publisher.and_then(|key| self.sessions.get_mut(key)) {
             session.flight().held_until = self.handover.held_until;
@@ -278,7 +279,8 @@ impl Shard {
             let (deliver, retain) = (interested.contains(core), home == Some(core));
             let (message, publisher) = (outgoing.message, outgoing.publisher);
             let envelope = Envelope::HandOn { number, message, deliver, retain, publisher };
-            self.lanes.hand_on(core, number, &envelope, &mut outgoing.owned, commit);
+            let noted = Some(Noted::HandedOn(number));
+            self.lanes.send_behind(core, noted, &envelope, &mut outgoing.owned, commit);
         }
         if let Commit::At(position) = commit {
             self.handover.hold_until(position);
@@ -303,7 +305,7 @@ impl Shard {
                 let envelope =
                     Envelope::HandOn { number, message: message.as_ref(), deliver: true, retain, publisher };
                 let owned = &mut Some(message.clone());
-                lanes.hand_on(core, number, &envelope, owned, Commit::Now);
+                lanes.send_behind(core, Some(Noted::HandedOn(number)), &envelope, owned, Commit::Now);
             }
         }
     }

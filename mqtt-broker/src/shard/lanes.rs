@@ -3,8 +3,8 @@
 //!
 //! Invariants: envelopes of one lane are handled in order, so one number acknowledges all before it. A core handles
 //! its lanes whatever its own outgoing ones hold; only publishers wait, and only for lanes whose bytes are not yet
-//! handled at the other end. Acknowledgements travel in the head of a batch and need no room. What is handed on under a
-//! number waits, in order, until its record is committed here; it counts as sent but for its number on the lane.
+//! handled at the other end. Acknowledgements travel in the head of a batch and need no room. What leans on a record waits,
+//! in order, until that is committed here; it counts as sent but for its number on the lane.
 
 use std::collections::VecDeque;
 
@@ -33,13 +33,21 @@ struct Held {
     marks: VecDeque<Mark>,
 }
 
+/// What [`Lanes::poll_taken`] tells of an envelope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Noted {
+    /// What was handed on under this number is taken.
+    HandedOn(u64),
+    /// The core of a shared group knows for good that the message under this number is its member's.
+    Begun(u64),
+}
+
 /// An envelope that waits.
 #[derive(Debug)]
 struct Mark {
     /// The store's position that it waits for.
     position: u64,
-    /// Under which it is handed on; none of what only keeps its place behind such.
-    number: Option<u64>,
+    noted: Option<Noted>,
     /// Its part of the bytes, and of the messages beside them.
     bytes: usize,
     large: usize,
@@ -50,8 +58,8 @@ struct Lane {
     // Outgoing.
     batch: EnvelopeBatch,
     held: Held,
-    /// What was handed on and is not committed at the other end: (number on this lane, number under which).
-    numbered: VecDeque<(u64, u64)>,
+    /// What is to be told once it is committed at the other end, by the number of the envelope on this lane.
+    noted: VecDeque<(u64, Noted)>,
     sent: u64,
     sent_bytes: u64,
     handled: u64,
@@ -81,7 +89,7 @@ impl Lane {
         let (mut bytes, mut large) = (0, 0);
         while let Some(mark) = self.held.marks.pop_front_if(|mark| mark.position <= committed) {
             self.sent += 1;
-            self.numbered.extend(mark.number.map(|number| (self.sent, number)));
+            self.noted.extend(mark.noted.map(|noted| (self.sent, noted)));
             bytes += mark.bytes;
             large += mark.large;
         }
@@ -102,7 +110,11 @@ impl Held {
     fn check_invariants(&self, committed: u64) {
         debug_assert!(self.marks.front().is_none_or(|first| first.position > committed));
         debug_assert!(self.marks.iter().is_sorted_by_key(|mark| mark.position));
-        debug_assert!(self.marks.iter().filter_map(|mark| mark.number).is_sorted());
+        let numbers = self.marks.iter().filter_map(|mark| match mark.noted {
+            Some(Noted::HandedOn(number)) => Some(number),
+            _ => None,
+        });
+        debug_assert!(numbers.is_sorted());
         debug_assert_eq!(self.bytes.len(), self.marks.iter().map(|mark| mark.bytes).sum::<usize>());
         debug_assert_eq!(self.large.len(), self.marks.iter().map(|mark| mark.large).sum::<usize>());
     }
@@ -177,16 +189,16 @@ impl Lanes {
         lane.sent
     }
 
-    /// Hands `envelope` on under `number`, behind all that is handed on already and once the record of that is committed;
-    /// [`Lanes::poll_taken`] says when `to` has committed what it makes of it. Numbers come in order.
-    pub(super) fn hand_on(
+    /// Sends `envelope` once `commit` is there, and behind all that waits already; [`Lanes::poll_taken`] tells `noted` when
+    /// `to` has committed what it makes of it. Whether it waits. The numbers of what is handed on come in order.
+    pub(super) fn send_behind(
         &mut self,
         to: u16,
-        number: u64,
+        noted: Option<Noted>,
         envelope: &Envelope<'_>,
         owned: &mut Option<Message>,
         commit: Commit,
-    ) {
+    ) -> bool {
         let position = match commit {
             Commit::At(position) => position,
             Commit::Now => 0,
@@ -194,30 +206,10 @@ impl Lanes {
         let lane = &self.lanes[to as usize];
         let position = lane.held.marks.back().map_or(position, |last| last.position.max(position));
         if position <= self.committed {
-            let seq = self.send(to, envelope, owned);
-            self.lanes[to as usize].numbered.push_back((seq, number));
-            return;
+            self.send(to, envelope, owned);
+            self.note(to, noted);
+            return false;
         }
-        self.hold(to, position, Some(number), envelope, owned);
-    }
-
-    /// Sends `envelope` behind all that waits in the lane.
-    pub(super) fn send_behind(&mut self, to: u16, envelope: &Envelope<'_>, owned: &mut Option<Message>) {
-        match self.lanes[to as usize].held.marks.back().map(|last| last.position) {
-            Some(position) => self.hold(to, position, None, envelope, owned),
-            None => _ = self.send(to, envelope, owned),
-        }
-    }
-
-    /// Keeps `envelope` until this core's store has committed up to `position`.
-    fn hold(
-        &mut self,
-        to: u16,
-        position: u64,
-        number: Option<u64>,
-        envelope: &Envelope<'_>,
-        owned: &mut Option<Message>,
-    ) {
         let lane = &mut self.lanes[to as usize];
         let held = &mut lane.held;
         take_buffer(&mut held.bytes, &mut self.spare);
@@ -226,11 +218,19 @@ impl Lanes {
         Writer { bytes: &mut held.bytes, large: &mut held.large }.write(envelope, owned);
         let by_reference: usize = held.large[large..].iter().map(Message::cost).sum();
         let (bytes, large) = (held.bytes.len() - before, held.large.len() - large);
-        held.marks.push_back(Mark { position, number, bytes, large });
+        held.marks.push_back(Mark { position, noted, bytes, large });
         lane.sent_bytes += (bytes + by_reference) as u64;
         if lane.sent_bytes - lane.handled_bytes > self.bytes_max {
             self.congested.insert(to);
         }
+        true
+    }
+
+    /// [`Lanes::poll_taken`] tells `noted` when `to` has committed what it makes of the last envelope that was sent.
+    pub(super) fn note(&mut self, to: u16, noted: impl IntoIterator<Item = Noted>) {
+        let lane = &mut self.lanes[to as usize];
+        let sent = lane.sent;
+        lane.noted.extend(noted.into_iter().map(|noted| (sent, noted)));
     }
 
     /// The position in the store that all which waits now waits for, if anything does.
@@ -238,11 +238,11 @@ impl Lanes {
         self.lanes.iter().filter_map(|lane| Some(lane.held.marks.back()?.position)).max()
     }
 
-    /// The next number under which something was handed on to `to` that is committed there.
-    pub(super) fn poll_taken(&mut self, to: CoreId) -> Option<u64> {
+    /// The next that was to be told of what `to` has committed.
+    pub(super) fn poll_taken(&mut self, to: CoreId) -> Option<Noted> {
         let lane = &mut self.lanes[to.index()];
         let committed = lane.committed;
-        lane.numbered.pop_front_if(|&mut (seq, _)| seq <= committed).map(|(_, number)| number)
+        lane.noted.pop_front_if(|&mut (seq, _)| seq <= committed).map(|(_, noted)| noted)
     }
 
     /// How far each lane has got, this core's own entry 0.
@@ -351,7 +351,7 @@ impl Lanes {
         batch.handled_bytes = handled_bytes;
         batch.committed = committed;
         batch.answer_wanted = !lane.waiters.is_empty()
-            || !lane.numbered.is_empty()
+            || !lane.noted.is_empty()
             || lane.sent_bytes - lane.handled_bytes > self.bytes_max / 2;
         lane.told = lane.seen;
         lane.told_bytes = handled_bytes;
@@ -367,7 +367,7 @@ impl Lanes {
             debug_assert!(lane.waiters.iter().is_sorted_by_key(|waiter| waiter.seq));
             debug_assert!(lane.waiters.front().is_none_or(|waiter| waiter.seq > lane.committed));
             lane.held.check_invariants(self.committed);
-            debug_assert!(lane.numbered.iter().is_sorted());
+            debug_assert!(lane.noted.iter().is_sorted_by_key(|&(seq, _)| seq));
         }
     }
 }

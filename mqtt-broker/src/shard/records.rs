@@ -34,13 +34,25 @@ pub(super) struct Records {
     waiting_max: u64,
     /// Whether anything outlives the process.
     keeps: bool,
+    /// The position of the last record that somebody may wait for.
+    last: u64,
 }
 
 impl Records {
     pub(super) fn new(store: Box<dyn Store>, waiting_max: u32) -> Records {
         let keeps = store.keeps();
         let waiting_max = waiting_max.into();
-        Records { store, messages: 0, told: 0, lacking: 0, full: false, behind: false, waiting_max, keeps }
+        Records {
+            store,
+            messages: 0,
+            told: 0,
+            lacking: 0,
+            full: false,
+            behind: false,
+            waiting_max,
+            keeps,
+            last: 0,
+        }
     }
 
     /// Whether anything that is told outlives the process.
@@ -67,8 +79,16 @@ impl Records {
     pub(super) fn append(&mut self, now: Now, record: &Record<'_>) -> Commit {
         self.tell_time(now);
         let commit = self.store.append(record);
+        if let Commit::At(position) = commit {
+            self.last = position;
+        }
         self.look_for_room();
         commit
+    }
+
+    /// When all is there that was appended for somebody to wait for.
+    pub(super) fn all(&self) -> Commit {
+        Commit::At(self.last)
     }
 
     /// Appends a record that nobody waits for: it need not be on the disk soon.
@@ -161,6 +181,13 @@ impl Records {
         let commit = self.append(now, record);
         outgoing.wait_for(commit);
         commit
+    }
+
+    /// Appends a record that keeps `message` and that nobody waits for.
+    pub(super) fn keep_later(&mut self, now: Now, message: &MessageRef<'_>, record: &Record<'_>) -> Commit {
+        self.tell(now, message, 0);
+        self.append_later(now, record);
+        Commit::Now
     }
 
     /// The message at hand is kept for a session: it waits, or was sent under `packet_id`.

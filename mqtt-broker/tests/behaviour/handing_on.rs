@@ -38,7 +38,7 @@ fn one_away_on_each(cluster: &mut Cluster, cores: usize) -> Vec<String> {
     names
 }
 
-fn keeps(cluster: &mut Cluster, name: &str) -> ClientId {
+pub(crate) fn keeps(cluster: &mut Cluster, name: &str) -> ClientId {
     cluster.resume(0, Version::V5, name).0
 }
 
@@ -51,13 +51,13 @@ fn count(disk: &Disk) -> [usize; 3] {
 }
 
 /// Whether the next packet, if there is one, is a PUBREC.
-fn has_pubrec(cluster: &mut Cluster, client: ClientId) -> bool {
+pub(crate) fn has_pubrec(cluster: &mut Cluster, client: ClientId) -> bool {
     let found = cluster.look(client, |packet| assert!(matches!(packet, Packet::PubRec(_)), "{packet:?}"));
     found.is_some()
 }
 
 /// What its publisher sends again until it has PUBCOMP.
-fn completes(cluster: &mut Cluster, name: &str, message: Publish<'_>, has_pubrec: bool) {
+pub(crate) fn completes(cluster: &mut Cluster, name: &str, message: Publish<'_>, has_pubrec: bool) {
     let publisher = keeps(cluster, name);
     let id = message.packet_id.expect("QoS 2");
     if !has_pubrec {

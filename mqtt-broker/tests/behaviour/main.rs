@@ -5,6 +5,7 @@ mod answers;
 mod away;
 mod backpressure;
 mod basics;
+mod begun_groups;
 mod behind;
 mod bounds;
 mod cluster;

@@ -187,6 +187,23 @@ impl Store for Handle {
     }
 }
 
+impl Disk {
+    /// Makes the segments that the log asks for, if there is room; whether one was made.
+    fn make_segments(&mut self) -> bool {
+        let mut any = false;
+        while let Some(segment) = self.log.poll_make() {
+            let is_made = self.files.left == Left::Plenty;
+            if is_made {
+                let made = File(Rc::new(vec![0; segment.bytes as usize]));
+                self.files.segments.insert(segment.number, made);
+            }
+            self.log.made(is_made);
+            any |= is_made;
+        }
+        any
+    }
+}
+
 impl Handle {
     pub(super) fn new(identity: Identity, files: Files, log: Log, chunks: OfCore) -> Handle {
         let (writing, snapshot, refused) = (None, None, false);
@@ -255,15 +272,12 @@ impl Handle {
     pub(crate) fn go_on(&self) {
         let disk = &mut *self.0.borrow_mut();
         disk.log.boundary();
-        while let Some(segment) = disk.log.poll_make() {
-            let is_made = disk.files.left == Left::Plenty;
-            if is_made {
-                let made = File(Rc::new(vec![0; segment.bytes as usize]));
-                disk.files.segments.insert(segment.number, made);
-            }
-            disk.log.made(is_made);
-        }
+        disk.make_segments();
         if disk.writing.is_none() {
+            disk.writing = disk.log.poll_write();
+        }
+        // What cannot be written for want of a segment has asked for it.
+        if disk.writing.is_none() && disk.make_segments() {
             disk.writing = disk.log.poll_write();
         }
     }

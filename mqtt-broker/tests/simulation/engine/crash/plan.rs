@@ -17,6 +17,8 @@ pub(crate) struct Setting {
     pub(crate) segments_max: u32,
     /// Bytes of queues from which on those of Clients that are away are parked; 0: none ever is.
     pub(crate) queue_memory_bytes_max: u64,
+    /// Bytes of a chunk of what is parked.
+    pub(crate) chunk_bytes: usize,
     pub(crate) store_waiting_bytes_max: u32,
 }
 
@@ -54,6 +56,8 @@ pub(crate) enum What {
     Arrive,
     /// A chunk of a queue is written or read.
     Chunk,
+    /// Some Clients leave and much is published to them; then one is back.
+    Pile,
     /// Milliseconds pass.
     Pass,
     /// Seconds pass, a minute at most.
@@ -88,13 +92,15 @@ pub(crate) fn plan(seed: u64) -> (Setting, Vec<Step>) {
     let cores = random.pick(&[1, 2, 2, 3]);
     let mut parties: Vec<Party> = (0..2 + random.index(4)).map(|nth| party(nth, &mut random)).collect();
     parties.push(Party { expiry: 0, has_will: false, ..parties[0] });
+    let mut parking = Random::new(seed, &[10]);
     let setting = Setting {
         cores,
         parties,
         in_flight_max: random.pick(&[1, 2, 100]),
         output_bytes_max: random.pick(&[1024, 1 << 20]),
         segments_max: random.pick(&[6, 8, 10_000, 10_000]),
-        queue_memory_bytes_max: Random::new(seed, &[10]).pick(&QUEUE_BYTES),
+        queue_memory_bytes_max: parking.pick(&QUEUE_BYTES),
+        chunk_bytes: parking.pick(&[64 << 10, 100, 100, 200]),
         store_waiting_bytes_max: Random::new(seed, &[11]).pick(&WAITING_BYTES),
     };
     // Rare things happen in some runs only, so that others have long stretches without.
@@ -111,6 +117,7 @@ pub(crate) fn plan(seed: u64) -> (Setting, Vec<Step>) {
                 6 if fills => What::Room,
                 7 if fills => What::Refuse,
                 8 if slows => What::Slow,
+                9..=16 if parks => What::Pile,
                 9..=20 => What::PassLong,
                 21..=220 => What::Deliver,
                 221..=320 => What::Written,
@@ -119,7 +126,7 @@ pub(crate) fn plan(seed: u64) -> (Setting, Vec<Step>) {
                 921..=1_120 => What::Act,
                 1_121..=1_200 => What::Pass,
                 1_201..=1_300 => What::Snapshot,
-                1_301..=1_350 if parks => What::Chunk,
+                1_301..=1_380 if parks => What::Chunk,
                 _ => What::Arrive,
             };
             add(what, &mut random);

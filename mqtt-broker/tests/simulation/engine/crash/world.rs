@@ -6,7 +6,7 @@ use mqtt_broker::config::Limits;
 use mqtt_proto::packet::Packet;
 use mqtt_proto::types::Version;
 
-use super::client::Client;
+use super::client::{Client, Known};
 use super::judge::Judge;
 use super::plan::{Setting, Step, What};
 use super::wills::Wills;
@@ -69,6 +69,14 @@ impl Drive for World {
 
     fn arrived_late(&mut self, nth: usize) {
         self.wills.doubt(nth);
+        let client = &mut self.clients[nth];
+        if client.away.is_some() {
+            client.may_be_back(self.latest);
+        }
+        // Whose session its CONNECT finds is not known: it comes once more, with Clean Start.
+        if client.session == Known::Unsure && !client.clean {
+            self.cut(nth);
+        }
     }
 
     fn committed(&mut self) {
@@ -97,7 +105,8 @@ impl World {
         limits.output_bytes_max = setting.output_bytes_max;
         limits.queue_memory_bytes_max = setting.queue_memory_bytes_max;
         limits.store_waiting_bytes_max = setting.store_waiting_bytes_max;
-        let cluster = Cluster::new(Random::new(0, &[]), limits, setting.segments_max, prints);
+        let cluster = Cluster::new(Random::new(0, &[]), limits, setting.segments_max, prints)
+            .with_chunks(setting.chunk_bytes);
         let parties = setting.parties.iter().enumerate();
         let mut world = World {
             latest: cluster.now.wall_millis,
@@ -153,6 +162,7 @@ impl World {
                 let core = self.cluster.random.index(self.cluster.shards.len());
                 self.serve(core)?;
             }
+            What::Pile => self.pile()?,
             What::Pass => {
                 let millis = self.cluster.random.below(50);
                 self.pass(millis);
@@ -245,6 +255,7 @@ impl World {
     fn slow(&mut self) -> Check {
         let held = self.cluster.random.index(self.cluster.disks.len());
         self.rest(Rest::AsIs)?;
+        self.cluster.check_files()?;
         self.cluster.say(|| format!("** the disk of core {held} is silent"));
         self.cluster.held = Some(held);
         for _ in 0..self.cluster.random.below(12) {
