@@ -19,7 +19,7 @@ pub enum Commit {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreStatus {
-    /// Bytes of the files that hold the log.
+    /// Bytes of the files of the log, those included that are kept for what comes.
     pub log_bytes: u64,
     /// How many there are.
     pub segments: u64,
@@ -54,6 +54,11 @@ pub trait Store {
     fn has_room(&self, bytes: usize) -> bool {
         let _ = bytes;
         true
+    }
+
+    /// Bytes of what was appended and is not on its way to the disk yet.
+    fn waiting_bytes(&self) -> u64 {
+        0
     }
 
     /// Whether anything that is appended outlives the process. If not, what is told for that alone need not be.

@@ -110,6 +110,8 @@ pub(super) struct Will {
     pub(super) delay_seconds: u32,
     /// Monotonic milliseconds at which it is published; `None` while connected.
     pub(super) due_at: Option<u64>,
+    /// Since when the Client has been away, by wall time; means nothing while connected.
+    pub(super) away_since: u64,
 }
 
 impl Session {

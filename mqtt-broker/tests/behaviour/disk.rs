@@ -34,6 +34,12 @@ struct Log {
     cold: ColdFile,
 }
 
+impl Log {
+    fn waiting_bytes(&self) -> usize {
+        self.records[self.committed..].iter().map(|(_, body)| body.len()).sum()
+    }
+}
+
 /// Chunks of one core, in a file that has the core's number.
 #[derive(Default)]
 struct ColdFile {
@@ -82,6 +88,10 @@ impl Store for OfCore {
         if !log.is_late {
             log.committed = log.records.len();
         }
+    }
+
+    fn waiting_bytes(&self) -> u64 {
+        self.1.borrow()[self.0].waiting_bytes() as u64
     }
 
     fn has_room(&self, _: usize) -> bool {
@@ -144,6 +154,11 @@ impl Disk {
     /// From now on nothing is committed before [`Disk::commit`].
     pub(crate) fn set_late(&self, is_late: bool) {
         self.logs.borrow_mut().iter_mut().for_each(|log| log.is_late = is_late);
+    }
+
+    /// Bytes of all records that are not committed.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.logs.borrow().iter().map(Log::waiting_bytes).sum()
     }
 
     /// Whether the disk of this core is full.
@@ -256,6 +271,15 @@ impl Disk {
         let records = logs.iter().flat_map(|log| &log.records);
         records
             .filter(|(kind, body)| is_it(&Record::decode(*kind, body).expect("written by a shard")))
+            .count()
+    }
+
+    /// How many records of this kind the last snapshots have.
+    pub(crate) fn count_in_snapshots(&self, is_it: impl Fn(&Record<'_>) -> bool) -> usize {
+        let logs = self.logs.borrow();
+        let records = logs.iter().flat_map(|log| &log.snapshot);
+        records
+            .filter(|(_, (kind, body))| is_it(&Record::decode(*kind, body).expect("written by a shard")))
             .count()
     }
 

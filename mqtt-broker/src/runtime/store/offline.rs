@@ -79,6 +79,7 @@ impl OfflineStore {
     /// If there is to be no core, or more than a broker can have.
     pub fn create(path: &Path, cores: u16, image: Image) -> Result<OfflineStore, StoreError> {
         assert!((1..=CoreId::MAX).contains(&cores.into()), "a broker has 1 to {} cores", CoreId::MAX);
+        StoreError::not_a_directory(path)?;
         match fs::read_dir(path) {
             Ok(mut entries) => {
                 let is_ours =
@@ -183,7 +184,7 @@ impl OfflineStore {
             return Err(StoreError::Config(format!("there is no core {core}: give one below {cores}")));
         }
         let (files, identity) = (self.directory.core(core), self.directory.identity(core));
-        let failed = |error| StoreError::Read { folder: files.folder.clone(), error };
+        let failed = |error| StoreError::Read { path: files.folder.clone(), error };
         let from = first_needed(&files, identity)?.max(from);
         let config = ReadConfig { identity, from, reach: 0, salvage: true };
         let mut reader = Reader::open(&files, config).map_err(failed)?;

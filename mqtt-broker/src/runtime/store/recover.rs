@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -24,9 +25,10 @@ use super::layout;
 use super::{OnDamage, StoreConfig, StoreError};
 use crate::runtime::clock;
 use crate::store::cold::Chunk;
-use crate::store::image::Image;
+use crate::store::image::{Image, MissingMessage};
 use crate::store::log::{
-    Identity, Log, LogConfig, ReadConfig, ReadError, Reader, Recovered, SnapshotReader, Source as _,
+    self, Fault, Identity, Log, LogConfig, ReadConfig, ReadError, Reader, Recovered, SnapshotReader,
+    Source as _,
 };
 use crate::store::record::Record;
 
@@ -190,20 +192,24 @@ fn read_core(
     records: &AtomicU64,
 ) -> Result<Found, StoreError> {
     let folder = &files.folder;
-    let failed = |error| StoreError::Read { folder: folder.clone(), error };
-    let mut reading =
-        Reading { image: Image::new(seed), files, salvage, records, uncounted: 0, damage: Vec::new() };
+    let failed = |error| StoreError::Read { path: folder.clone(), error };
+    let mut reading = Reading {
+        image: Image::new(seed),
+        files,
+        salvage,
+        records,
+        uncounted: 0,
+        damage: Vec::new(),
+        untaken: 0,
+    };
     let start = reading.read_snapshots(identity)?;
     let config = ReadConfig { identity, from: start.from, reach: start.reach, salvage };
     let mut reader = Reader::open(files, config).map_err(failed)?;
     while let Some(record) = reader.next_record().map_err(failed)? {
-        let number = record.number;
-        let taken = Record::decode(record.kind, record.body).map_err(|error| error.to_string());
-        let taken =
-            taken.and_then(|told| reading.image.apply(number, &told).map_err(|error| error.to_string()));
-        reading.took(number, taken)?;
+        reading.take(&record, Image::apply)?;
     }
     reading.count();
+    reading.note_untaken();
     let log = reader.finish().map_err(failed)?;
     if let Some(torn) = log.torn {
         warn!(
@@ -221,7 +227,7 @@ fn read_core(
     };
     sync().map_err(StoreError::system("sync", folder))?;
     for damage in &log.damage {
-        reading.note(damage);
+        reading.note(folder, damage);
     }
     let Reading { image, damage, .. } = reading;
     Ok(Found { image, log, snapshot_bytes: start.bytes, damage })
@@ -244,53 +250,84 @@ struct Reading<'a> {
     records: &'a AtomicU64,
     uncounted: u64,
     damage: Vec<String>,
+    /// Records that could not be taken.
+    untaken: u64,
 }
 
 impl Reading<'_> {
-    /// Reads the newest snapshot. If it has no header that can be read, and is to be salvaged, the one before it.
+    /// Reads the newest snapshot.
     fn read_snapshots(&mut self, identity: Identity) -> Result<Start, StoreError> {
         let folder = &self.files.folder;
-        let failed = |error| StoreError::Read { folder: folder.clone(), error };
         for from in self.files.snapshots().map_err(StoreError::system("list", folder))? {
             let path = self.files.snapshot(from);
             let file = self.files.open_snapshot(from).map_err(StoreError::system("open", &path))?;
             let bytes = file.len().map_err(StoreError::system("read", &path))?;
+            let failed = |error| StoreError::Read { path: path.clone(), error };
             let mut reader = match SnapshotReader::open(file, identity, self.salvage) {
                 Ok(reader) => reader,
-                Err(error @ ReadError::Damage(_)) if self.salvage => {
-                    self.note(&error);
-                    continue;
+                Err(ReadError::Damage(damage)) if self.salvage => {
+                    self.note(&path, &damage);
+                    if damage.fault != Fault::Header {
+                        continue;
+                    }
+                    let file = self.files.open_snapshot(from).map_err(StoreError::system("open", &path))?;
+                    SnapshotReader::behind_header(file, identity, from).map_err(failed)?
                 }
                 Err(error) => return Err(failed(error)),
             };
             while let Some(record) = reader.next_record().map_err(failed)? {
-                let as_of = record.number;
-                let taken = Record::decode(record.kind, record.body).map_err(|error| error.to_string());
-                let taken = taken.and_then(|told| {
-                    self.image.apply_snapshot(as_of, &told).map_err(|error| error.to_string())
-                });
-                self.took(as_of, taken)?;
+                self.take(&record, Image::apply_snapshot)?;
             }
-            for damage in reader.damage().to_vec() {
-                self.note(&damage);
+            reader.damage().iter().for_each(|damage| self.note(&path, damage));
+            let (read, total) = reader.records();
+            if let Some(total) = total.filter(|&total| total > read) {
+                let gone = total - read;
+                self.note(
+                    &path,
+                    &format_args!("{gone} of the {total} records in it are gone, {read} are kept"),
+                );
             }
             return Ok(Start { from: reader.header().from, reach: reader.reach(), bytes });
         }
         Ok(Start { from: 1, reach: 0, bytes: 0 })
     }
 
-    /// A record was taken, or could not be.
-    fn took(&mut self, number: u64, taken: Result<(), String>) -> Result<(), StoreError> {
+    /// Has the image take a record.
+    fn take(
+        &mut self,
+        record: &log::Record<'_>,
+        apply: impl FnOnce(&mut Image, u64, &Record<'_>) -> Result<(), MissingMessage>,
+    ) -> Result<(), StoreError> {
         self.uncounted += 1;
         if self.uncounted == COUNTED {
             self.count();
         }
-        match taken {
-            Err(what) if self.salvage => self.note(&format_args!("record {number}: {what}")),
-            Err(what) => return Err(StoreError::Record { folder: self.files.folder.clone(), number, what }),
-            Ok(()) => {}
+        if record.is_behind_gap {
+            self.image.skip();
+        }
+        let number = record.number;
+        let told = Record::decode(record.kind, record.body).map_err(|error| error.to_string());
+        let taken =
+            told.and_then(|told| apply(&mut self.image, number, &told).map_err(|error| error.to_string()));
+        let Err(what) = taken else { return Ok(()) };
+        if !self.salvage {
+            return Err(StoreError::Record { folder: self.files.folder.clone(), number, what });
+        }
+        self.untaken += 1;
+        if self.untaken == 1 {
+            let files = self.files;
+            self.note(&files.folder, &format_args!("record {number}: {what}"));
         }
         Ok(())
+    }
+
+    /// Where one record cannot be taken, others that lean on the same cannot either: they are counted.
+    fn note_untaken(&mut self) {
+        let others = self.untaken.saturating_sub(1);
+        if others > 0 {
+            let files = self.files;
+            self.note(&files.folder, &format_args!("{others} other records that could not be taken either"));
+        }
     }
 
     fn count(&mut self) {
@@ -298,7 +335,7 @@ impl Reading<'_> {
     }
 
     /// Something is gone.
-    fn note(&mut self, what: &dyn fmt::Display) {
-        self.damage.push(format!("{}: {what}", self.files.folder.display()));
+    fn note(&mut self, path: &Path, what: &dyn fmt::Display) {
+        self.damage.push(format!("{}: {what}", path.display()));
     }
 }

@@ -43,7 +43,8 @@ fn read<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Result<Record<'a>, Faul
             topic(reader).map(|topic| Record::RetainedRemoved { topic: topic.as_str() })
         }
         kind::HAND_ON..=kind::HANDLED => read_handing_on(kind, reader),
-        kind::GROUP_QUEUED..=kind::GROUP_TAKEN => read_group(kind, reader),
+        kind::GROUP_BEGUN => read_begun(reader),
+        kind::GROUP_QUEUED | kind::GROUP_TAKEN => read_group(kind, reader),
         kind::PARKED | kind::TAKEN | kind::MOVED => read_parked(kind, reader),
         _ => return None,
     })
@@ -123,6 +124,10 @@ fn read_handing_on<'a>(kind: u8, reader: &mut Reader<'a>) -> Result<Record<'a>, 
     })
 }
 
+fn read_begun<'a>(reader: &mut Reader<'a>) -> Result<Record<'a>, Fault> {
+    Ok(Record::GroupBegun { core: core(reader)?, number: counted(reader)? })
+}
+
 fn read_group<'a>(kind: u8, reader: &mut Reader<'a>) -> Result<Record<'a>, Fault> {
     const FIELD: &str = "shared group";
     let group = reader.text(FIELD)?;
@@ -132,10 +137,6 @@ fn read_group<'a>(kind: u8, reader: &mut Reader<'a>) -> Result<Record<'a>, Fault
     let number = counted(reader)?;
     Ok(match kind {
         kind::GROUP_QUEUED => Record::GroupQueued { group, number },
-        kind::GROUP_BOUND => {
-            Record::GroupBound { group, number, core: core(reader)?, handed_as: counted(reader)? }
-        }
-        kind::GROUP_RETURNED => Record::GroupReturned { group, number },
         _ => Record::GroupTaken { group, number },
     })
 }

@@ -178,6 +178,10 @@ impl Store for Handle {
         has_room
     }
 
+    fn waiting_bytes(&self) -> u64 {
+        self.0.borrow().log.waiting_bytes()
+    }
+
     fn cold(&mut self) -> Option<&mut dyn Cold> {
         Some(&mut self.1)
     }

@@ -175,6 +175,8 @@ pub(crate) trait Drive {
 
     fn give_room(&mut self, core: usize) {
         self.cluster().disks[core].leave(Left::Plenty);
+        // There is none before the segments are made that are asked for.
+        self.look_for_room(core);
         self.look_for_room(core);
     }
 

@@ -19,6 +19,7 @@ pub(crate) struct Setting {
     pub(crate) queue_memory_bytes_max: u64,
     /// Bytes of a chunk of what is parked.
     pub(crate) chunk_bytes: usize,
+    pub(crate) store_waiting_bytes_max: u32,
 }
 
 /// A Client, as it is each time it connects.
@@ -82,6 +83,9 @@ pub(crate) enum What {
 const EXPIRIES: [u32; 3] = [5, 40, 100];
 const QUEUE_BYTES: [u64; 6] = [0, 0, 0, 1, 300, 1_000];
 
+/// What may wait for a disk before publishers do.
+const WAITING_BYTES: [u32; 4] = [1 << 30, 1 << 30, 1_000, 100];
+
 /// The run of a seed.
 pub(crate) fn plan(seed: u64) -> (Setting, Vec<Step>) {
     let mut random = Random::new(seed, &[9]);
@@ -97,6 +101,7 @@ pub(crate) fn plan(seed: u64) -> (Setting, Vec<Step>) {
         segments_max: random.pick(&[6, 8, 10_000, 10_000]),
         queue_memory_bytes_max: parking.pick(&QUEUE_BYTES),
         chunk_bytes: parking.pick(&[64 << 10, 100, 100, 200]),
+        store_waiting_bytes_max: Random::new(seed, &[11]).pick(&WAITING_BYTES),
     };
     // Rare things happen in some runs only, so that others have long stretches without.
     let (fills, fails, slows) = (random.once_in(2), random.once_in(2), random.once_in(3));

@@ -1,5 +1,5 @@
 //! When Wills may be published, and when they have to be: once their Client has been away for as long as they wait, at the
-//! earliest half a minute behind a start, unless it is back before; in the life of one broker once at most.
+//! earliest half a minute behind the first start since then, unless it is back before; in the life of one broker once at most.
 
 use mqtt_proto::types::Qos;
 
@@ -7,7 +7,7 @@ use super::client::{Client, Wanted, WillPlan};
 use super::judge::{Judge, matches};
 use crate::engine::cluster::{Check, violation};
 
-/// Milliseconds behind a start within which no Will of a Client that was there before is published.
+/// Milliseconds behind the first start since its Client was there within which no Will is published.
 pub(super) const GRACE: u64 = 30_000;
 
 /// What is known of a Will. Times are milliseconds of the broker's present life.
@@ -159,7 +159,9 @@ impl Wills {
     pub(super) fn crashed(&mut self, before: u64, now: u64) {
         for will in &mut self.0 {
             // The store knows to a second how late it was.
-            let (from, by) = (now + GRACE, now + (will.waits * 1000 + 1000).max(GRACE));
+            let by = now + (will.waits * 1000 + 1000).max(GRACE);
+            // Who had that time behind an earlier start has what is left of it.
+            let from = if will.most > 1 { now } else { now + GRACE };
             will.most += u64::from(will.fate != Fate::Over);
             will.is_counted = false;
             will.fate = match will.fate {

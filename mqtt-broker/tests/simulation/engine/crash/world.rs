@@ -104,6 +104,7 @@ impl World {
         limits.in_flight_max = setting.in_flight_max;
         limits.output_bytes_max = setting.output_bytes_max;
         limits.queue_memory_bytes_max = setting.queue_memory_bytes_max;
+        limits.store_waiting_bytes_max = setting.store_waiting_bytes_max;
         let cluster = Cluster::new(Random::new(0, &[]), limits, setting.segments_max, prints)
             .with_chunks(setting.chunk_bytes);
         let parties = setting.parties.iter().enumerate();
