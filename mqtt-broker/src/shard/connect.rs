@@ -97,7 +97,11 @@ impl Shard {
                 self.stats.takeovers += 1;
                 self.close(old, Some(ReasonCode::SESSION_TAKEN_OVER), true);
             }
-            let is_over = self.sessions.get_mut(session).is_some_and(Session::is_over);
+            // Its time may be over although its timer has not had its turn.
+            let now = self.now.millis;
+            let is_due = |session: &Session| session.ends_at().is_some_and(|at| at <= now);
+            let is_over =
+                self.sessions.get_mut(session).is_some_and(|session| is_due(session) || session.is_over());
             // [MQTT-3.1.2-4]
             if connect.clean_start {
                 ended = self.end_session(session);

@@ -266,3 +266,18 @@ fn no_topic_alias_is_sent_to_a_client_that_allows_none() {
         }
     }
 }
+
+/// However many sessions end at one time, none is resumed behind its time [MQTT-4.1.0-2].
+#[test]
+fn a_session_whose_time_is_over_is_not_resumed_although_its_timer_has_not_fired() {
+    let mut cluster = Cluster::new(1);
+    for (late, is_there) in [(3_599_000, true), (3_600_000, false)] {
+        let (client, _) = cluster.resume(0, Version::V5, "c");
+        cluster.cut(client);
+        cluster.now.millis += late;
+        cluster.now.wall_millis += late;
+        let (client, present) = cluster.resume(0, Version::V5, "c");
+        assert_eq!(present, is_there, "{late} milliseconds later");
+        cluster.cut(client);
+    }
+}
