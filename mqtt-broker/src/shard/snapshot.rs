@@ -257,10 +257,11 @@ fn tell_session(
 
 /// Since when the session's Client is away, by wall time. Of one that never ends that is of no account but for a Will.
 fn away_since(session: &Session, slice: &Slice<'_>) -> u64 {
-    let of = |at: u64, seconds: u32| (at, u64::from(seconds) * 1000);
-    let will = session.will().and_then(|will| Some(of(will.due_at?, will.delay_seconds)));
-    let end = session.ends_at().map(|at| of(at, session.expiry_seconds));
-    let (at, interval) = will.or(end).unwrap_or((slice.now.millis, 0));
     let wall = slice.records.wall(slice.now);
-    (wall + at).saturating_sub(slice.now.millis + interval).min(wall)
+    let since =
+        |at: u64, seconds: u32| (wall + at).saturating_sub(slice.now.millis + u64::from(seconds) * 1000);
+    let by_will = session.will().and_then(|will| Some(since(will.due_at?, will.delay_seconds)));
+    let by_end = session.ends_at().map(|at| since(at, session.expiry_seconds));
+    // Behind a start a Will waits for longer than it says, and its session with it.
+    by_will.into_iter().chain(by_end).fold(wall, u64::min)
 }

@@ -347,6 +347,23 @@ fn a_session_ends_by_the_time_that_its_client_was_away() {
 }
 
 #[test]
+fn a_snapshot_soon_behind_a_start_does_not_make_a_session_with_a_will_last_longer() {
+    for cores in CORES {
+        let (mut cluster, disk) = Disk::new(cores, Limits::default());
+        with_will(&mut cluster, "c", 100, 2, true);
+        let cluster = disk.restart(cluster, 0);
+        // Its time is over, and it stays for the sake of its Will.
+        let mut cluster = disk.restart(cluster, 3_600_000);
+        disk.snapshot(&mut cluster, 1_000_000, |_| ());
+        let mut cluster = disk.restart(cluster, 0);
+        cluster.advance(29_999);
+        assert_eq!(cluster.total(|stats| stats.sessions), 1);
+        cluster.advance(1);
+        assert_eq!(cluster.total(|stats| stats.sessions), 0);
+    }
+}
+
+#[test]
 fn what_a_full_queue_or_time_has_dropped_stays_dropped() {
     for overflow in [Overflow::DropOldest, Overflow::DropNewest] {
         let bounds = limits(|limits| {
