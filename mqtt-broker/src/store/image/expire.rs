@@ -44,7 +44,8 @@ impl Image {
         });
         self.groups.drop_expired(now, |group, number| tell(&Record::GroupTaken { group, number }));
         self.pending.retain(|pending| {
-            let expired = pending.message.is_expired(now);
+            // One that is to be retained has yet to take the place of an older one, and is gone from there at once.
+            let expired = pending.message.is_expired(now) && !pending.message.as_ref().retain;
             if expired {
                 tell(&Record::HandedOn { number: pending.number });
             }
