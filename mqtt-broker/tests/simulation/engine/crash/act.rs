@@ -10,7 +10,7 @@ use mqtt_proto::types::{PacketId, Qos, TopicName, Version};
 use super::client::{Ask, Away, Client, Known, Options, WillPlan};
 use super::judge::{Kind, Published, matches};
 use super::world::World;
-use crate::engine::cluster::{Drive, Flow, HASH_KEY, Link, home};
+use crate::engine::cluster::{Drive, Flow, HASH_KEY, Handle, Link, home};
 
 const FILTERS: [&str; 9] = ["p/#", "p/0/+", "+/1/a", "p/1/a", "p/2/#", "w/#", "w/#", "r/#", "+/1"];
 const EXPIRIES: [u32; 3] = [1, 10, 3_000];
@@ -129,9 +129,16 @@ impl World {
         let away = Away { soonest, latest: self.latest, is_on_disk: false };
         let known = self.clients[nth].away.get_or_insert(away);
         (known.latest, known.is_on_disk) = (self.latest, false);
-        if link.is_accepted {
-            self.wills.ended(nth, self.is_stopping || link.has_said_goodbye(), self.cluster.now.millis);
+        if !link.is_accepted {
+            return;
         }
+        let is_v5 = self.clients[nth].party.version == Version::V5;
+        if link.has_said_goodbye() && !is_v5 && self.cluster.disks.iter().any(Handle::has_refused) {
+            // A message before DISCONNECT that waited may have ended the connection by being refused.
+            self.wills.doubt(nth);
+        }
+        let takes_leave = self.is_stopping || link.has_said_goodbye();
+        self.wills.ended(nth, takes_leave, self.cluster.now.millis);
     }
 
     /// Takes its leave, so that it has no Will any more.

@@ -110,6 +110,7 @@ pub(crate) fn plan(seed: u64) -> (Setting, Vec<Step>) {
     };
     // Rare things happen in some runs only, so that others have long stretches without.
     let (fills, fails, slows) = (random.once_in(2), random.once_in(2), random.once_in(3));
+    let fills_often = fills && Random::new(seed, &[14]).once_in(2);
     let stops = Random::new(seed, &[13]).once_in(2);
     let parks = setting.queue_memory_bytes_max > 0;
     let mut steps = Vec::new();
@@ -124,6 +125,7 @@ pub(crate) fn plan(seed: u64) -> (Setting, Vec<Step>) {
                 6 if fills => What::Room,
                 7 if fills => What::Refuse,
                 8 if slows => What::Slow,
+                9..=14 if fills_often => What::Fill,
                 9..=20 => What::PassLong,
                 21..=220 => What::Deliver,
                 221..=320 => What::Written,
