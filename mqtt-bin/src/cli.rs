@@ -7,6 +7,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use crate::limit_flags::LimitFlags;
 use crate::settings::{Cores, ListenAddress, LogFilter, LogFormat};
 use crate::store::StoreCommand;
+use crate::store_settings::StoreFlags;
 
 /// An MQTT 3.1, 3.1.1 and 5.0 broker that uses every core of the machine.
 ///
@@ -37,7 +38,7 @@ impl Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Checks the configuration and prints the settings that would be in effect, as a configuration file
-    Check(Flags),
+    Check(Box<Flags>),
     /// Looks at the data directory of a broker that is stopped, takes it apart, puts it together: see docs/store-tools.md
     #[command(subcommand)]
     Store(StoreCommand),
@@ -56,13 +57,6 @@ pub(crate) struct Flags {
     /// Lets clients connect without authentication on addresses that other machines can reach
     #[arg(long)]
     pub(crate) allow_anonymous: bool,
-    /// Keeps sessions, their messages and retained messages in this directory [default: $STATE_DIRECTORY, else
-    /// $XDG_STATE_HOME/mqttd, else ~/.local/state/mqttd, else ./mqttd-data]
-    #[arg(long, value_name = "DIR", conflicts_with = "ephemeral")]
-    pub(crate) data_dir: Option<PathBuf>,
-    /// Keeps everything in memory: nothing outlives the process
-    #[arg(long)]
-    pub(crate) ephemeral: bool,
     /// Reads settings from this TOML file
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -73,6 +67,8 @@ pub(crate) struct Flags {
     /// Form of the log on stderr [default: text]
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub(crate) log_format: Option<LogFormat>,
+    #[command(flatten)]
+    pub(crate) store: StoreFlags,
     #[command(flatten)]
     pub(crate) limits: LimitFlags,
 }

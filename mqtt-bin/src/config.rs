@@ -11,6 +11,7 @@ use mqtt_broker::Limits;
 use serde::de::{DeserializeOwned, Deserializer, Visitor, value::Error as SilentError};
 use toml::de::{DeTable, DeValue};
 
+use crate::config_words;
 use crate::settings::Settings;
 use crate::store_settings::StoreSettings;
 
@@ -62,7 +63,8 @@ fn parse(text: &str) -> Result<Settings, Fault> {
     let settings: Settings = toml::from_str(text).map_err(|error| {
         let name = error.span().and_then(|span| key_at(table, &span));
         let message = error.message().trim_end();
-        (error.span(), name.map_or(message.to_owned(), |name| format!("{name}: {message}")))
+        let value = error.span().and_then(|span| text.get(span)).unwrap_or_default();
+        (error.span(), name.map_or(message.to_owned(), |name| config_words::explain(&name, value, message)))
     })?;
     settings.limits.check().map_err(|error| (limit_span(table, error.name), error.to_string()))?;
     Ok(settings)
@@ -266,10 +268,27 @@ mod tests {
     fn a_wrong_type_names_line_and_setting() {
         let (line, message) = fault("[limits]\nreceive_maximum = 5\npacket_bytes_max = \"8M\"\n");
         assert_eq!(line, 3);
-        assert!(message.starts_with("packet_bytes_max: invalid type: string \"8M\""), "{message}");
+        assert_eq!(
+            message,
+            "packet_bytes_max is \"8M\"; it must be a whole number of bytes, 0 to 4294967295"
+        );
+        assert_eq!(
+            fault("[store]\ndata_dir = 5\n").1,
+            "data_dir is 5; it must be a path in quotes, such as \"/var/lib/mqttd\""
+        );
+        assert_eq!(
+            fault("[store]\nlog_bytes_max = \"1G\"\n").1,
+            "log_bytes_max is \"1G\"; it must be a whole number of bytes, 0 or more"
+        );
+        assert_eq!(fault("allow_anonymous = 1\n").1, "allow_anonymous is 1; it must be true or false");
+        assert_eq!(
+            fault("listen = \"1883\"\n").1,
+            "listen is \"1883\"; it must be a list in brackets, such as [\"localhost:1883\"]"
+        );
+        assert!(fault("limits = 5\n").1.contains("it must be a table"), "{}", fault("limits = 5\n").1);
         let (line, message) = fault("\nlisten = [\"1883\", 5]\n");
         assert_eq!(line, 2);
-        assert!(message.starts_with("listen: "), "{message}");
+        assert_eq!(message, "listen is 5; it must be a text in quotes");
         let (_, message) = fault("cores = [1]\n");
         assert!(message.starts_with("cores: expected a number of cores"), "{message}");
     }
@@ -283,9 +302,9 @@ mod tests {
         );
         let (line, message) = fault("[limits]\nreceive_maximum = 70000\n");
         assert_eq!(line, 2);
-        assert!(message.starts_with("receive_maximum: "), "{message}");
+        assert_eq!(message, "receive_maximum is 70000; it must be a whole number, 0 to 65535");
         let (line, message) = fault("[limits]\nmaximum_qos = 3\n");
-        assert_eq!((line, message.as_str()), (2, "maximum_qos: maximum_qos is 0, 1 or 2"));
+        assert_eq!((line, message.as_str()), (2, "maximum_qos is 0, 1 or 2"));
         assert_eq!(fault("log = \"loud\"\n").0, 1);
     }
 

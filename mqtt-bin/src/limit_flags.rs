@@ -48,10 +48,14 @@ limit_flags! {
     sessions_max: u32,
     /// Longest Session Expiry Interval in seconds
     session_expiry_max_seconds: u32,
+    /// Seconds from a start with a store that clients have to come back before their Wills are published
+    restart_grace_seconds: u32,
     /// Messages that wait in a session's queue
     queue_messages_max: u32,
     /// Bytes that wait in a session's queue
     queue_bytes_max: u64,
+    /// Bytes of queued messages that a core keeps in memory where there is a store; 0: no bound
+    queue_memory_bytes_max: u64,
     /// Bytes of messages kept by the whole broker; 0: no bound
     memory_bytes_max: u64,
     /// Retained messages of the whole broker

@@ -24,9 +24,9 @@ impl Failure {
         Failure { message: cause.to_string(), exit_code: 1 }
     }
 
-    /// What was to be checked cannot even be read.
-    pub(crate) fn unreadable(cause: impl fmt::Display) -> Failure {
-        Failure { message: cause.to_string(), exit_code: 2 }
+    /// Something in the store is damaged, or was given up.
+    pub(crate) fn damage(cause: impl fmt::Display) -> Failure {
+        Failure { message: cause.to_string(), exit_code: 4 }
     }
 
     /// The broker died while it served.
@@ -66,11 +66,7 @@ pub(crate) fn settings(flags: &Flags) -> Result<Settings, Failure> {
     }
     settings.log_format = flags.log_format.unwrap_or(settings.log_format);
     settings.allow_anonymous |= flags.allow_anonymous;
-    settings.store.ephemeral |= flags.ephemeral;
-    if let Some(directory) = &flags.data_dir {
-        settings.store.data_dir.clone_from(directory);
-        settings.store.ephemeral = false;
-    }
+    flags.store.apply(&mut settings.store);
     flags.limits.apply(&mut settings.limits);
     if let Some(store) = settings.store.config() {
         store.check().map_err(Failure::start)?;

@@ -127,12 +127,18 @@ pub struct Limits {
 
     /// Longest Will Delay Interval in seconds; a longer one is cut to it.
     pub will_delay_max_seconds: u32,
+    /// Seconds from a start with a store within which Clients that it finds gone may come back before their Wills are
+    /// published. A start that follows within them does not make them more.
+    pub restart_grace_seconds: u32,
     /// Longest Message Expiry Interval in seconds, also given to messages without one. 0: no bound.
     pub message_expiry_max_seconds: u32,
 
     /// Bytes of messages on their way to one other core and not yet handled there; beyond, publishers that need
     /// that core are not read from.
     pub lane_bytes_max: u32,
+    /// Bytes of records that wait to be written to a core's store; beyond, publishers of what is to be kept there are not
+    /// read from until it is half of that.
+    pub store_waiting_bytes_max: u32,
     /// Answers (PUBACK, PUBREC, SUBACK, UNSUBACK) that a connection is owed while other cores or the store are waited
     /// for; with more, it is not read from until half of them have left. 1 to 65,535.
     pub pending_answers_max: u32,
@@ -202,8 +208,10 @@ impl Default for Limits {
             group_queue_bytes_max: 256 * MIB,
             shared_strategy: Strategy::RoundRobin,
             will_delay_max_seconds: u32::MAX,
+            restart_grace_seconds: 30,
             message_expiry_max_seconds: 0,
             lane_bytes_max: 4 * MIB as u32,
+            store_waiting_bytes_max: 64 * MIB as u32,
             pending_answers_max: 4096,
             held_input_bytes_max: 16 * MIB as u32,
             decision_timeout_seconds: 10,
@@ -306,6 +314,13 @@ impl Limits {
                 "1 to 1,048,576 topics",
             ),
             ("lane_bytes_max", self.lane_bytes_max.into(), 65_536, 1 << 30, "65,536 to 1,073,741,824 bytes"),
+            (
+                "store_waiting_bytes_max",
+                self.store_waiting_bytes_max.into(),
+                1,
+                1 << 30,
+                "1 to 1,073,741,824 bytes",
+            ),
             ("pending_answers_max", self.pending_answers_max.into(), 1, 65_535, "1 to 65,535 answers"),
             (
                 "held_input_bytes_max",

@@ -6,8 +6,8 @@ use super::{Output, Place, count, holds, log, read, written};
 use crate::serve::Failure;
 
 pub(super) fn run(place: &Place) -> Result<(), Failure> {
-    let store = place.open().map_err(Failure::unreadable)?;
-    let cores = read(&store, OnDamage::Salvage).map_err(Failure::unreadable)?;
+    let store = place.open()?;
+    let cores = read(&store, OnDamage::Salvage)?;
     let mut output = Output::new();
     let told = (0u16..).zip(&cores).try_for_each(|(number, core)| {
         describe(number, core).into_iter().try_for_each(|line| output.line(line))
@@ -18,7 +18,7 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
         return Ok(());
     }
     let places = count(damage, "place");
-    Err(Failure::start(format_args!(
+    Err(Failure::damage(format_args!(
         "the store is damaged in {places}: put back a backup, or let `mqttd store repair --salvage` keep what can be read"
     )))
 }

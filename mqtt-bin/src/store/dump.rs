@@ -55,7 +55,7 @@ pub(super) fn run(flags: &DumpFlags) -> Result<(), Failure> {
     written(output.end())?;
     match damage {
         0 => Ok(()),
-        damage => Err(Failure::start(format_args!(
+        damage => Err(Failure::damage(format_args!(
             "the log is damaged in {}: `mqttd store check` says what to do",
             count(damage, "place")
         ))),
@@ -162,10 +162,7 @@ fn describe(record: &Record<'_>) -> String {
         Record::HandedOn { number } => format!("HandedOn number={number}"),
         Record::Handled { core, number } => format!("Handled core={core} number={number}"),
         Record::GroupQueued { group, number } => format!("GroupQueued group={group:?} number={number}"),
-        Record::GroupBound { group, number, core, handed_as } => {
-            format!("GroupBound group={group:?} number={number} core={core} handed_as={handed_as}")
-        }
-        Record::GroupReturned { group, number } => format!("GroupReturned group={group:?} number={number}"),
+        Record::GroupBegun { core, number } => format!("GroupBegun core={core} number={number}"),
         Record::GroupTaken { group, number } => format!("GroupTaken group={group:?} number={number}"),
         Record::Parked { client_id, chunk } => {
             let (file, offset, bytes, messages) = (chunk.file, chunk.offset, chunk.bytes, chunk.messages);
@@ -174,6 +171,10 @@ fn describe(record: &Record<'_>) -> String {
             )
         }
         Record::Taken { client_id, count } => format!("Taken client={client_id:?} count={count}"),
+        Record::Moved { client_id, from, to } => format!(
+            "Moved client={client_id:?} file={} offset={} to_file={} to_offset={}",
+            from.file, from.offset, to.file, to.offset
+        ),
     }
 }
 

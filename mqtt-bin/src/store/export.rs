@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
 use mqtt_broker::message::MessageRef;
-use mqtt_broker::runtime::OnDamage;
+use mqtt_broker::runtime::{OfflineStore, OnDamage};
 use mqtt_broker::store::image::{Delivery, Image, Session};
 use mqtt_proto::types::{PacketId, TopicFilter};
 
@@ -54,17 +54,18 @@ pub(super) fn run(flags: &ExportFlags) -> Result<(), Failure> {
             "the store has no session of {client_id:?}: see `mqttd store export`"
         )));
     }
+    let source = Source { store: &store, image: &image, wanted };
     match &flags.output {
-        Some(path) => to_file(path, &image, wanted)
+        Some(path) => to_file(path, source)
             .map_err(|error| Failure::start(format_args!("cannot write {}: {error}", path.display()))),
-        None => written(write(&image, wanted, BufWriter::new(io::stdout().lock()), &AtomicU64::new(0))),
+        None => written(write(source, BufWriter::new(io::stdout().lock()), &AtomicU64::new(0))),
     }
 }
 
 /// Writes to a file that only its owner can read, or to none.
-fn to_file(path: &Path, image: &Image, wanted: Wanted<'_>) -> io::Result<()> {
+fn to_file(path: &Path, source: Source<'_>) -> io::Result<()> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    let done = fill(&file, image, wanted).and_then(|()| file.sync_all());
+    let done = fill(&file, source).and_then(|()| file.sync_all());
     if done.is_err() {
         // What was written is of no use; that it failed is said.
         let _ = fs::remove_file(path);
@@ -72,10 +73,10 @@ fn to_file(path: &Path, image: &Image, wanted: Wanted<'_>) -> io::Result<()> {
     done
 }
 
-fn fill(file: &File, image: &Image, wanted: Wanted<'_>) -> io::Result<()> {
+fn fill(file: &File, source: Source<'_>) -> io::Result<()> {
     let lines = Arc::new(AtomicU64::new(0));
     let bar = progress::counting("writing", "lines", Arc::clone(&lines));
-    let done = write(image, wanted, BufWriter::new(file), &lines);
+    let done = write(source, BufWriter::new(file), &lines);
     bar.finish_and_clear();
     done
 }
@@ -91,27 +92,49 @@ impl Wanted<'_> {
     fn message(self, message: MessageRef<'_>) -> bool {
         self.filter.is_none_or(|filter| filter.matches(message.topic))
     }
+}
 
-    fn session(self, session: &Session) -> bool {
-        let is_it = self.client_id.is_none_or(|client_id| client_id == session.client_id());
-        let mut deliveries =
-            session.waiting().chain(session.under_way().filter_map(|(_, _, delivery)| delivery));
-        let mut holds = || deliveries.any(|delivery| self.message(delivery.message.as_ref()));
-        is_it && (self.filter.is_none() || holds())
+/// What is exported.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    store: &'a OfflineStore,
+    image: &'a Image,
+    wanted: Wanted<'a>,
+}
+
+impl Source<'_> {
+    fn wants(self, session: &Session) -> io::Result<bool> {
+        let Wanted { client_id, filter } = self.wanted;
+        if client_id.is_some_and(|client_id| client_id != session.client_id()) {
+            return Ok(false);
+        }
+        if filter.is_none() {
+            return Ok(true);
+        }
+        let under_way = session.under_way().filter_map(|(_, _, delivery)| Some(Ok(delivery?.clone())));
+        for delivery in under_way.chain(self.store.waiting(session)) {
+            if self.wanted.message(delivery.map_err(io::Error::other)?.message.as_ref()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
 /// Writes the lines of an image; `lines` counts them.
-fn write(image: &Image, wanted: Wanted<'_>, out: impl Write, lines: &AtomicU64) -> io::Result<()> {
+fn write(source: Source<'_>, out: impl Write, lines: &AtomicU64) -> io::Result<()> {
+    let Source { image, wanted, .. } = source;
     let mut out = Lines { out, lines };
     out.put(&Line::MqttdExport(line::Header { version: line::VERSION, time: image.last_time() }))?;
     if wanted.client_id.is_none() {
         write_messages(image, wanted, &mut out)?;
     }
-    let mut sessions: Vec<_> = image.sessions().filter(|session| wanted.session(session)).collect();
+    let mut sessions: Vec<_> = image.sessions().collect();
     sessions.sort_unstable_by_key(|session| session.client_id());
     for session in sessions {
-        write_session(image, session, wanted, &mut out)?;
+        if source.wants(session)? {
+            write_session(source, session, &mut out)?;
+        }
     }
     out.out.flush()
 }
@@ -133,12 +156,8 @@ fn write_messages(image: &Image, wanted: Wanted<'_>, out: &mut Lines<'_, impl Wr
     Ok(())
 }
 
-fn write_session(
-    image: &Image,
-    session: &Session,
-    wanted: Wanted<'_>,
-    out: &mut Lines<'_, impl Write>,
-) -> io::Result<()> {
+fn write_session(source: Source<'_>, session: &Session, out: &mut Lines<'_, impl Write>) -> io::Result<()> {
+    let Source { store, image, wanted } = source;
     let mut subscriptions: Vec<_> = session.subscriptions().iter().collect();
     subscriptions.sort_unstable_by_key(|&(filter, _)| filter);
     let subscription = |(filter, of): (&str, mqtt_broker::store::image::Subscription)| {
@@ -171,8 +190,11 @@ fn write_session(
             }
         }
     }
-    for delivery in session.waiting().filter(|delivery| wanted.message(delivery.message.as_ref())) {
-        out.put(&told(client_id, delivery, None))?;
+    for delivery in store.waiting(session) {
+        let delivery = delivery.map_err(io::Error::other)?;
+        if wanted.message(delivery.message.as_ref()) {
+            out.put(&told(client_id, &delivery, None))?;
+        }
     }
     Ok(())
 }

@@ -37,7 +37,11 @@ pub(super) fn run(flags: &ImportFlags) -> Result<(), Failure> {
     };
     let directory = flags.place.directory()?;
     let file = File::open(path).map_err(|error| cannot(&error))?;
-    let bytes = file.metadata().map_err(|error| cannot(&error))?.len();
+    let metadata = file.metadata().map_err(|error| cannot(&error))?;
+    if metadata.is_dir() {
+        return Err(cannot(&"it is a directory; give the file that `mqttd store export` wrote"));
+    }
+    let bytes = metadata.len();
     let bar = progress::bytes("reading", bytes);
     let image = read(BufReader::new(bar.wrap_read(file)));
     bar.finish_and_clear();
@@ -58,6 +62,10 @@ pub(super) fn run(flags: &ImportFlags) -> Result<(), Failure> {
     written(told.and_then(|()| output.end()))
 }
 
+/// Said of a file that begins in another way.
+const NO_EXPORT: &str =
+    "this is no export: the first line of what `mqttd store export` writes begins with {\"mqttd_export\":";
+
 /// A line that cannot be taken.
 #[derive(Debug)]
 struct Wrong {
@@ -77,6 +85,9 @@ fn read(mut input: impl BufRead) -> Result<(Image, usize), Wrong> {
             break;
         }
         let told = serde_json::from_slice(&text).map_err(|error| {
+            if line == 0 {
+                return wrong(NO_EXPORT.to_owned());
+            }
             // It knows of this line alone, so its own line number says nothing.
             let text = error.to_string();
             wrong(text.split(" at line ").next().unwrap_or_default().to_owned())
@@ -86,7 +97,7 @@ fn read(mut input: impl BufRead) -> Result<(Image, usize), Wrong> {
     }
     match importing.has_begun {
         true => Ok((importing.image, line)),
-        false => Err(Wrong { line: 1, what: "the file is empty and no export".to_owned() }),
+        false => Err(Wrong { line: 1, what: format!("the file is empty: {NO_EXPORT}") }),
     }
 }
 
@@ -123,7 +134,7 @@ impl Importing {
         match line {
             Line::MqttdExport(header) => return self.begin(header),
             _ if !self.has_begun => {
-                return Err("the file is no export: its first line does not say so".to_owned());
+                return Err(NO_EXPORT.to_owned());
             }
             _ => {}
         }
@@ -265,6 +276,8 @@ mod tests {
         for (lines, line, what) in [
             (&[][..], 1, "no export"),
             (&[SESSION], 1, "no export"),
+            (&["cores = 2"], 1, "no export"),
+            (&[r#"{"name":"mqttd"}"#], 1, "no export"),
             (&[HEADER, HEADER], 2, "another export"),
             (&[&HEADER.replace("1,", "2,")], 1, "version 2"),
             (&[HEADER, SESSION, SESSION], 3, "there already"),

@@ -19,6 +19,7 @@ use std::sync::atomic::AtomicU64;
 
 use clap::{Args, Subcommand};
 use mqtt_broker::runtime::{OfflineStore, OnDamage, StoreError, StoredCore};
+use mqtt_broker::store::cold::Parked;
 use mqtt_broker::store::image::Image;
 
 use crate::config;
@@ -28,7 +29,7 @@ use crate::store_settings::StoreSettings;
 /// What to do with the store.
 #[derive(Debug, Subcommand)]
 pub(crate) enum StoreCommand {
-    /// Reads all of it and says what is damaged; the exit code is 0 if nothing is, 1 if something is, 2 if it cannot be read
+    /// Reads all of it and says what is damaged; the exit code is 0 if nothing is, 4 if something is
     Check(Place),
     /// Counts what is in it
     Stat(stat::StatFlags),
@@ -90,17 +91,20 @@ impl Place {
 
 /// Why a store cannot be worked on, said to who runs a tool.
 fn failure(error: StoreError) -> Failure {
-    match error {
+    let say = |what: &dyn fmt::Display| {
+        if error.is_damage() { Failure::damage(what) } else { Failure::start(what) }
+    };
+    match &error {
         StoreError::InUse { directory, process } => Failure::start(format_args!(
             "the data directory {} is in use by a running mqttd{}: stop that first",
             directory.display(),
             process.map_or_else(String::new, |process| format!(", process {process}"))
         )),
-        StoreError::Read { folder, error } => Failure::start(format_args!(
+        StoreError::Read { path, error } => say(&format_args!(
             "{}: {error}. `mqttd store check` says all that is damaged, `mqttd store repair --salvage` keeps the rest",
-            folder.display()
+            path.display()
         )),
-        error => Failure::start(error),
+        error => say(error),
     }
 }
 
@@ -160,7 +164,10 @@ fn holds<'a>(images: impl IntoIterator<Item = &'a Image>) -> String {
         retained += image.retained().len();
         queued += image
             .sessions()
-            .map(|session| session.waiting().len() + session.under_way().count())
+            .map(|session| {
+                let parked = session.parked().map_or(0, Parked::messages) as usize;
+                parked + session.waiting().len() + session.under_way().count()
+            })
             .sum::<usize>();
     }
     [count(sessions, "session"), count(queued, "queued message"), count(retained, "retained message")]

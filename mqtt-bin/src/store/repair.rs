@@ -1,11 +1,13 @@
 //! `mqttd store repair --salvage`: what a start with `on_damage = "salvage"` does, without starting.
+//!
+//! Invariant: whoever lost something learns it from the exit code.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::Args;
 use mqtt_broker::runtime::{OnDamage, StoredCore};
 
-use super::{Output, Place, failure, read, written};
+use super::{Output, Place, failure, holds, read, written};
 use crate::serve::Failure;
 
 /// How to repair.
@@ -25,27 +27,35 @@ pub(super) fn run(flags: &RepairFlags) -> Result<(), Failure> {
     debug_assert!(flags.salvage, "the command line demands it");
     let mut store = flags.place.open()?;
     let cores = read(&store, OnDamage::Salvage)?;
-    let gone: Vec<String> = cores.iter().flat_map(StoredCore::damage).cloned().collect();
     let mut output = Output::new();
-    if gone.is_empty() {
+    if cores.iter().all(|core| core.damage().is_empty()) {
         return written(
             output.line("nothing is damaged, and nothing was changed").and_then(|()| output.end()),
         );
     }
-    let kept = super::holds(cores.iter().map(StoredCore::image));
-    let told = gone.iter().try_for_each(|what| output.line(format_args!("damaged: {what}")));
-    written(
-        told.and_then(|()| output.line(format_args!("can be kept: {kept}"))).and_then(|()| output.end()),
-    )?;
+    let told = (0u16..).zip(&cores).try_for_each(|(number, core)| describe(number, core, &mut output));
+    written(told.and_then(|()| output.end()))?;
     if !flags.yes && !agreed()? {
         return Err(Failure::start("nothing was changed"));
     }
+    let kept = holds(cores.iter().map(StoredCore::image));
     let aside = store.salvage(cores).map_err(failure)?;
-    let told = output.line(format_args!(
-        "kept: {kept}; the damaged files are in {}, with damage.txt that says the above",
+    let told = output.line(format_args!("kept: {kept}"));
+    written(told.and_then(|()| output.end()))?;
+    Err(Failure::damage(format_args!(
+        "the store was repaired, and what is named above is gone; the damaged files are in {}, with damage.txt that says \
+         the same",
         aside.display()
-    ));
-    written(told.and_then(|()| output.end()))
+    )))
+}
+
+/// What is damaged of a core, and what can be kept of it.
+fn describe(number: u16, core: &StoredCore, output: &mut Output) -> io::Result<()> {
+    if core.damage().is_empty() {
+        return output.line(format_args!("core {number}: nothing is damaged: {}", holds([core.image()])));
+    }
+    core.damage().iter().try_for_each(|what| output.line(format_args!("core {number}: damaged: {what}")))?;
+    output.line(format_args!("core {number}: can be kept: {}", holds([core.image()])))
 }
 
 /// Asks whoever sits there.

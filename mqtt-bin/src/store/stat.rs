@@ -5,12 +5,12 @@ use std::io;
 use std::time::SystemTime;
 
 use clap::Args;
-use mqtt_broker::runtime::{OfflineStore, OnDamage, StoredCore};
+use mqtt_broker::runtime::{OfflineStore, OnDamage, StoreError, StoredCore};
 use mqtt_broker::store::image::{Image, Session};
 use mqtt_broker::store::{log, record};
 use serde::Serialize;
 
-use super::{Output, Place, count, read, written};
+use super::{Output, Place, count, failure, read, written};
 use crate::serve::Failure;
 
 /// How to tell it.
@@ -26,7 +26,7 @@ pub(crate) struct StatFlags {
 pub(super) fn run(flags: &StatFlags) -> Result<(), Failure> {
     let store = flags.place.open()?;
     let cores = read(&store, OnDamage::Refuse)?;
-    let stat = Stat::new(&store, &cores, wall_millis());
+    let stat = Stat::new(&store, &cores, wall_millis()).map_err(failure)?;
     let mut output = Output::new();
     let told = match flags.json {
         true => {
@@ -106,7 +106,7 @@ impl Amount {
 
 impl Stat {
     /// What is in these cores at `now`, wall time in milliseconds.
-    fn new(store: &OfflineStore, cores: &[StoredCore], now: u64) -> Stat {
+    fn new(store: &OfflineStore, cores: &[StoredCore], now: u64) -> Result<Stat, StoreError> {
         let mut stat = Stat {
             store: store.id().iter().map(|byte| format!("{byte:02x}")).collect(),
             directory: store.path().display().to_string(),
@@ -121,14 +121,17 @@ impl Stat {
             cores: cores.iter().enumerate().map(|(core, stored)| Core::new(core, stored)).collect(),
         };
         for image in cores.iter().map(StoredCore::image) {
-            stat.add(image, now);
+            stat.add(store, image, now)?;
         }
-        stat
+        Ok(stat)
     }
 
-    fn add(&mut self, image: &Image, now: u64) {
+    fn add(&mut self, store: &OfflineStore, image: &Image, now: u64) -> Result<(), StoreError> {
         for session in image.sessions() {
             self.sessions.add(session, image.away_since(session), now);
+            for delivery in store.waiting(session) {
+                self.sessions.queued.add(delivery?.message.as_ref().len());
+            }
         }
         for message in image.retained() {
             self.retained.add(message.as_ref().len());
@@ -142,6 +145,7 @@ impl Stat {
         for pending in image.pending() {
             self.between_cores.add(pending.message.as_ref().len());
         }
+        Ok(())
     }
 
     fn tell(&self, output: &mut Output) -> io::Result<()> {
@@ -204,9 +208,6 @@ impl Sessions {
             }
         }
         self.subscriptions += session.subscriptions().len();
-        for delivery in session.waiting() {
-            self.queued.add(delivery.message.as_ref().len());
-        }
         for (_, _, delivery) in session.under_way() {
             self.in_flight.add(delivery.map_or(0, |delivery| delivery.message.as_ref().len()));
         }

@@ -42,10 +42,23 @@ fn text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// A packet; the tests' are all short.
 fn packet(first: u8, body: &[u8]) -> Vec<u8> {
-    assert!(body.len() < 128, "one byte of length");
-    [&[first, body.len() as u8], body].concat()
+    let (mut packet, mut rest) = (vec![first], body.len());
+    while rest > 127 {
+        packet.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    packet.push(rest as u8);
+    packet.extend_from_slice(body);
+    packet
+}
+
+/// The first packet in `input`, as far as it is there: bytes before its body, and those of its body.
+fn frame(input: &[u8]) -> Option<(usize, usize)> {
+    let digits = input.get(1..)?;
+    let last = digits.iter().position(|byte| byte & 0x80 == 0)?;
+    let length = digits[..=last].iter().rev().fold(0, |length, byte| length << 7 | usize::from(byte & 0x7F));
+    Some((2 + last, length)).filter(|(head, length)| input.len() >= head + length)
 }
 
 fn broken(what: &str) -> io::Error {
@@ -165,12 +178,9 @@ impl Client {
 
     fn read(&mut self) -> io::Result<(u8, Vec<u8>)> {
         loop {
-            if let [first, length, rest @ ..] = &*self.input
-                && rest.len() >= usize::from(*length)
-            {
-                let (first, length) = (*first, usize::from(*length));
-                let body = self.input[2..2 + length].to_vec();
-                self.input.drain(..2 + length);
+            if let Some((head, length)) = frame(&self.input) {
+                let (first, body) = (self.input[0], self.input[head..head + length].to_vec());
+                self.input.drain(..head + length);
                 return Ok((first, body));
             }
             let mut bytes = [0; 4096];

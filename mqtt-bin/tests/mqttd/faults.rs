@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -83,6 +84,24 @@ fn a_directory_in_memory_serves_and_is_named_at_the_start() {
     check(&data.start("2"));
 }
 
+#[test]
+fn a_disk_that_takes_long_for_the_first_segment_is_named_and_served_over() {
+    let data = Data::on(Mode::Honest);
+    let disk = data.disk.as_ref().expect("it is its own");
+    disk.set_slow(true);
+    // It listens meanwhile.
+    let mut mqttd = data.start("1");
+    let mut clean = Client::connect_5(mqttd.address, "clean").expect("it listens");
+    clean.publish("a", "passes by", 0, 0, false).expect("it reads");
+    let line = mqttd.says("takes long to make the first file of the log");
+    assert!(line.contains("core-0"), "{line}");
+    disk.set_slow(false);
+    mqttd.says("the first file of the log is there");
+    let mut publisher = Client::connect(mqttd.address, "publisher").expect("it listens");
+    publisher.retain("kept", "x", 7).expect("it reads");
+    assert_eq!(publisher.receive().expect("it answers"), Packet::PubAck(7));
+}
+
 /// What a run up to a full store leaves.
 struct Full {
     mqttd: Mqttd,
@@ -146,11 +165,22 @@ fn publish_again(publisher: &mut Client) {
     }
 }
 
+/// Publishes for longer than it takes to try for room twice: none is taken while there is none.
+#[allow(clippy::disallowed_methods, reason = "how often a real process tries is real time")]
+fn stays_full(publisher: &mut Client) {
+    let start = std::time::Instant::now();
+    while start.elapsed() < Duration::from_millis(2_500) {
+        publisher.publish("to/away", "none", 1, 9, false).expect("it reads");
+        assert_eq!(publisher.receive().expect("it answers"), Packet::Refused(9, 0x97));
+    }
+}
+
 #[test]
 fn a_full_disk_refuses_says_what_to_do_and_serves_again_once_there_is_room() {
     let data = Data::on(Mode::Honest);
-    let Full { mut mqttd, publisher, mut old, acknowledged } = publish_until_full(&data);
+    let Full { mut mqttd, mut publisher, mut old, acknowledged } = publish_until_full(&data);
     mqttd.says("Make room on this disk");
+    stays_full(&mut publisher);
     // Before 5.0 nothing says no but the end of the connection.
     old.publish("to/away", "x", 1, 1, false).expect("it reads");
     old.receive().expect_err("no acknowledgement");
@@ -206,7 +236,8 @@ fn a_directory_that_cannot_be_used_is_said_with_the_remedy() {
     let data = Data::new();
     fs::write(data.directory(), "a file").expect("the temporary folder is writable");
     let said = data.refusal("1");
-    assert!(said.contains("cannot make the data directory") && said.contains("File exists"), "{said}");
+    let file = data.directory();
+    assert!(said.contains(&format!("{} is a file: give a directory", file.display())), "{said}");
 }
 
 #[test]

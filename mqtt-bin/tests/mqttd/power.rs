@@ -63,6 +63,11 @@ impl Disk {
         self.set("full", is_full);
     }
 
+    /// No segment is made for as long as it is slow.
+    pub(crate) fn set_slow(&self, is_slow: bool) {
+        self.set("slow", is_slow);
+    }
+
     /// From the next sync on, none is done, and no segment that is open then can be written; or no longer.
     pub(crate) fn set_broken(&self, is_broken: bool) {
         self.set("broken", is_broken);

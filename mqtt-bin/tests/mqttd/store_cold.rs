@@ -1,14 +1,19 @@
 //! Queues of clients that are away, which lie on the disk alone: through kills, tools and another number of cores.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
 use crate::client::Client;
-use crate::process::{Mqttd, command};
+use crate::process::{DEADLINE, Mqttd, command};
 use crate::store::{Data, publish, take};
 
 const MESSAGES: u16 = 400;
+
+/// From so many bytes on a file of chunks is followed by another one.
+const FILE_BYTES: u64 = 16 << 20;
 
 fn payload(number: u16) -> String {
     format!("message {number:05} {}", "-".repeat(80))
@@ -95,4 +100,109 @@ fn a_file_that_is_gone_is_not_passed_over() {
     assert!(!start.status.success());
     let said = String::from_utf8_lossy(&start.stderr) + String::from_utf8_lossy(&start.stdout);
     assert!(said.contains("messages that wait for Clients that are away are gone"), "{said}");
+}
+
+/// A broker with messages for one client that is away, the first chunk of which is damaged.
+fn damaged(settings: &str) -> (Data, Mqttd) {
+    let data = Data::with(&format!("{settings}[limits]\nqueue_memory_bytes_max = 4000\n"));
+    let mqttd = data.start("1");
+    let mut away = Client::connect(mqttd.address, "away").expect("it listens");
+    away.subscribe("to/away", 1).expect("it answers");
+    drop(away);
+    let mut publisher = Client::connect(mqttd.address, "publisher").expect("it listens");
+    for number in 1..=MESSAGES {
+        publish(&mut publisher, "to/away", &payload(number), 1, number);
+    }
+    let file = OpenOptions::new().write(true).open(data.directory().join("cold/000000000001"));
+    file.expect("there is one").write_all_at(b"?", 100).expect("written");
+    (data, mqttd)
+}
+
+/// Takes what waits for the client that was away, up to the last: the number of the first, behind which none may lack.
+fn take_rest(mqttd: &Mqttd) -> u16 {
+    let mut away = Client::connect(mqttd.address, "away").expect("it listens");
+    assert!(away.session_present);
+    let mut got = take(&mut away, 1);
+    let first = (1..=MESSAGES).find(|&number| got[0].1 == payload(number)).expect("one of them");
+    got.extend(take(&mut away, usize::from(MESSAGES - first)));
+    assert!(got.iter().map(|(_, text)| text.clone()).eq((first..=MESSAGES).map(payload)));
+    first
+}
+
+/// Acknowledged messages do not vanish: the broker ends, as with a log that cannot be written, and says what to do.
+#[test]
+fn a_chunk_that_cannot_be_read_ends_the_broker_until_it_is_given_up() {
+    let (data, mqttd) = damaged("");
+    // It may be answered before that.
+    let _ = Client::connect(mqttd.address, "away");
+    let (code, log) = mqttd.wait();
+    assert_eq!(code, Some(3), "{log}");
+    for text in ["cold/000000000001", "from byte 0 on", "mqttd store check", "repair --salvage"] {
+        assert!(log.contains(text), "{text}: {log}");
+    }
+    let directory = data.directory();
+    let directory = directory.to_str().expect("UTF-8");
+    let check = command().args(["store", "check", "--data-dir", directory]).output().expect("it starts");
+    let said = String::from_utf8_lossy(&check.stdout);
+    assert!(!check.status.success() && said.contains("messages that waited for \"away\" are gone"), "{said}");
+    let repaired = store(&data, &["repair", "--salvage", "--yes"]);
+    assert!(repaired.contains("cold/000000000001"), "{repaired}");
+    store(&data, &["check"]);
+    let mqttd = data.start("1");
+    assert!(take_rest(&mqttd) > 1);
+    end(mqttd, Signal::SIGTERM);
+}
+
+#[test]
+fn a_broker_that_is_to_salvage_goes_on_without_a_chunk_and_says_whose_it_was() {
+    let (_data, mut mqttd) = damaged("on_damage = \"salvage\"\n");
+    let first = take_rest(&mqttd);
+    assert!(first > 1);
+    let where_it_was = mqttd.says("cannot be read");
+    assert!(where_it_was.contains("cold/000000000001"), "{where_it_was}");
+    let whose = mqttd.says("what waited for this Client is lost");
+    assert!(whose.contains("\"away\"") && whose.contains(&(first - 1).to_string()), "{whose}");
+    end(mqttd, Signal::SIGTERM);
+}
+
+/// Most clients come back for their messages: the files become as small as what is left.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "a deadline for a real process is real time")]
+fn files_shrink_when_most_clients_have_taken_what_waited() {
+    const CLIENTS: u16 = 10;
+    let data = Data::new();
+    data.set("[store]\nlog_bytes_max = 134217728\n[limits]\nqueue_memory_bytes_max = 4000\n");
+    let mqttd = data.start("2");
+    let name = |number: u16| format!("client-{number}");
+    for number in 0..CLIENTS {
+        let mut away = Client::connect(mqttd.address, &name(number)).expect("it listens");
+        away.subscribe("to/away", 1).expect("it answers");
+    }
+    let mut publisher = Client::connect(mqttd.address, "publisher").expect("it listens");
+    let text = |number: u16| format!("{number:05} {}", "-".repeat(50_000));
+    let count = 80;
+    for number in 1..=count {
+        publish(&mut publisher, "to/away", &text(number), 1, number);
+    }
+    let bytes = || -> u64 {
+        let files = fs::read_dir(data.directory().join("cold")).expect("it is there");
+        files.map(|file| file.expect("listed").metadata().map_or(0, |file| file.len())).sum()
+    };
+    let before = bytes();
+    assert!(before > FILE_BYTES + FILE_BYTES / 4, "{before}");
+    for number in 1..CLIENTS {
+        let mut away = Client::connect(mqttd.address, &name(number)).expect("it listens");
+        assert_eq!(take(&mut away, count.into()).len(), usize::from(count));
+    }
+    let start = Instant::now();
+    while bytes() > before / u64::from(CLIENTS) + FILE_BYTES {
+        assert!(start.elapsed() < DEADLINE, "{} of {before} bytes are left", bytes());
+        std::thread::yield_now();
+    }
+    end(mqttd, Signal::SIGKILL);
+    let mqttd = data.start("1");
+    let mut last = Client::connect(mqttd.address, &name(0)).expect("it listens");
+    let got = take(&mut last, count.into());
+    assert!(got.iter().map(|(_, text)| text.clone()).eq((1..=count).map(text)));
+    end(mqttd, Signal::SIGTERM);
 }

@@ -285,15 +285,11 @@ fn a_part_of_the_log_can_be_dumped() {
 fn a_running_broker_keeps_its_store_to_itself() {
     let place = Place::new();
     let mqttd = place.broker();
-    for (arguments, code) in [
-        (&["stat"][..], 1),
-        (&["check"], 2),
-        (&["export"], 1),
-        (&["dump-log"], 1),
-        (&["repair", "--salvage", "--yes"], 1),
-    ] {
+    for arguments in
+        [&["stat"][..], &["check"], &["export"], &["dump-log"], &["repair", "--salvage", "--yes"]]
+    {
         let output = place.store(arguments);
-        assert!(refused(&output, code).contains("in use by a running mqttd"), "{arguments:?}");
+        assert!(refused(&output, 1).contains("in use by a running mqttd"), "{arguments:?}");
     }
     mqttd.signal(Signal::SIGTERM);
     mqttd.wait();
@@ -308,16 +304,16 @@ fn damage_is_found_refused_and_salvaged() {
     // The first record of the first commit, behind its header of 48 bytes.
     flip(&segment, 4096 + 48);
     let check = place.store(&["check"]);
-    assert!(refused(&check, 1).contains("repair --salvage"));
+    assert!(refused(&check, 4).contains("repair --salvage"));
     let folder = segment.parent().expect("a folder").to_str().expect("ASCII");
     let damage = format!("damaged: {folder}: segment 0, byte 4096: a commit does not verify");
     assert!(out(&check).contains(&damage), "{}", out(&check));
     for arguments in [&["stat"][..], &["export"]] {
-        assert!(refused(&place.store(arguments), 1).contains("store check"), "{arguments:?}");
+        assert!(refused(&place.store(arguments), 4).contains("store check"), "{arguments:?}");
     }
     let dump = place.store(&["dump-log"]);
     assert!(
-        refused(&dump, 1).contains("store check") && out(&dump).contains("damaged: segment 0, byte 4096")
+        refused(&dump, 4).contains("store check") && out(&dump).contains("damaged: segment 0, byte 4096")
     );
 
     let before = contents(&place.0.join("data"));
@@ -326,8 +322,13 @@ fn damage_is_found_refused_and_salvaged() {
     assert_eq!(place.store(&["repair", "--yes"]).status.code(), Some(2), "it has to be said what is wanted");
     assert_eq!(contents(&place.0.join("data")), before);
 
-    let repaired = done(place.store(&["repair", "--salvage", "--yes"]));
-    assert!(repaired.contains(&damage) && repaired.contains("data/damaged-1"), "{repaired}");
+    let repaired = place.store(&["repair", "--salvage", "--yes"]);
+    assert!(refused(&repaired, 4).contains("data/damaged-1"));
+    assert!(
+        out(&repaired).contains(&damage) && out(&repaired).contains("can be kept: "),
+        "{}",
+        out(&repaired)
+    );
     let report = fs::read_to_string(place.0.join("data/damaged-1/damage.txt")).expect("a report");
     assert!(report.contains("segment 0, byte 4096"), "{report}");
     done(place.store(&["check"]));
@@ -398,7 +399,7 @@ fn an_import_is_whole_or_nothing_and_only_where_nothing_is() {
 #[test]
 fn where_there_is_no_store_that_is_said_and_none_is_made() {
     let place = Place::new();
-    assert!(refused(&place.store(&["check"]), 2).contains("there is no store in"));
+    assert!(refused(&place.store(&["check"]), 1).contains("there is no store in"));
     assert!(refused(&place.store(&["stat"]), 1).contains("there is no store in"));
     assert!(!place.0.join("data").exists());
     fs::create_dir(place.0.join("data")).expect("made");
@@ -406,7 +407,87 @@ fn where_there_is_no_store_that_is_said_and_none_is_made() {
     assert_eq!(contents(&place.0.join("data")), []);
     place.filled();
     fs::remove_file(place.0.join("data/META")).expect("it is there");
-    assert!(refused(&place.store(&["check"]), 2).contains("META: the file is missing"));
+    assert!(refused(&place.store(&["check"]), 4).contains("META: the file is missing"));
+}
+
+#[test]
+fn a_file_where_a_directory_should_be_is_named() {
+    let place = Place::new();
+    let export = place.path("export.jsonl");
+    fs::write(&export, GOLDEN).expect("written");
+    for data in ["export.jsonl", "export.jsonl/data"] {
+        for arguments in [&["check"][..], &["import", &export]] {
+            let output = place.store_in(data, arguments);
+            let expected = format!("{export} is a file: give a directory");
+            assert!(refused(&output, 1).contains(&expected), "{}", said(&output));
+        }
+    }
+    let folder = place.path("folder");
+    fs::create_dir(&folder).expect("made");
+    assert!(refused(&place.store(&["import", &folder]), 1).contains("it is a directory"));
+    fs::write(&export, "cores = 2\n").expect("written");
+    assert!(refused(&place.store(&["import", &export]), 1).contains("export.jsonl:1: this is no export"));
+}
+
+/// A store of one core with a snapshot of so many sessions, as an import makes it.
+fn imported(place: &Place, sessions: usize) -> PathBuf {
+    let mut lines = GOLDEN.lines().next().expect("a header").to_owned();
+    for number in 0..sessions {
+        lines.push_str(&format!(
+            "\n{{\"session\":{{\"client_id\":\"client-{number}\",\"expiry_seconds\":4294967295,\"away_since\":1,\
+             \"next_packet_id\":1,\"subscriptions\":[{{\"filter\":\"to/{number}/{filler}\",\"qos\":1}}]}}}}",
+            filler = "x".repeat(200),
+        ));
+    }
+    let file = place.path("sessions.jsonl");
+    fs::write(&file, lines).expect("written");
+    done(place.store(&["import", &file]));
+    place.0.join("data/layout-2/core-0/snapshot-000000000001")
+}
+
+#[test]
+fn of_a_damaged_snapshot_all_is_kept_but_one_commit_and_what_is_gone_is_told() {
+    const SESSIONS: usize = 2_000;
+    for (place_in_file, is_header) in [(4096 + 100, false), (8, true)] {
+        let place = Place::new();
+        let snapshot = imported(&place, SESSIONS);
+        flip(&snapshot, place_in_file);
+        let start = command()
+            .args(["--cores", "1", "--listen", "127.0.0.1:0", "--data-dir", &place.path("data")])
+            .output()
+            .expect("it starts");
+        let what = match is_header {
+            true => "the snapshot, byte 0: the header of the file does not verify".to_owned(),
+            false => "the snapshot, byte 4096: what is there up to byte ".to_owned(),
+        };
+        let what = format!("{}: {what}", snapshot.display());
+        assert_eq!(start.status.code(), Some(1), "it refuses to start");
+        assert!(said(&start).contains(&what), "{what}: {}", said(&start));
+
+        let repaired = place.store(&["repair", "--salvage", "--yes"]);
+        assert!(refused(&repaired, 4).contains("damaged-2"), "{}", said(&repaired));
+        assert!(out(&repaired).contains(&format!("core 0: damaged: {what}")), "{}", out(&repaired));
+        done(place.store(&["check"]));
+        let json: serde_json::Value =
+            serde_json::from_str(&done(place.store(&["stat", "--json"]))).expect("JSON");
+        let kept = json["sessions"]["total"].as_u64().expect("a number") as usize;
+        assert!(
+            out(&repaired).contains(&format!("core 0: can be kept: {kept} sessions")),
+            "{}",
+            out(&repaired)
+        );
+        let report = fs::read_to_string(place.0.join("data/damaged-2/damage.txt")).expect("a report");
+        assert!(
+            report.contains(&what) && report.contains(&format!("kept of core 0: {kept} sessions")),
+            "{report}"
+        );
+        if is_header {
+            assert_eq!(kept, SESSIONS, "the header alone is damaged");
+        } else {
+            assert!(kept < SESSIONS && kept > SESSIONS * 3 / 4, "{kept} sessions");
+            assert!(out(&repaired).contains("records in it are gone"), "{}", out(&repaired));
+        }
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub enum Commit {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreStatus {
-    /// Bytes of the files that hold the log.
+    /// Bytes of the files of the log, those included that are kept for what comes.
     pub log_bytes: u64,
     /// How many there are.
     pub segments: u64,
@@ -56,6 +56,11 @@ pub trait Store {
         true
     }
 
+    /// Bytes of what was appended and is not on its way to the disk yet.
+    fn waiting_bytes(&self) -> u64 {
+        0
+    }
+
     /// Whether anything that is appended outlives the process. If not, what is told for that alone need not be.
     fn keeps(&self) -> bool {
         true
@@ -74,6 +79,12 @@ pub trait Store {
 
 /// Keeps messages outside memory, in chunks. What is asked for is answered later, in any order.
 pub trait Cold {
+    /// Bytes of records that a chunk has, and so about what a session's Client gets into memory at once; a larger message is
+    /// a chunk of its own.
+    fn chunk_bytes(&self) -> usize {
+        64 * 1024
+    }
+
     /// Asks for a chunk of so many messages, whose records are these, to be made durable. The answer goes to
     /// [`Shard::chunk_parked`](crate::shard::Shard::chunk_parked).
     fn park(&mut self, ticket: u64, messages: u32, records: Vec<u8>);
@@ -81,6 +92,10 @@ pub trait Cold {
     /// Asks for the messages of a chunk. The answer goes to
     /// [`Shard::chunk_loaded`](crate::shard::Shard::chunk_loaded).
     fn load(&mut self, ticket: u64, chunk: Chunk);
+
+    /// Asks for a copy of a chunk in a place that is better for it. The answer goes to
+    /// [`Shard::chunk_moved`](crate::shard::Shard::chunk_moved); nobody waits for it.
+    fn relocate(&mut self, ticket: u64, chunk: Chunk);
 
     /// Nobody needs the chunk any more once `commit` is there: until then a start may find that it is.
     fn release(&mut self, chunk: Chunk, commit: Commit);

@@ -22,6 +22,9 @@ impl Shard {
 
     /// As [`Shard::close`], with the `reason` that hooks are told.
     pub(super) fn close_for(&mut self, key: Key, tell: Option<ReasonCode>, will: bool, reason: ReasonCode) {
+        if self.is_leaving(key) || self.leaving == Some(key) {
+            return self.forget_lost(key, will, reason);
+        }
         let (free, lacks_connack) = (self.gates.free(key), self.gates.holds_connack(key));
         let Some(mut connection) = self.forget_connection(key) else { return };
         if connection.output.gated {
@@ -47,16 +50,36 @@ impl Shard {
         self.leave(connection, will, reason);
     }
 
-    /// The Network Connection is gone already.
+    /// The Network Connection is gone already. What its Client had sent counts, also if it waits to be handled: the
+    /// connection is forgotten once it was.
     pub(super) fn lose(&mut self, key: Key) {
-        let (will, reason) = self.last_word(key).unwrap_or((true, ReasonCode::UNSPECIFIED_ERROR));
+        if let Some(connection) = self.connections.get_mut(key)
+            && connection.live().is_some()
+            && let Some(held) = &mut connection.held
+        {
+            held.is_last = true;
+            // As if a send were under way for ever.
+            connection.output.outstanding = connection.output.outstanding.max(1);
+            return;
+        }
+        self.forget_lost(key, true, ReasonCode::UNSPECIFIED_ERROR);
+    }
+
+    /// Whether the Client has gone, and what it had sent waits to be handled.
+    pub(super) fn is_leaving(&self, key: Key) -> bool {
+        self.connections.get(key).is_some_and(Connection::is_leaving)
+    }
+
+    /// Forgets a connection that is gone. `will` and `reason` count unless its Client took its leave.
+    pub(super) fn forget_lost(&mut self, key: Key, will: bool, reason: ReasonCode) {
+        let (will, reason) = self.last_word(key).unwrap_or((will, reason));
         if let Some(connection) = self.forget_connection(key) {
             self.leave(connection, will, reason);
         }
     }
 
-    /// Of a Client that went while what it had sent waited to be handled: whether its Will is to be published, and why, if
-    /// the last of it is a DISCONNECT. What it published before that was not acknowledged, and never came.
+    /// Of a Client that went while what it had sent waited to be handled, and is not waited for any longer: whether its Will
+    /// is to be published, and why, if the last of it is a DISCONNECT. What it published before that never came.
     fn last_word(&mut self, key: Key) -> Option<(bool, ReasonCode)> {
         let held = self.connections.get_mut(key)?.held.take()?;
         let version = self.version(key);

@@ -25,17 +25,13 @@ use crate::store::cold::{Chunk, ChunkWriter, Parked};
 use crate::store::image;
 use crate::store::record::{Identifiers, Record};
 
-/// Bytes of records that a chunk has, and so about what a session's Client gets into memory at once; a larger message is
-/// a chunk of its own.
-const CHUNK_BYTES: usize = 64 * 1024;
-
-/// What the second chunk of a session has at least, the third twice as much and so on up to a full one: a session that gets
-/// a message now and then would have a chunk for each.
-const CHUNK_BYTES_MIN: usize = 1024;
+/// The second chunk of a session has at least this share of a full one, the third twice as much and so on: a session that
+/// gets a message now and then would have a chunk for each.
+const CHUNK_PART_MIN: usize = 64;
 
 /// Bytes of chunks that are asked for in one call, and sessions that are looked at for it.
 const SLICE_BYTES: usize = 1024 * 1024;
-const SLICE_SESSIONS: u32 = 1024;
+pub(super) const SLICE_SESSIONS: u32 = 1024;
 
 /// Milliseconds for which nothing is parked once a chunk could not be written.
 const RETRY_MILLIS: u64 = 10_000;
@@ -192,7 +188,7 @@ impl Shard {
         let Some(cold) = session.known_cold_mut().filter(|cold| cold.asked == ticket) else { return };
         cold.asked = 0;
         if cold.parked.first() != Some(chunk) {
-            // A full queue has dropped all of it meanwhile.
+            // A full queue has dropped all of it meanwhile, or it is in another place.
             return self.pump(key);
         }
         let taken = cold.parked.taken();
@@ -261,21 +257,28 @@ impl Shard {
 
     /// Has the front of a session's queue parked, if its Client is away and it is worth it; bytes of the chunk.
     fn park(&mut self, key: Key) -> usize {
+        let Some(chunk_bytes) = self.records.cold().map(|port| port.chunk_bytes()) else { return 0 };
         let Some(session) = self.sessions.get_mut(key) else { return 0 };
         let (asked, chunks) = session.cold().map_or((0, 0), |cold| (cold.asked, cold.parked.chunks().len()));
         let least = match chunks {
             0 => 1,
-            _ => (CHUNK_BYTES_MIN << (chunks - 1).min(16)).min(CHUNK_BYTES),
+            _ => ((chunk_bytes / CHUNK_PART_MIN) << (chunks - 1).min(16)).min(chunk_bytes),
         };
         let is_away = session.connection().is_none() && session.is_persistent();
         let Some(flight) = session.known_flight().filter(|_| is_away && asked == 0) else { return 0 };
         if flight.queue.bytes() < least {
             return 0;
         }
+        if session.take_left() {
+            // Its Client may be back soon: those are parked first who were away on the last round already.
+            self.parking.found = true;
+            return 0;
+        }
+        let Some(flight) = session.known_flight() else { return 0 };
         let client_id = &*session.client_id;
         let (mut writer, mut cost) = (ChunkWriter::default(), 0);
         for delivery in flight.queue.iter() {
-            if writer.len() >= CHUNK_BYTES {
+            if writer.len() >= chunk_bytes {
                 break;
             }
             let (qos, retain, packet_id) = (delivery.qos, delivery.retain, None);
@@ -347,8 +350,15 @@ impl Shard {
     /// So many parked messages are over or under way; the first of them, if it is in memory. They still count as kept.
     fn take_parked(&mut self, key: Key, count: u32) -> Option<Delivery> {
         let session = self.sessions.get_mut(key)?;
-        let record = (count > 0).then(|| Record::Taken { client_id: &session.client_id, count });
-        let commit = record.map_or(Commit::Now, |record| self.records.append(self.now, &record));
+        let parked = &session.cold()?.parked;
+        let ends_chunk = parked.first().is_some_and(|first| count >= first.messages - parked.taken());
+        let taken = Record::Taken { client_id: &session.client_id, count };
+        let mut commit = Commit::Now;
+        match ends_chunk {
+            true => commit = self.records.append(self.now, &taken),
+            // If that is lost it waits in its chunk still, and is sent once more.
+            false => self.records.append_later(self.now, &taken),
+        }
         let cold = session.known_cold_mut()?;
         let records = &mut self.records;
         cold.parked.take(count.into(), |chunk| records.release(chunk, commit));

@@ -215,6 +215,7 @@ impl Shard {
                 .unwrap_or(0)
                 .min(self.limits.will_delay_max_seconds),
             due_at: None,
+            away_since: 0,
         }))
     }
 

@@ -197,6 +197,8 @@ pub(super) struct Held {
     pub(super) answers: Vec<(u16, Permission)>,
     /// Monotonic milliseconds since when the first packet in `input` waits. Those behind it may have come later.
     pub(super) since: u64,
+    /// The Client has gone behind it: what it had sent still counts, and nothing is said to it any more.
+    pub(super) is_last: bool,
 }
 
 /// What held input waits for.
@@ -210,7 +212,7 @@ pub(super) enum Why {
     Lane,
     /// Answers that are owed and wait for other cores or the store.
     Answers,
-    /// What went to other cores before it, which it must not overtake.
+    /// What went to other cores before it, which it must not overtake; or the store, which has enough to write.
     Order,
 }
 
@@ -316,6 +318,11 @@ impl Connection {
             PendingAnswer::PubRec(id, reason) => id == packet_id && reason.is_error(),
             _ => false,
         })
+    }
+
+    /// Whether the Client has gone, and what it had sent waits to be handled.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.is_last)
     }
 
     pub(super) fn live(&self) -> Option<&Live> {

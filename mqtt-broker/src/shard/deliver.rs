@@ -11,6 +11,7 @@ use mqtt_proto::types::{PacketId, Qos, ReasonCode, Version};
 use tracing::warn;
 
 use super::Shard;
+use super::begun::Beginning;
 use super::connection::{Connection, State};
 use super::envelope::OfGroup;
 use super::frame::{Frame, Received};
@@ -124,8 +125,15 @@ impl Shard {
             if how.qos == Qos::ExactlyOnce
                 && let (Some(of), Some(online)) = (how.group, online)
             {
-                let told = (&mut self.groups, &mut self.records, &mut self.spares);
-                let commit = Self::made_own(told, self.now, self.core, of);
+                let beginning = Beginning {
+                    core: self.core,
+                    now: self.now,
+                    groups: &mut self.groups,
+                    begun: &mut self.begun,
+                    records: &mut self.records,
+                    spares: &mut self.spares,
+                };
+                let commit = beginning.begin(of, session.is_persistent());
                 self.gates.close(online, output, commit);
             }
         }
@@ -196,6 +204,7 @@ impl Shard {
     pub(super) fn start(&mut self, key: Key, delivery: Delivery, was_parked: bool) {
         let now = self.now.millis;
         let Some(session) = self.sessions.get_mut(key) else { return };
+        let (is_recorded, online) = (session.is_persistent(), session.connection());
         let (qos, group) = (delivery.qos, delivery.group());
         let outbound = &mut session.flight().outbound;
         let packet_id = outbound.start(qos, delivery).expect("the caller has seen that the window has room");
@@ -216,20 +225,30 @@ impl Shard {
                     let identifiers = Identifiers::new(delivery.identifiers());
                     let (retain, packet_id) = (delivery.retain, Some(packet_id));
                     let record = Record::Enqueued { client_id, qos, retain, identifiers, packet_id };
-                    self.records.keep(self.now, &message, &record)
+                    match qos {
+                        Qos::ExactlyOnce => self.records.keep(self.now, &message, &record),
+                        // If that is lost its chunk has it.
+                        _ => self.records.keep_later(self.now, &message, &record),
+                    }
                 }
             };
-            let online = session.connection().filter(|_| qos == Qos::ExactlyOnce);
-            if let Some(online) = online {
+            if let Some(online) = online.filter(|_| qos == Qos::ExactlyOnce) {
                 self.close_gate(online, commit);
             }
         }
         if qos == Qos::ExactlyOnce
             && let Some(of) = group
         {
-            let told = (&mut self.groups, &mut self.records, &mut self.spares);
-            let commit = Self::made_own(told, self.now, self.core, of);
-            if let Some(online) = self.sessions.get(key).and_then(Session::connection) {
+            let beginning = Beginning {
+                core: self.core,
+                now: self.now,
+                groups: &mut self.groups,
+                begun: &mut self.begun,
+                records: &mut self.records,
+                spares: &mut self.spares,
+            };
+            let commit = beginning.begin(of, is_recorded);
+            if let Some(online) = online {
                 self.close_gate(online, commit);
             }
         }
@@ -248,12 +267,11 @@ impl Shard {
         let discarded =
             session.flight().outbound.discard(packet_id, resent).expect("it was about to be sent");
         let (Discarded::Done(delivery) | Discarded::Release(delivery)) = &discarded;
-        let group = delivery.group();
         self.stats.messages_kept -= 1;
         self.stats.dropped(DropReason::TooLarge, 1);
         let released = matches!(discarded, Discarded::Release(_));
-        let records = session.records_sent(delivery.qos, group);
-        self.credit(group, key);
+        let records = session.records_sent(delivery.qos, delivery.group());
+        self.credit_sent(delivery, key);
         if records {
             self.record_end(key, packet_id, released);
         }
@@ -523,7 +541,7 @@ impl Shard {
             true => self.stats.dropped(DropReason::Refused, 1),
             false => self.stats.messages_delivered += 1,
         }
-        self.credit(delivery.group(), key);
+        self.credit_sent(&delivery, key);
         self.spares.take_back(delivery.message);
     }
 }

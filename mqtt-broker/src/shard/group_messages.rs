@@ -8,13 +8,14 @@
 use std::collections::VecDeque;
 
 use crate::message::Message;
+use crate::ports::Commit;
 
 /// A message that waits for a member.
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) number: u64,
-    /// Whether the store was told of it.
-    pub(super) recorded: bool,
+    /// When the store has it, if that was told.
+    pub(super) kept: Option<Commit>,
     pub(super) message: Message,
 }
 
@@ -106,7 +107,7 @@ impl GroupMessages {
         let bound = self.bound.range(first..);
         let bound = bound.filter_map(|bound| Some((bound.number, bound.message.as_ref()?)));
         let first = self.waiting.partition_point(|waiting| waiting.number <= number);
-        let waiting = self.waiting.range(first..).filter(|waiting| waiting.recorded);
+        let waiting = self.waiting.range(first..).filter(|waiting| waiting.kept.is_some());
         let waiting = waiting.map(|waiting| (waiting.number, &waiting.message));
         let (mut bound, mut waiting) = (bound.peekable(), waiting.peekable());
         core::iter::from_fn(move || match (bound.peek(), waiting.peek()) {
@@ -153,6 +154,10 @@ mod tests {
         message.to_message()
     }
 
+    fn kept(recorded: bool) -> Option<Commit> {
+        recorded.then_some(Commit::Now)
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Publish { waits: bool, recorded: bool },
@@ -186,7 +191,7 @@ mod tests {
             for (number, step) in (1u64..).zip(steps) {
                 match step {
                     Step::Publish { waits: true, recorded } => {
-                        messages.wait(Waiting { number, recorded, message: message(number) });
+                        messages.wait(Waiting { number, kept: kept(recorded), message: message(number) });
                         waiting.insert(number, recorded);
                     }
                     Step::Publish { waits: false, recorded } => {
@@ -198,12 +203,12 @@ mod tests {
                     Step::Bind => {
                         let first = messages.pop();
                         let expected = waiting.pop_first();
-                        prop_assert_eq!(first.as_ref().map(|first| (first.number, first.recorded)), expected);
+                        prop_assert_eq!(first.as_ref().map(|first| (first.number, first.kept.is_some())), expected);
                         let Some(first) = first else { continue };
-                        if first.recorded {
+                        if first.kept.is_some() {
                             messages.bind(first.number, first.message);
                         }
-                        bound.insert(first.number, first.recorded);
+                        bound.insert(first.number, first.kept.is_some());
                     }
                     Step::Done(index) => {
                         let Some((number, recorded)) = pick(&bound, index) else { continue };
@@ -215,7 +220,7 @@ mod tests {
                         let Some((number, recorded)) = pick(&bound, index) else { continue };
                         bound.remove(&number);
                         prop_assert_eq!(messages.unbind(number).is_some(), recorded);
-                        messages.wait(Waiting { number, recorded, message: message(number) });
+                        messages.wait(Waiting { number, kept: kept(recorded), message: message(number) });
                         waiting.insert(number, recorded);
                     }
                 }

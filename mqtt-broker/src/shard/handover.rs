@@ -2,19 +2,20 @@
 //! each until all others have committed what they made of it.
 //!
 //! Such a message leaves only once the record of its number is committed here, so no core can have taken a number that this
-//! one forgets. It waits for that in the lane, in order (`Lanes::hand_on`), and its publisher's next message that needs no
+//! one forgets. It waits for that in the lane, in order (`Lanes::send_behind`), and its publisher's next message that needs no
 //! number waits with it, unread. The core that takes it tells its store of the number beside what it makes of the message.
 //!
 //! Invariants: the numbers of a lane only grow, so one number says what was taken of it; what has a number and is not yet
 //! committed by all is in `pending`, in order. Lives on: each core.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use mqtt_proto::types::Qos;
 
 use super::deliver::Outgoing;
 use super::envelope::Envelope;
-use super::session::Session;
+use super::lanes::Noted;
+use super::session::{Flight, Session};
 use super::table::Key;
 use super::{ConnectionId, Shard};
 use crate::config::CoreId;
@@ -36,6 +37,9 @@ pub(super) struct Handover {
     is_full: bool,
     /// The store's position that the last of it waits for.
     held_until: u64,
+    /// What the last message of a session waited for when that ended, by a hash of its ClientID: whoever comes next under
+    /// that name is behind it.
+    ended: BTreeMap<u64, u64>,
     /// Answers that wait until all up to a number is taken.
     answers: VecDeque<(u64, ConnectionId, u32)>,
 }
@@ -72,6 +76,7 @@ impl Handover {
             bytes_max: bytes_max.into(),
             is_full: false,
             held_until: 0,
+            ended: BTreeMap::new(),
             answers: VecDeque::new(),
         }
     }
@@ -152,6 +157,16 @@ impl Handover {
         self.held_until > committed
     }
 
+    /// The session of the Client with this hash has ended, whose last message waits for `position`.
+    pub(super) fn session_ended(&mut self, client: u64, position: u64) {
+        self.ended.insert(client, position);
+    }
+
+    /// The store has committed up to here.
+    pub(super) fn store_committed(&mut self, committed: u64) {
+        self.ended.retain(|_, position| *position > committed);
+    }
+
     /// Whether publishers of such messages have to wait.
     pub(super) fn is_full(&self) -> bool {
         self.is_full
@@ -205,10 +220,45 @@ impl Shard {
         self.records.keep_anything() && is_recorded && qos != Qos::AtMostOnce
     }
 
-    /// Whether the publisher has messages that are held until they are committed.
+    /// Whether the publisher, or who had its ClientID before, has messages that are held until they are committed.
     pub(super) fn is_held(&self, publisher: Key) -> bool {
-        let flight = self.sessions.get(publisher).and_then(Session::known_flight);
-        flight.is_some_and(|flight| flight.held_until > self.gates.committed())
+        let Some(session) = self.sessions.get(publisher) else { return false };
+        let waits = |flight: &Flight| flight.held_until > self.gates.committed();
+        session.known_flight().is_some_and(waits)
+            || !self.handover.ended.is_empty()
+                && self.handover.ended.contains_key(&self.homes.hash_of(session.client_id.as_bytes()))
+    }
+
+    /// The session has ended: what it published last may wait still.
+    pub(super) fn leave_held(&mut self, session: &Session) {
+        if let Some(flight) = session.known_flight()
+            && flight.held_until > self.gates.committed()
+        {
+            let client = self.homes.hash_of(session.client_id.as_bytes());
+            self.handover.session_ended(client, flight.held_until);
+        }
+    }
+
+    /// Sends a message that needs no number to `cores`, behind what its publisher has published before and waits. Only a Will
+    /// comes to that: a Client is not read meanwhile.
+    #[cold]
+    pub(super) fn send_behind(
+        &mut self,
+        outgoing: &mut Outgoing<'_>,
+        publisher: Option<Key>,
+        cores: CoreSet,
+        interested: CoreSet,
+        home: Option<u16>,
+    ) {
+        for core in cores.iter() {
+            let (deliver, retain) = (interested.contains(core), home == Some(core));
+            let (message, publisher) = (outgoing.message, outgoing.publisher);
+            let envelope = Envelope::Publish { message, deliver, retain, publisher };
+            self.lanes.send_behind(core, None, &envelope, &mut outgoing.owned, Commit::Now);
+        }
+        if let Some(session) = publisher.and_then(|key| self.sessions.get_mut(key)) {
+            session.flight().held_until = self.handover.held_until;
+        }
     }
 
     /// Hands a message on under a number: to `cores`, of which the `interested` are to deliver it and `home` is to retain it.
@@ -229,7 +279,8 @@ impl Shard {
             let (deliver, retain) = (interested.contains(core), home == Some(core));
             let (message, publisher) = (outgoing.message, outgoing.publisher);
             let envelope = Envelope::HandOn { number, message, deliver, retain, publisher };
-            self.lanes.hand_on(core, number, &envelope, &mut outgoing.owned, commit);
+            let noted = Some(Noted::HandedOn(number));
+            self.lanes.send_behind(core, noted, &envelope, &mut outgoing.owned, commit);
         }
         if let Commit::At(position) = commit {
             self.handover.hold_until(position);
@@ -254,7 +305,7 @@ impl Shard {
                 let envelope =
                     Envelope::HandOn { number, message: message.as_ref(), deliver: true, retain, publisher };
                 let owned = &mut Some(message.clone());
-                lanes.hand_on(core, number, &envelope, owned, Commit::Now);
+                lanes.send_behind(core, Some(Noted::HandedOn(number)), &envelope, owned, Commit::Now);
             }
         }
     }

@@ -141,8 +141,11 @@ impl Shard {
         // A packet that waits once more keeps the answers it has, and goes on waiting.
         let answers = core::mem::take(&mut self.answers);
         let since = self.now.millis - core::mem::take(&mut self.waited);
-        connection.held = Some(Box::new(Held { input, packet_bytes, why, answers, since }));
-        self.actions.push_back(Action::PauseRead { id: key.into() });
+        let is_last = self.leaving == Some(key);
+        connection.held = Some(Box::new(Held { input, packet_bytes, why, answers, since, is_last }));
+        if !is_last {
+            self.actions.push_back(Action::PauseRead { id: key.into() });
+        }
         match why {
             Why::Lane => self.lane_blocked.push(key),
             // The answers go on with it, too.
@@ -171,8 +174,15 @@ impl Shard {
                 // The first packet asks again and finds its answers.
                 self.answers = core::mem::take(&mut held.answers);
                 self.waited = self.now.millis - held.since;
+                self.leaving = held.is_last.then_some(key);
                 self.process(key, &input);
                 self.waited = 0;
+                if self.leaving.take().is_some() {
+                    if !self.is_leaving(key) {
+                        self.forget_lost(key, true, ReasonCode::UNSPECIFIED_ERROR);
+                    }
+                    return;
+                }
                 let Some(connection) = self.connections.get_mut(key) else { return };
                 if connection.held.is_none() {
                     let deadline = connection.keep_alive_deadline(self.now.millis);

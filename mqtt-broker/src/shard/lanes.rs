@@ -3,8 +3,8 @@
 //!
 //! Invariants: envelopes of one lane are handled in order, so one number acknowledges all before it. A core handles
 //! its lanes whatever its own outgoing ones hold; only publishers wait, and only for lanes whose bytes are not yet
-//! handled at the other end. Acknowledgements travel in the head of a batch and need no room. What is handed on under a
-//! number waits, in order, until its record is committed here; it counts as sent but for its number on the lane.
+//! handled at the other end. Acknowledgements travel in the head of a batch and need no room. What leans on a record waits,
+//! in order, until that is committed here; it counts as sent but for its number on the lane.
 
 use std::collections::VecDeque;
 
@@ -33,13 +33,21 @@ struct Held {
     marks: VecDeque<Mark>,
 }
 
+/// What [`Lanes::poll_taken`] tells of an envelope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Noted {
+    /// What was handed on under this number is taken.
+    HandedOn(u64),
+    /// The core of a shared group knows for good that the message under this number is its member's.
+    Begun(u64),
+}
+
 /// An envelope that waits.
 #[derive(Debug)]
 struct Mark {
     /// The store's position that it waits for.
     position: u64,
-    /// Under which it is handed on.
-    number: u64,
+    noted: Option<Noted>,
     /// Its part of the bytes, and of the messages beside them.
     bytes: usize,
     large: usize,
@@ -50,8 +58,8 @@ struct Lane {
     // Outgoing.
     batch: EnvelopeBatch,
     held: Held,
-    /// What was handed on and is not committed at the other end: (number on this lane, number under which).
-    numbered: VecDeque<(u64, u64)>,
+    /// What is to be told once it is committed at the other end, by the number of the envelope on this lane.
+    noted: VecDeque<(u64, Noted)>,
     sent: u64,
     sent_bytes: u64,
     handled: u64,
@@ -81,7 +89,7 @@ impl Lane {
         let (mut bytes, mut large) = (0, 0);
         while let Some(mark) = self.held.marks.pop_front_if(|mark| mark.position <= committed) {
             self.sent += 1;
-            self.numbered.push_back((self.sent, mark.number));
+            self.noted.extend(mark.noted.map(|noted| (self.sent, noted)));
             bytes += mark.bytes;
             large += mark.large;
         }
@@ -102,7 +110,11 @@ impl Held {
     fn check_invariants(&self, committed: u64) {
         debug_assert!(self.marks.front().is_none_or(|first| first.position > committed));
         debug_assert!(self.marks.iter().is_sorted_by_key(|mark| mark.position));
-        debug_assert!(self.marks.iter().is_sorted_by_key(|mark| mark.number));
+        let numbers = self.marks.iter().filter_map(|mark| match mark.noted {
+            Some(Noted::HandedOn(number)) => Some(number),
+            _ => None,
+        });
+        debug_assert!(numbers.is_sorted());
         debug_assert_eq!(self.bytes.len(), self.marks.iter().map(|mark| mark.bytes).sum::<usize>());
         debug_assert_eq!(self.large.len(), self.marks.iter().map(|mark| mark.large).sum::<usize>());
     }
@@ -177,27 +189,28 @@ impl Lanes {
         lane.sent
     }
 
-    /// Hands `envelope` on under `number`, behind all that is handed on already and once the record of that is committed;
-    /// [`Lanes::poll_taken`] says when `to` has committed what it makes of it. Numbers come in order.
-    pub(super) fn hand_on(
+    /// Sends `envelope` once `commit` is there, and behind all that waits already; [`Lanes::poll_taken`] tells `noted` when
+    /// `to` has committed what it makes of it. Whether it waits. The numbers of what is handed on come in order.
+    pub(super) fn send_behind(
         &mut self,
         to: u16,
-        number: u64,
+        noted: Option<Noted>,
         envelope: &Envelope<'_>,
         owned: &mut Option<Message>,
         commit: Commit,
-    ) {
+    ) -> bool {
         let position = match commit {
             Commit::At(position) => position,
             Commit::Now => 0,
         };
-        let lane = &mut self.lanes[to as usize];
+        let lane = &self.lanes[to as usize];
         let position = lane.held.marks.back().map_or(position, |last| last.position.max(position));
         if position <= self.committed {
-            let seq = self.send(to, envelope, owned);
-            self.lanes[to as usize].numbered.push_back((seq, number));
-            return;
+            self.send(to, envelope, owned);
+            self.note(to, noted);
+            return false;
         }
+        let lane = &mut self.lanes[to as usize];
         let held = &mut lane.held;
         take_buffer(&mut held.bytes, &mut self.spare);
         let before = held.bytes.len();
@@ -205,11 +218,19 @@ impl Lanes {
         Writer { bytes: &mut held.bytes, large: &mut held.large }.write(envelope, owned);
         let by_reference: usize = held.large[large..].iter().map(Message::cost).sum();
         let (bytes, large) = (held.bytes.len() - before, held.large.len() - large);
-        held.marks.push_back(Mark { position, number, bytes, large });
+        held.marks.push_back(Mark { position, noted, bytes, large });
         lane.sent_bytes += (bytes + by_reference) as u64;
         if lane.sent_bytes - lane.handled_bytes > self.bytes_max {
             self.congested.insert(to);
         }
+        true
+    }
+
+    /// [`Lanes::poll_taken`] tells `noted` when `to` has committed what it makes of the last envelope that was sent.
+    pub(super) fn note(&mut self, to: u16, noted: impl IntoIterator<Item = Noted>) {
+        let lane = &mut self.lanes[to as usize];
+        let sent = lane.sent;
+        lane.noted.extend(noted.into_iter().map(|noted| (sent, noted)));
     }
 
     /// The position in the store that all which waits now waits for, if anything does.
@@ -217,11 +238,11 @@ impl Lanes {
         self.lanes.iter().filter_map(|lane| Some(lane.held.marks.back()?.position)).max()
     }
 
-    /// The next number under which something was handed on to `to` that is committed there.
-    pub(super) fn poll_taken(&mut self, to: CoreId) -> Option<u64> {
+    /// The next that was to be told of what `to` has committed.
+    pub(super) fn poll_taken(&mut self, to: CoreId) -> Option<Noted> {
         let lane = &mut self.lanes[to.index()];
         let committed = lane.committed;
-        lane.numbered.pop_front_if(|&mut (seq, _)| seq <= committed).map(|(_, number)| number)
+        lane.noted.pop_front_if(|&mut (seq, _)| seq <= committed).map(|(_, noted)| noted)
     }
 
     /// How far each lane has got, this core's own entry 0.
@@ -309,14 +330,17 @@ impl Lanes {
         }
     }
 
-    /// The batch for `to`, if there is anything to tell it.
-    pub(super) fn poll(&mut self, to: CoreId) -> Option<EnvelopeBatch> {
+    /// The batch for `to`, if there is anything to tell it. `withholds`: what was handled makes no room in its lane, as the
+    /// store here has enough to write.
+    pub(super) fn poll(&mut self, to: CoreId, withholds: bool) -> Option<EnvelopeBatch> {
         if to.index() == self.own {
             return None;
         }
         let lane = &mut self.lanes[to.index()];
         let committed = lane.committed_here();
-        let news = lane.seen > lane.told || committed > lane.told_committed;
+        let handled_bytes = if withholds { lane.told_bytes } else { lane.seen_bytes };
+        let news =
+            lane.seen > lane.told || committed > lane.told_committed || handled_bytes > lane.told_bytes;
         if lane.batch.is_empty() && !lane.asks && !(lane.answer_owed && news) {
             return None;
         }
@@ -324,16 +348,16 @@ impl Lanes {
         let mut batch = core::mem::take(&mut lane.batch);
         batch.last = lane.sent;
         batch.handled = lane.seen;
-        batch.handled_bytes = lane.seen_bytes;
+        batch.handled_bytes = handled_bytes;
         batch.committed = committed;
         batch.answer_wanted = !lane.waiters.is_empty()
-            || !lane.numbered.is_empty()
+            || !lane.noted.is_empty()
             || lane.sent_bytes - lane.handled_bytes > self.bytes_max / 2;
         lane.told = lane.seen;
-        lane.told_bytes = lane.seen_bytes;
+        lane.told_bytes = handled_bytes;
         lane.told_committed = committed;
         // What is not committed yet is still owed to those who wait for it.
-        lane.answer_owed &= committed < lane.seen;
+        lane.answer_owed &= committed < lane.seen || handled_bytes < lane.seen_bytes;
         Some(batch)
     }
 
@@ -343,7 +367,7 @@ impl Lanes {
             debug_assert!(lane.waiters.iter().is_sorted_by_key(|waiter| waiter.seq));
             debug_assert!(lane.waiters.front().is_none_or(|waiter| waiter.seq > lane.committed));
             lane.held.check_invariants(self.committed);
-            debug_assert!(lane.numbered.iter().is_sorted());
+            debug_assert!(lane.noted.iter().is_sorted_by_key(|&(seq, _)| seq));
         }
     }
 }
@@ -390,7 +414,7 @@ mod tests {
     /// Whether there is anything to tell core 1: whether it brings envelopes, what is handled and committed, and
     /// whether an answer is wanted.
     fn told(lanes: &mut Lanes) -> Option<(bool, u64, u64, bool)> {
-        let batch = lanes.poll(ONE)?;
+        let batch = lanes.poll(ONE, false)?;
         Some((!batch.is_empty(), batch.handled, batch.committed, batch.answer_wanted))
     }
 
@@ -454,7 +478,7 @@ mod tests {
         assert_eq!(told(&mut lanes), Some((true, 0, 0, true)));
         assert_eq!(told(&mut lanes), None, "asked once");
         let second = send(&mut lanes, 50);
-        lanes.poll(ONE);
+        lanes.poll(ONE, false);
         // What it waits for has left before: it is asked for alone.
         assert!(lanes.wait(1, waiter(second)));
         assert_eq!(told(&mut lanes), Some((false, 0, 0, true)));
@@ -506,7 +530,7 @@ mod tests {
             EnvelopeBatch { bytes: Vec::with_capacity(SPARE_BYTES_MAX + 1), ..EnvelopeBatch::default() },
         );
         send(&mut lanes, 50);
-        let batch = lanes.poll(ONE).expect("an envelope");
+        let batch = lanes.poll(ONE, false).expect("an envelope");
         assert_eq!((batch.bytes.as_ptr(), batch.bytes.len()), (place, 50), "the one that is not too large");
         for _ in 0..2 * SPARE_MAX {
             lanes.handled(ONE, EnvelopeBatch { bytes: Vec::with_capacity(8), ..EnvelopeBatch::default() });

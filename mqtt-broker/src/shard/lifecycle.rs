@@ -84,7 +84,7 @@ impl Shard {
         match session.known_aside_mut().and_then(|aside| aside.will.as_mut()) {
             Some(will) if will.delay_seconds > 0 => {
                 let due_at = now + u64::from(will.delay_seconds) * 1000;
-                will.due_at = Some(due_at);
+                (will.due_at, will.away_since) = (Some(due_at), at);
                 self.wills.insert((due_at, key));
             }
             Some(_) => self.publish_will(key),
@@ -106,8 +106,14 @@ impl Shard {
         }
         self.cancel_deadlines(key);
         self.publish_will(key);
+        // The owners of its groups hear of it behind this.
+        let mut commit = Commit::Now;
+        if let Some(session) = self.sessions.get(key).filter(|session| session.is_recorded()) {
+            commit = self.records.append(self.now, &Record::Ended { client_id: &session.client_id });
+        }
         self.unsubscribe_all(key);
-        let Some(session) = self.sessions.remove(key) else { return Commit::Now };
+        self.end_begun(key);
+        let Some(session) = self.sessions.remove(key) else { return commit };
         // Exact at once: the CONNECT that ended it may be about to open its successor.
         self.budget.own.sessions = self.sessions.len() as u64;
         for token in session.gathers().into_iter().flat_map(|gathers| gathers.tokens()) {
@@ -118,17 +124,18 @@ impl Shard {
         self.stats.messages_kept -= kept;
         self.stats.queue_bytes -= session.queue_bytes() as u64;
         self.stats.dropped(DropReason::SessionEnded, kept);
-        let mut commit = Commit::Now;
-        if session.is_recorded() {
-            commit = self.records.append(self.now, &Record::Ended { client_id: &session.client_id });
-        }
         self.release_parked(&session, commit);
+        self.leave_held(&session);
         self.ports.hooks.on_event(&Event::SessionEnded { client_id: &session.client_id });
         commit
     }
 
     /// What is due of the sessions whose Clients are away.
     pub(super) fn away_due(&mut self) {
+        if self.restoring.is_some() {
+            // Whom a Will is for is not known everywhere yet.
+            return;
+        }
         let mut due = core::mem::take(&mut self.due);
         self.ends.advance(self.now.millis, &mut due);
         for index in due.drain(..) {

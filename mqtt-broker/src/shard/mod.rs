@@ -12,10 +12,12 @@
 
 mod authenticate;
 mod barrier;
+mod begun;
 mod budget;
 mod client_id;
 mod close;
 mod cold;
+mod cold_moves;
 mod connect;
 mod connection;
 mod contract;
@@ -30,6 +32,7 @@ mod handover;
 mod homes;
 mod input;
 mod lanes;
+mod leaving;
 mod lifecycle;
 mod owned_groups;
 mod peers;
@@ -64,8 +67,10 @@ use crate::ports::{Answer, Authenticate, Authorize, Commit, Hooks, Permission, P
 use crate::router::{CoreSet, GroupId, Interest, Matches, Retained, Subscriptions};
 
 use barrier::Barrier;
+use begun::Begun;
 use budget::Budget;
 use cold::Parking;
+use cold_moves::Moves;
 use connection::{Connection, Output, Peer, Why};
 use frame::Frame;
 use gates::Gates;
@@ -106,6 +111,8 @@ pub struct Shard {
     routes: Routes,
     groups: OwnedGroups,
     retained: Retained<Message>,
+    /// How many of them are the `$SYS` tree's, and their bytes: they count neither in it nor for a bound.
+    of_tree: (u64, u64),
     /// Those of them that expire.
     expiries: Expiries,
     lanes: Lanes,
@@ -119,6 +126,7 @@ pub struct Shard {
     /// Wills that are delayed, by the time at which they are published: they are few.
     wills: BTreeSet<(u64, Key)>,
     parking: Parking,
+    moves: Moves,
     barriers: HashMap<u64, Barrier, RandomState>,
     /// The last barrier of ours that each core has answered.
     answered: Vec<u64>,
@@ -139,13 +147,17 @@ pub struct Shard {
     gates: Gates,
     /// Messages between cores that have numbers.
     handover: Handover,
+    begun: Begun,
     /// Barriers that are answered once the store has got to a position: that, who asked, and under which token.
     late_barriers: VecDeque<(u64, CoreId, u64)>,
     /// The cores of which not everybody knows yet what was restored there, until there is none.
     restoring: Option<CoreSet>,
+    /// Wall times of the starts that the store knew of, this one included.
+    starts: Vec<u64>,
     /// Connections whose next packet waits for room in a lane.
     lane_blocked: Vec<Key>,
-    /// Connections whose next packet waits for the store, or for answers, lest it overtake what went to other cores.
+    /// Connections whose next packet waits for the store, or for answers: lest it overtake what went to other cores, or as the
+    /// store has enough to write.
     order_blocked: Vec<Key>,
     actions: VecDeque<Action>,
     /// Connections with bytes to send.
@@ -155,6 +167,8 @@ pub struct Shard {
     answers: Vec<(u16, Permission)>,
     /// Milliseconds that the packet at hand was held.
     waited: u64,
+    /// The connection whose last input is being handled: its Client has gone.
+    leaving: Option<Key>,
     // Kept between calls for their memory alone.
     spares: Spares,
     frame: Frame,
@@ -215,7 +229,7 @@ impl Shard {
             core,
             homes,
             ports: Asked { authenticate, authorize, hooks },
-            records: Records::new(store),
+            records: Records::new(store, limits.store_waiting_bytes_max),
             now,
             started: now,
             connections: Table::new(),
@@ -225,6 +239,7 @@ impl Shard {
             routes: Routes::new(state(7)),
             groups: OwnedGroups::new(seeds(3)),
             retained: Retained::new(seeds(8)),
+            of_tree: (0, 0),
             expiries: Expiries::default(),
             lanes: Lanes::new(core, cores, limits.lane_bytes_max),
             wheel: Wheel::new(now.millis),
@@ -232,6 +247,7 @@ impl Shard {
             ends: Wheel::new(now.millis),
             wills: BTreeSet::new(),
             parking: Parking::new(state(10)),
+            moves: Moves::new(state(11)),
             barriers: HashMap::with_hasher(state(4)),
             answered: vec![0; usize::from(cores)],
             gathers: HashMap::with_hasher(state(5)),
@@ -244,8 +260,10 @@ impl Shard {
             store_waiters: VecDeque::new(),
             gates: Gates::new(state(9)),
             handover: Handover::new(cores, limits.lane_bytes_max),
+            begun: Begun::default(),
             late_barriers: VecDeque::new(),
             restoring: None,
+            starts: Vec::new(),
             lane_blocked: Vec::new(),
             order_blocked: Vec::new(),
             actions: VecDeque::new(),
@@ -253,6 +271,7 @@ impl Shard {
             buffers: Vec::new(),
             answers: Vec::new(),
             waited: 0,
+            leaving: None,
             spares: Spares::default(),
             frame: Frame::default(),
             matches: Matches::default(),
@@ -311,7 +330,7 @@ impl Shard {
         self.settle();
     }
 
-    /// The peer ended the Network Connection, or it broke.
+    /// The peer ended the Network Connection, or it broke. No action names it any more.
     pub fn connection_closed(&mut self, id: ConnectionId, now: Now) {
         self.now = now;
         self.lose(id.into());
@@ -322,7 +341,9 @@ impl Shard {
     pub fn transmit_done(&mut self, id: ConnectionId, buffer: Vec<u8>, now: Now) {
         self.now = now;
         self.recycle(buffer);
-        if let Some(connection) = self.connections.get_mut(id.into()) {
+        if let Some(connection) =
+            self.connections.get_mut(id.into()).filter(|connection| !connection.is_leaving())
+        {
             connection.output.outstanding = 0;
             let session = connection.live().map(|live| live.session);
             if !connection.output.buffer.is_empty() {
@@ -347,17 +368,19 @@ impl Shard {
         self.now = now;
         self.open_gates(up_to);
         self.lanes.store_committed(up_to);
+        self.handover.store_committed(up_to);
         self.answer_late_barriers(up_to);
         while let Some(waiter) = self.store_waiters.pop_front_if(|waiter| waiter.seq <= up_to) {
             self.pending_done(waiter.connection, waiter.serial);
         }
+        self.records.look_for_room();
         for key in core::mem::take(&mut self.order_blocked) {
             if self.waits_for(key, Why::Order) {
                 self.go_on(key, Step::Next);
             }
         }
-        self.records.look_for_room();
         self.park_some();
+        self.move_some();
         self.settle();
     }
 
@@ -385,6 +408,7 @@ impl Shard {
         self.expire_retained();
         self.go_on_gathering();
         self.park_some();
+        self.move_some();
         self.settle();
     }
 
@@ -445,18 +469,18 @@ impl Shard {
 
     /// What there is to tell core `to`.
     pub fn poll_envelopes(&mut self, to: CoreId) -> Option<EnvelopeBatch> {
-        self.lanes.poll(to)
+        self.lanes.poll(to, self.records.are_behind())
     }
 
     /// Monotonic milliseconds of the next deadline.
     pub fn poll_timeout(&self) -> Option<u64> {
-        if !self.gathering.is_empty() || self.parking.goes_on {
+        if !self.gathering.is_empty() || self.parking.goes_on || self.moves.goes_on {
             return Some(self.now.millis);
         }
         let wills = self.wills.first().map(|&(deadline, _)| deadline);
+        let away = [wills, self.ends.next()].map(|at| at.filter(|_| self.restoring.is_none()));
         let sys = (self.sys_at != u64::MAX).then_some(self.sys_at);
-        let timers = [self.wheel.next(), self.ends.next(), self.expiries.next()];
-        timers.into_iter().flatten().chain(wills).chain(sys).min()
+        [self.wheel.next(), self.expiries.next(), sys].into_iter().chain(away).flatten().min()
     }
 
     /// The counters of this core.
@@ -473,8 +497,8 @@ impl Shard {
     fn settle(&mut self) {
         self.stats.sessions = self.sessions.len() as u64;
         self.stats.subscriptions = self.subscriptions.len() as u64;
-        self.stats.retained_messages = self.retained.len() as u64;
-        self.stats.retained_bytes = self.retained.bytes() as u64;
+        self.stats.retained_messages = self.retained.len() as u64 - self.of_tree.0;
+        self.stats.retained_bytes = self.retained.bytes() as u64 - self.of_tree.1;
         self.share_load();
         if cfg!(debug_assertions) {
             self.check_invariants();
@@ -542,6 +566,14 @@ impl Shard {
         if self.buffers.len() < BUFFERS_MAX && (1..=BUFFER_BYTES_MAX).contains(&buffer.capacity()) {
             buffer.clear();
             self.buffers.push(buffer);
+        }
+    }
+
+    /// The store's position of `commit` if it has not got there.
+    fn ahead(&self, commit: Commit) -> Option<u64> {
+        match commit {
+            Commit::At(position) => Some(position).filter(|&position| position > self.gates.committed()),
+            Commit::Now => None,
         }
     }
 

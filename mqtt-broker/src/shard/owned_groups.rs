@@ -90,8 +90,9 @@ impl OwnedGroups {
         let queue = self.queue(id);
         queue.generation = queue.generation.wrapping_add(1);
         let (group, messages) = (core::mem::take(&mut queue.name), core::mem::take(&mut queue.messages));
+        // What members have begun may be told as done with behind this.
         for (number, _) in messages.recorded_behind(0) {
-            records.append_later(now, &Record::GroupTaken { group: &group, number });
+            records.append(now, &Record::GroupTaken { group: &group, number });
         }
         (messages.len(), messages.bytes())
     }
@@ -117,7 +118,7 @@ impl OwnedGroups {
         (self.groups.get(id).is_some() && self.queue(id).generation == reference.generation).then_some(id)
     }
 
-    /// Tells the store that the message is kept by the group, if it is to outlive the process; whether it is.
+    /// Tells the store that the message is kept by the group, if it is to outlive the process; when the store has it then.
     pub(super) fn record(
         &self,
         records: &mut Records,
@@ -125,15 +126,14 @@ impl OwnedGroups {
         id: GroupId,
         number: u64,
         outgoing: &mut Outgoing<'_>,
-    ) -> bool {
+    ) -> Option<Commit> {
         let keeps = outgoing.message.qos > Qos::AtMostOnce
             && records.keep_anything()
             && self.groups.get(id).is_some_and(|group| group.has_persistent());
-        if keeps {
+        keeps.then(|| {
             let group = &*self.queues[id.index() as usize].name;
-            records.keep_outgoing(now, outgoing, &Record::GroupQueued { group, number });
-        }
-        keeps
+            records.keep_outgoing(now, outgoing, &Record::GroupQueued { group, number })
+        })
     }
 
     /// A member is done with a message. Nobody waits for that: what is not told before a crash comes once more.
@@ -174,7 +174,7 @@ impl OwnedGroups {
 
     /// A message that waited, or is not to wait, is dropped.
     pub(super) fn dropped(&mut self, records: &mut Records, now: Now, id: GroupId, waiting: &Waiting) {
-        if waiting.recorded {
+        if waiting.kept.is_some() {
             let group = &*self.queue(id).name;
             records.append_later(now, &Record::GroupTaken { group, number: waiting.number });
         }
@@ -182,7 +182,7 @@ impl OwnedGroups {
 
     /// A message that waited when the process ended.
     pub(super) fn put_back(&mut self, id: GroupId, number: u64, message: Message) {
-        self.queue(id).messages.wait(Waiting { number, recorded: true, message });
+        self.queue(id).messages.wait(Waiting { number, kept: Some(Commit::Now), message });
     }
 
     /// The name of the group at `index`, and what it keeps in the store behind `number`, in order. `None` behind the last

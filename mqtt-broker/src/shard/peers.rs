@@ -6,6 +6,7 @@ use super::deliver::{How, Outgoing};
 use super::envelope::{Envelope, EnvelopeBatch};
 use super::gather::WaitingGather;
 use super::input::Step;
+use super::lanes::Noted;
 use super::stats::Stats;
 use crate::config::CoreId;
 use crate::message::Message;
@@ -24,8 +25,11 @@ impl Shard {
         while let Some(waiter) = self.lanes.poll_waiter(from) {
             self.pending_done(waiter.connection, waiter.serial);
         }
-        while let Some(number) = self.lanes.poll_taken(from) {
-            self.taken_elsewhere(from, number);
+        while let Some(noted) = self.lanes.poll_taken(from) {
+            match noted {
+                Noted::HandedOn(number) => self.taken_elsewhere(from, number),
+                Noted::Begun(number) => self.begun.forget(from, number),
+            }
         }
         let mut slice: Option<Slice<'_>> = None;
         for (envelope, owned) in batch.envelopes() {
@@ -75,7 +79,10 @@ impl Shard {
                 self.take_handed_on(from, number, &mut outgoing, deliver, retain);
                 return outgoing.commit.filter(|&position| position > self.gates.committed());
             }
-            Envelope::Restored => self.core_restored(from),
+            Envelope::Restored => {
+                self.core_restored(from);
+                return self.ahead(self.records.all());
+            }
             Envelope::Run { batch, version, publisher } => {
                 let commit = self.run_arrived(from, batch, version, publisher);
                 return commit.filter(|&position| position > self.gates.committed());
@@ -108,6 +115,10 @@ impl Shard {
             Envelope::GroupJoined { token, group } => self.joined(token, group),
             Envelope::GroupLeave { .. } | Envelope::GroupOnline { .. } | Envelope::GroupCredit { .. } => {
                 self.group_told(&envelope);
+            }
+            Envelope::GroupDone { message, member } => {
+                let commit = self.group_done(message, member);
+                return self.ahead(commit);
             }
             Envelope::GroupDeliver { of, member, qos, retain, identifier, message } => {
                 let mut outgoing = Outgoing::with_owned(message, owned);

@@ -84,6 +84,9 @@ impl Shard {
         if self.would_overtake(key, from.0, topic, publish) {
             return Step::Again(Why::Order);
         }
+        if self.records.are_behind() && self.is_kept_here(from.0, topic, publish) {
+            return Step::Again(Why::Order);
+        }
         let permission = match self.publish_permission(key, publish, topic) {
             Ok(permission) => permission,
             Err(why) => return Step::Again(why),
@@ -182,24 +185,35 @@ impl Shard {
     /// Whether a QoS 1 or 2 message would be kept by a store that is full, here or on another core.
     #[cold]
     fn needs_storage(&mut self, publisher: Key, topic: TopicName<'_>, publish: &Publish<'_>) -> bool {
-        let route = self.find_route(topic);
         let home = CoreSet::from_iter(publish.retain.then(|| self.homes.of_topic(topic)));
+        let route = self.find_route(topic);
+        let elsewhere = self.budget.is_full_on(route.cores) || self.budget.is_full_on(home);
+        if let Some(matches) = self.routes.give_back(route) {
+            self.matches = matches;
+        }
+        elsewhere || self.records.are_full() && self.is_kept_here(publisher, topic, publish)
+    }
+
+    /// Whether the store of this core is told of a message.
+    #[cold]
+    fn is_kept_here(&mut self, publisher: Key, topic: TopicName<'_>, publish: &Publish<'_>) -> bool {
+        let home = CoreSet::from_iter(publish.retain.then(|| self.homes.of_topic(topic)));
+        if publish.qos == Qos::AtMostOnce || home.contains(self.core.0) {
+            return home.contains(self.core.0);
+        }
+        let route = self.find_route(topic);
         let keeps = |subscriber: &Subscriber| {
             let session = self.sessions.at(subscriber.key).and_then(|key| self.sessions.get(key));
             subscriber.options.qos > Qos::AtMostOnce && session.is_some_and(Session::is_persistent)
         };
         let numbered = publish.qos == Qos::ExactlyOnce && self.needs_number(publisher);
-        let here = home.contains(self.core.0)
-            || numbered && !route.kept.union(home).is_empty()
+        let here = numbered && !route.kept.union(home).is_empty()
             || route.matches.subscribers.iter().any(keeps)
             || self.groups.keep(topic);
-        let needs = here && self.records.are_full()
-            || self.budget.is_full_on(route.cores)
-            || self.budget.is_full_on(home);
         if let Some(matches) = self.routes.give_back(route) {
             self.matches = matches;
         }
-        needs
+        here
     }
 
     /// How many QoS 1 and 2 messages a Client may send without an acknowledgement.
@@ -406,6 +420,11 @@ impl Shard {
         if numbered && !keeping.is_empty() {
             self.hand_on(outgoing, publisher, cores, interested, home);
             return Routed { matched, cores: CoreSet::EMPTY, commit: outgoing.commit, taken: Taken::Last };
+        }
+        let holds = !cores.is_empty() && self.handover.holds(self.gates.committed());
+        if holds && publisher.is_some_and(|publisher| self.is_held(publisher)) {
+            self.send_behind(outgoing, publisher, cores, interested, home);
+            return Routed { matched, cores, commit: outgoing.commit, taken: Taken::Nothing };
         }
         for core in cores.iter() {
             let (deliver, retain) = (interested.contains(core), home == Some(core));

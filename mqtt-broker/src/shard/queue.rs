@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn a_delivery_gives_back_what_it_was_made_with() {
         let group = GroupRef { owner: 1, index: 2, generation: 3 };
-        let of = OfGroup { group, number: 4 };
+        let of = OfGroup { group, number: 4, is_kept: true };
         for identifiers in [&[][..], &[5], &[5, 6]] {
             for of in [None, Some(of)] {
                 let mut delivery = Delivery::new(message(b""), Qos::AtLeastOnce, true, identifiers, of);

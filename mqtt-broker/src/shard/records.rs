@@ -26,17 +26,33 @@ pub(super) struct Records {
     /// The wall time that was told last.
     told: u64,
     /// What wall time lacked at the start of the latest time that the store knew.
-    behind: u64,
+    lacking: u64,
     /// Whether the store was full when it was asked last.
     full: bool,
+    /// Whether more than so many bytes waited to be written, and not yet half of them were.
+    behind: bool,
+    waiting_max: u64,
     /// Whether anything outlives the process.
     keeps: bool,
+    /// The position of the last record that somebody may wait for.
+    last: u64,
 }
 
 impl Records {
-    pub(super) fn new(store: Box<dyn Store>) -> Records {
+    pub(super) fn new(store: Box<dyn Store>, waiting_max: u32) -> Records {
         let keeps = store.keeps();
-        Records { store, messages: 0, told: 0, behind: 0, full: false, keeps }
+        let waiting_max = waiting_max.into();
+        Records {
+            store,
+            messages: 0,
+            told: 0,
+            lacking: 0,
+            full: false,
+            behind: false,
+            waiting_max,
+            keeps,
+            last: 0,
+        }
     }
 
     /// Whether anything that is told outlives the process.
@@ -46,7 +62,7 @@ impl Records {
 
     /// Wall time as records tell it: it never goes back behind what the store knows.
     pub(super) fn wall(&self, now: Now) -> u64 {
-        now.wall_millis + self.behind
+        now.wall_millis + self.lacking
     }
 
     /// The wall time at the monotonic time `at`, which lies ahead, or behind for what is under way although its time is over.
@@ -56,15 +72,23 @@ impl Records {
 
     /// The store knows of the time `last`.
     pub(super) fn begin_at(&mut self, last: u64, now: Now) {
-        self.behind = last.saturating_sub(now.wall_millis);
+        self.lacking = last.saturating_sub(now.wall_millis);
         self.told = last;
     }
 
     pub(super) fn append(&mut self, now: Now, record: &Record<'_>) -> Commit {
         self.tell_time(now);
         let commit = self.store.append(record);
+        if let Commit::At(position) = commit {
+            self.last = position;
+        }
         self.look_for_room();
         commit
+    }
+
+    /// When all is there that was appended for somebody to wait for.
+    pub(super) fn all(&self) -> Commit {
+        Commit::At(self.last)
     }
 
     /// Appends a record that nobody waits for: it need not be on the disk soon.
@@ -104,9 +128,18 @@ impl Records {
         }
     }
 
-    /// Asks once more whether there is room.
+    /// Asks once more whether there is room, and how much waits.
     pub(super) fn look_for_room(&mut self) {
         self.full = !self.store.has_room(ROOM_BYTES);
+        // One that is full refuses, and then nobody has to wait.
+        let most = if self.behind { self.waiting_max / 2 } else { self.waiting_max };
+        self.behind = !self.full && self.store.waiting_bytes() > most;
+    }
+
+    /// Whether so much waits to be written that whoever adds to it has to wait.
+    #[inline]
+    pub(super) fn are_behind(&self) -> bool {
+        self.behind
     }
 
     /// Whether there is no room for ordinary records of no particular length.
@@ -158,6 +191,13 @@ impl Records {
         let commit = self.append(now, record);
         outgoing.wait_for(commit);
         commit
+    }
+
+    /// Appends a record that keeps `message` and that nobody waits for.
+    pub(super) fn keep_later(&mut self, now: Now, message: &MessageRef<'_>, record: &Record<'_>) -> Commit {
+        self.tell(now, message, 0);
+        self.append_later(now, record);
+        Commit::Now
     }
 
     /// The message at hand is kept for a session: it waits, or was sent under `packet_id`.

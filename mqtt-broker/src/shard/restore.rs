@@ -12,6 +12,7 @@ use super::barrier::Then;
 use super::cold::Cold;
 use super::contract::Now;
 use super::envelope::Envelope;
+use super::lanes::Noted;
 use super::queue::Delivery;
 use super::retained::outlives;
 use super::session::{Flight, NOBODY, Session, Will};
@@ -20,16 +21,15 @@ use crate::config::CoreId;
 use crate::message::{Message, MessageRef};
 use crate::router::{CoreSet, Retainable, Subscriber};
 use crate::store::image::{self, Image};
-
-/// Milliseconds from a start to the first Wills of those who were connected before it, or whose time came meanwhile: their
-/// Clients may come back, and subscribers on other cores have to be known.
-const GRACE_MILLIS: u64 = 30_000;
+use crate::store::record::Record;
 
 /// From the wall time of the store to the monotonic time of this process.
 struct Times {
     /// Monotonic, and as the store has it.
     now: u64,
     wall: u64,
+    /// Wall times of the starts that are known; the last is this one.
+    starts: Vec<u64>,
     /// Messages that several keep and whose expiry was turned, by where the stored ones are, which stay as long as this.
     turned: BTreeMap<usize, (Message, Message)>,
 }
@@ -38,6 +38,12 @@ impl Times {
     /// Monotonic milliseconds at the wall time `at`, or now if that is over.
     fn at(&self, at: u64) -> u64 {
         self.now.saturating_add(at.saturating_sub(self.wall))
+    }
+
+    /// The first start since the wall time `since`.
+    fn start_since(&self, since: u64) -> u64 {
+        let place = self.starts.partition_point(|&at| at < since);
+        self.starts.get(place).copied().unwrap_or(self.wall)
     }
 
     /// The message, which expires by monotonic time from now on.
@@ -68,8 +74,9 @@ impl Shard {
         self.now = now;
         self.records.begin_at(image.last_time(), now);
         let wall = self.records.wall(now);
-        let mut times = Times { now: now.millis, wall, turned: BTreeMap::new() };
-        let parts = image.into_parts();
+        let mut parts = image.into_parts();
+        let starts = core::mem::take(&mut parts.starts);
+        let mut times = Times { now: now.millis, wall, starts, turned: BTreeMap::new() };
         for stored in parts.retained.iter().filter(|stored| outlives(stored.topic())) {
             self.restore_retained(times.message(stored));
         }
@@ -81,12 +88,18 @@ impl Shard {
         for stored in parts.sessions {
             self.restore_session(&stored, &mut times);
         }
+        self.starts.clone_from(&times.starts);
         self.handover.restore(parts.last_number, parts.handled.into_iter());
+        for (owner, numbers) in parts.begun {
+            numbers.into_iter().for_each(|number| self.begun.insert(owner, number));
+        }
         for pending in &parts.pending {
             let message = times.message(&pending.message);
             // Who is to take it is found out once all cores are restored.
             self.handover.push(pending.number, message, pending.publisher, CoreSet::EMPTY);
         }
+        // Whoever hears that this core is restored waits for this, and so for all that the start has settled.
+        self.records.append(now, &Record::Time { at: wall });
         self.send_joins();
         self.restoring = Some((0..self.homes.cores()).collect());
         self.after_barrier(Then::Restored);
@@ -103,6 +116,8 @@ impl Shard {
     pub(super) fn told_restored(&mut self) {
         for core in self.lanes.peers() {
             self.lanes.send(core, &Envelope::Restored, &mut None);
+            // That core has done with what was begun here before it was restored.
+            self.lanes.note(core, self.begun.of(core).map(Noted::Begun));
         }
         self.core_restored(self.core);
     }
@@ -190,12 +205,15 @@ impl Shard {
         let mut ends_at = (stored.expiry_seconds() != u32::MAX).then(|| after(stored.expiry_seconds()));
         let mut will = None;
         if let Some(stored) = stored.will() {
-            let earliest = times.now + GRACE_MILLIS;
+            // Their Clients could not come back before.
+            let start = times.start_since(since);
+            let earliest = times.at(start + u64::from(self.limits.restart_grace_seconds) * 1000);
             let due_at = after(stored.delay_seconds).max(earliest);
             ends_at = ends_at.map(|at| at.max(earliest));
             let (expiry_seconds, delay_seconds) = (stored.expiry_seconds, stored.delay_seconds);
             let message = stored.message.clone();
-            will = Some(Box::new(Will { message, expiry_seconds, delay_seconds, due_at: Some(due_at) }));
+            let (due, away_since) = (Some(due_at), since);
+            will = Some(Box::new(Will { message, expiry_seconds, delay_seconds, due_at: due, away_since }));
             self.wills.insert((due_at, key));
         }
         let Some(session) = self.sessions.get_mut(key) else { return };

@@ -106,7 +106,15 @@ impl Shard {
     pub(super) fn restore_retained(&mut self, message: Message) {
         // What it replaces may have been due at the same moment, so the old one leaves first.
         let due = message.expires_at().map(|_| message.clone());
-        if let Some(replaced) = self.retained.set(message) {
+        let (is_of_tree, cost) = (!outlives(message.topic()), message.cost() as u64);
+        let replaced = self.retained.set(message);
+        if is_of_tree {
+            // They are replaced, and never removed.
+            self.of_tree.0 += u64::from(replaced.is_none());
+            self.of_tree.1 += cost;
+            self.of_tree.1 -= replaced.as_ref().map_or(0, Message::cost) as u64;
+        }
+        if let Some(replaced) = replaced {
             self.expiries.remove(&replaced);
             self.spares.take_back(replaced);
         }
@@ -122,10 +130,14 @@ impl Shard {
     /// A full store is no reason to drop one of QoS 1 or 2: the core that it came in on has taken it, as it did not know yet,
     /// and its acknowledgement waits until there is room.
     fn has_room_to_retain(&self, topic: &str, cost: usize, qos: Qos) -> bool {
+        if !outlives(topic) {
+            // The tree has as many as there are counters.
+            return true;
+        }
         let replaced = self.retained.get(topic).map(Message::cost);
         let more = cost.saturating_sub(replaced.unwrap_or(0));
         let one_more = replaced.is_none();
-        !(qos == Qos::AtMostOnce && outlives(topic) && self.records.lack_room(cost)
+        !(qos == Qos::AtMostOnce && self.records.lack_room(cost)
             || one_more && self.budget.retained_messages() >= u64::from(self.limits.retained_messages_max)
             || more > 0
                 && (self.budget.retained_bytes() + more as u64 > self.limits.retained_bytes_max
@@ -155,7 +167,7 @@ impl Shard {
 
     /// Exact from one message to the next, not only from call to call.
     fn count_retained(&mut self) {
-        self.budget.own.retained_messages = self.retained.len() as u64;
-        self.budget.own.retained_bytes = self.retained.bytes() as u64;
+        self.budget.own.retained_messages = self.retained.len() as u64 - self.of_tree.0;
+        self.budget.own.retained_bytes = self.retained.bytes() as u64 - self.of_tree.1;
     }
 }

@@ -69,7 +69,7 @@ impl Shard {
             self.handle_acks(key, session, receiver, input);
             return RunEnd::Next;
         };
-        let is_full = self.records.are_full() || self.budget.is_full_elsewhere();
+        let is_full = self.records.are_full() || self.records.are_behind() || self.budget.is_full_elsewhere();
         if receiver.poll_alike(alike, &mut &**input).is_none() || self.is_reserved(alike.topic()) || is_full {
             return RunEnd::Next;
         }

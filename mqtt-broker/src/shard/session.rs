@@ -110,6 +110,8 @@ pub(super) struct Will {
     pub(super) delay_seconds: u32,
     /// Monotonic milliseconds at which it is published; `None` while connected.
     pub(super) due_at: Option<u64>,
+    /// Since when the Client has been away, by wall time; means nothing while connected.
+    pub(super) away_since: u64,
 }
 
 impl Session {
@@ -165,6 +167,11 @@ impl Session {
     /// Its Client is away, and it ends at this time in monotonic milliseconds.
     pub(super) fn set_end(&mut self, ends_at: u64) {
         self.whereabouts.left(Some(ends_at));
+    }
+
+    /// Whether its Client has left since this was asked last.
+    pub(super) fn take_left(&mut self) -> bool {
+        self.whereabouts.take_left()
     }
 
     /// Whether the store knows of it.

@@ -7,25 +7,20 @@
 //! member; QoS 2 already started stays with its session [MQTT-4.8.2-4] [MQTT-4.8.2-5].
 
 use mqtt_proto::packet::SubscriptionOptions;
-use mqtt_proto::types::{PacketId, Qos, ShareName, SharedFilter, TopicFilter};
+use mqtt_proto::types::{Qos, ShareName, SharedFilter, TopicFilter};
 
 use super::barrier::Then;
-use super::contract::Now;
 use super::deliver::{How, Outgoing};
 use super::envelope::{Envelope, GroupRef, OfGroup, SessionRef};
 use super::group_messages::Waiting;
-use super::owned_groups::OwnedGroups;
 use super::queue::Delivery;
-use super::records::Records;
 use super::session::Session;
 use super::stats::DropReason;
 use super::table::Key;
 use super::{ConnectionId, Shard};
-use crate::config::CoreId;
-use crate::message::{Message, MessageRef, Spares};
+use crate::message::{Message, MessageRef};
 use crate::ports::Commit;
 use crate::router::{Chosen, GroupId, MemberId, Subscriber};
-use crate::store::record::{Identifiers, Record};
 
 /// A SUBSCRIBE to a shared group, on its way to the owner and back.
 #[derive(Debug)]
@@ -49,7 +44,7 @@ pub(super) struct Joined {
 }
 
 impl SessionRef {
-    fn member(self) -> MemberId {
+    pub(super) fn member(self) -> MemberId {
         MemberId { core: self.core, key: self.index, generation: self.generation }
     }
 
@@ -59,7 +54,7 @@ impl SessionRef {
 }
 
 impl Shard {
-    fn own_session(&self, session: Key) -> SessionRef {
+    pub(super) fn own_session(&self, session: Key) -> SessionRef {
         SessionRef { core: self.core.0, index: session.index, generation: session.generation }
     }
 
@@ -110,7 +105,8 @@ impl Shard {
             if owner == self.core.0 {
                 self.take_member(&envelope);
             } else {
-                self.lanes.send(owner, &envelope, &mut None);
+                // It may have left the same group just before.
+                self.lanes.send_behind(owner, None, &envelope, &mut None, Commit::Now);
             }
         }
     }
@@ -125,7 +121,7 @@ impl Shard {
         let persistent = state.as_ref().is_some_and(|state| state.is_persistent());
         if !state.is_some_and(|state| state.joined(&join.text, group)) {
             // Unsubscribed, or ended, meanwhile; a Client that waits for its SUBACK gets it nevertheless [MQTT-3.8.4-1].
-            self.tell_owner(group, &Envelope::GroupLeave { group, member });
+            self.leave_group(join.session, group);
             return self.pending_done(join.connection, join.serial);
         }
         if connection == Some(join.connection.into()) {
@@ -137,12 +133,27 @@ impl Shard {
     }
 
     /// Tells the owner of a group, wherever it is.
-    fn tell_owner(&mut self, group: GroupRef, envelope: &Envelope<'_>) {
+    pub(super) fn tell_owner(&mut self, group: GroupRef, envelope: &Envelope<'_>) {
         if group.owner == self.core.0 {
             self.group_told(envelope);
         } else {
             self.lanes.send(group.owner, envelope, &mut None);
         }
+    }
+
+    /// Tells the owner of a group what leans on records of this core, on another one once `commit` is there; whether it waits
+    /// for that.
+    pub(super) fn tell_owner_behind(
+        &mut self,
+        group: GroupRef,
+        envelope: &Envelope<'_>,
+        commit: Commit,
+    ) -> bool {
+        if group.owner == self.core.0 {
+            self.group_told(envelope);
+            return false;
+        }
+        self.lanes.send_behind(group.owner, None, envelope, &mut None, commit)
     }
 
     /// The session's Client is connected: its groups may send.
@@ -157,7 +168,10 @@ impl Shard {
             let started = sent.filter(|(_, _, message)| of_group(*message)).count();
             let credit = usize::from(window).saturating_sub(started).max(1) as u16;
             let member = self.own_session(session);
-            self.tell_owner(group, &Envelope::GroupOnline { group, member, credit, persistent });
+            // A group keeps nothing for one that ends with its connection, nor may a crash make it one that does not.
+            let commit = if persistent { Commit::Now } else { self.known_of(session) };
+            let envelope = Envelope::GroupOnline { group, member, credit, persistent };
+            self.tell_owner_behind(group, &envelope, commit);
         }
     }
 
@@ -196,7 +210,7 @@ impl Shard {
         taken
     }
 
-    fn return_all(&mut self, back: Vec<Delivery>) {
+    pub(super) fn return_all(&mut self, back: Vec<Delivery>) {
         self.stats.messages_kept -= back.len() as u64;
         // The last goes first, so that the queue's front ends up in order.
         for delivery in back.into_iter().rev() {
@@ -215,57 +229,11 @@ impl Shard {
         }
     }
 
-    /// The session leaves a group.
-    pub(super) fn end_membership(&mut self, session: Key, group: Option<GroupRef>) {
-        let Some(group) = group else { return };
-        self.keep_started(session, group);
-        let member = self.own_session(session);
-        self.tell_owner(group, &Envelope::GroupLeave { group, member });
-        // What has been started is completed [MQTT-3.10.4-3].
-        let back = self.take_queued(session, |delivery| delivery.is_of(group));
-        self.return_all(back);
-    }
-
-    /// What was started at QoS 1 for a group that a session leaves stays with that. If it outlives its connection the store
-    /// has it from now on as the session's own.
-    fn keep_started(&mut self, session: Key, group: GroupRef) {
-        let Some(state) = self.sessions.get(session).filter(|state| state.is_persistent()) else { return };
-        let sent = state.known_flight().into_iter().flat_map(|flight| flight.outbound.iter());
-        let of_group = sent.filter(|(.., delivery)| delivery.is_some_and(|delivery| delivery.is_of(group)));
-        let started: Vec<PacketId> =
-            of_group.filter(|(_, phase, _)| phase.qos() == Qos::AtLeastOnce).map(|(id, ..)| id).collect();
-        for packet_id in started {
-            let Some(state) = self.sessions.get_mut(session) else { return };
-            let Some(delivery) = state.flight().outbound.get_mut(packet_id) else { continue };
-            let of = delivery.make_own();
-            let (delivery, client_id) = (delivery.to_send(), &*state.client_id);
-            let (qos, retain, packet_id) = (delivery.qos, delivery.retain, Some(packet_id));
-            let identifiers = Identifiers::new(delivery.identifiers());
-            let record = Record::Enqueued { client_id, qos, retain, identifiers, packet_id };
-            self.records.keep(self.now, &delivery.message.as_ref(), &record);
-            self.credit(of, session);
-        }
-    }
-
     /// The session is done with a message of a shared group, if it was one.
     pub(super) fn credit(&mut self, of: Option<OfGroup>, session: Key) {
         let Some(message) = of else { return };
         let member = self.own_session(session);
         self.tell_owner(message.group, &Envelope::GroupCredit { message, member });
-    }
-
-    /// A session of this core has begun to send a message at QoS 2: it is its own [MQTT-4.8.2-4]. If the group is of this
-    /// core as well, its store is told beside what the session keeps; what another core is told, it is told at the end.
-    pub(super) fn made_own(
-        (groups, records, spares): (&mut OwnedGroups, &mut Records, &mut Spares),
-        now: Now,
-        core: CoreId,
-        of: OfGroup,
-    ) -> Commit {
-        match groups.find(of.group).filter(|_| of.group.owner == core.0) {
-            Some(id) => groups.made_own(records, spares, now, id, of.number),
-            None => Commit::Now,
-        }
     }
 
     /// The owner has bound a message to a session of this core.
@@ -441,13 +409,15 @@ impl Shard {
         }
         let chosen = group.choose(publisher, topic).expect("a member was ready");
         // What is delivered at QoS 0 is over at once.
-        if chosen.options.qos > Qos::AtMostOnce
-            && self.groups.record(&mut self.records, self.now, id, number, outgoing)
-        {
+        let mut kept = None;
+        if chosen.options.qos > Qos::AtMostOnce {
+            kept = self.groups.record(&mut self.records, self.now, id, number, outgoing);
+        }
+        if kept.is_some() {
             let message = outgoing.keep(&mut self.spares);
             self.groups.queue(id).messages.bind(number, message);
         }
-        self.bind(id, chosen, outgoing, number);
+        self.bind(id, chosen, outgoing, (number, kept));
     }
 
     /// Queues a message that no member can take now.
@@ -456,9 +426,9 @@ impl Shard {
         if outgoing.message.qos == Qos::AtMostOnce && online == 0 {
             return self.stats.dropped(DropReason::Offline, 1);
         }
-        let recorded = self.groups.record(&mut self.records, self.now, id, number, outgoing);
+        let kept = self.groups.record(&mut self.records, self.now, id, number, outgoing);
         let message = outgoing.keep(&mut self.spares);
-        self.wait_in_group(id, Waiting { number, recorded, message });
+        self.wait_in_group(id, Waiting { number, kept, message });
     }
 
     /// A message waits in its group. The oldest are dropped for it if there is no room.
@@ -486,9 +456,15 @@ impl Shard {
         self.stats.dropped(DropReason::GroupQueueFull, dropped);
     }
 
-    /// Sends a message to the chosen member.
-    fn bind(&mut self, id: GroupId, chosen: Chosen, outgoing: &mut Outgoing<'_>, number: u64) {
-        let of = OfGroup { group: self.group_ref(id), number };
+    /// Sends a message to the chosen member: its number, and when the store has it if that was told.
+    fn bind(
+        &mut self,
+        id: GroupId,
+        chosen: Chosen,
+        outgoing: &mut Outgoing<'_>,
+        (number, kept): (u64, Option<Commit>),
+    ) {
+        let of = OfGroup { group: self.group_ref(id), number, is_kept: kept.is_some() };
         let member =
             SessionRef { core: chosen.id.core, index: chosen.id.key, generation: chosen.id.generation };
         // [MQTT-4.8.2-3]
@@ -502,7 +478,13 @@ impl Shard {
         }
         let message: MessageRef<'_> = outgoing.message;
         let envelope = Envelope::GroupDeliver { of, member, qos, retain, identifier, message };
-        self.lanes.send(member.core, &envelope, &mut outgoing.owned);
+        if qos != Qos::ExactlyOnce {
+            self.lanes.send(member.core, &envelope, &mut outgoing.owned);
+            return;
+        }
+        // The member's core may have begun only what this one knows of after a crash. What is not kept keeps its place.
+        let commit = kept.unwrap_or(Commit::Now);
+        self.lanes.send_behind(member.core, None, &envelope, &mut outgoing.owned, commit);
     }
 
     /// A member's core gives a message back. It waits in its old place until [`Shard::drain_due`], since those before it
@@ -513,19 +495,19 @@ impl Shard {
         };
         let number = of.number;
         let known = self.groups.queue(id).messages.unbind(number);
-        let recorded = known.is_some();
+        let kept = known.is_some().then(|| self.records.all());
         let online = self.groups.groups.get(id).map_or(0, |group| group.online());
         if outgoing.message.qos == Qos::AtMostOnce && online == 0 {
             return self.stats.dropped(DropReason::Offline, 1);
         }
         let message = known.unwrap_or_else(|| outgoing.keep(&mut self.spares));
-        self.wait_in_group(id, Waiting { number, recorded, message });
+        self.wait_in_group(id, Waiting { number, kept, message });
         self.groups.is_due(id);
     }
 
     /// Binds queued messages as long as a member can take one. A member of this core may be done with a message at
     /// once and ask for the next: that is noted and done here, so that the depth of calls does not grow with the queue.
-    fn drain_group(&mut self, id: GroupId) {
+    pub(super) fn drain_group(&mut self, id: GroupId) {
         self.groups.is_due(id);
         self.drain_due();
     }
@@ -556,18 +538,18 @@ impl Shard {
                 self.stats.dropped(DropReason::Expired, 1);
                 continue;
             }
-            let Waiting { number, recorded, message } = first;
+            let Waiting { number, kept, message } = first;
             let topic = self.homes.hash_of(message.as_ref().topic.as_bytes());
             let chosen = self.groups.groups.get_mut(id).and_then(|group| group.choose(0, topic));
-            if recorded {
+            if kept.is_some() {
                 self.groups.queue(id).messages.bind(number, message.clone());
             }
             let mut outgoing = Outgoing::with_owned(message.as_ref(), Some(&message));
-            self.bind(id, chosen.expect("a member was ready"), &mut outgoing, number);
+            self.bind(id, chosen.expect("a member was ready"), &mut outgoing, (number, kept));
         }
     }
 }
 
-fn is_away(group: GroupRef, member: SessionRef) -> Envelope<'static> {
+pub(super) fn is_away(group: GroupRef, member: SessionRef) -> Envelope<'static> {
     Envelope::GroupOnline { group, member, credit: 0, persistent: false }
 }

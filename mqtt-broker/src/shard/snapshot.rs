@@ -26,6 +26,8 @@ pub struct SnapshotPosition {
     messages: SnapshotMessages,
     /// The topic of the last retained message that was told.
     topic: String,
+    /// The last that was told of what sessions have begun.
+    begun: (u16, u64),
     /// The place of the shared group that is being told.
     group: usize,
     /// The number of the last message that was told, of those that other cores are yet to take and then of the group's.
@@ -38,6 +40,7 @@ pub struct SnapshotPosition {
 enum Stage {
     #[default]
     Core,
+    Begun,
     Pending,
     Groups,
     Retained,
@@ -124,17 +127,32 @@ impl Shard {
         bytes: usize,
         sink: &mut dyn FnMut(&Record<'_>),
     ) -> bool {
-        let SnapshotPosition { stage, messages, topic, group, number, session } = position;
+        let SnapshotPosition { stage, messages, topic, begun, group, number, session } = position;
         let (records, now) = (&self.records, self.now);
+        let grace = u64::from(self.limits.restart_grace_seconds) * 1000;
         let mut slice = Slice { sink, messages, records, now, bytes: 0 };
         if *stage == Stage::Core {
             slice.tell(&Record::Time { at: records.wall(now) });
+            for &at in self.starts.iter().filter(|&&at| at + grace > records.wall(now)) {
+                slice.tell(&Record::Started { at });
+            }
             // It is behind what is pending below: the numbers have got as far as that.
             slice.tell(&Record::HandedOn { number: self.handover.last_number() });
             for (core, number) in self.handover.handled() {
                 slice.tell(&Record::Handled { core, number });
             }
-            *stage = Stage::Pending;
+            *stage = Stage::Begun;
+        }
+        if *stage == Stage::Begun {
+            let mut behind = self.begun.behind(*begun);
+            *stage = loop {
+                if slice.bytes >= bytes {
+                    break Stage::Begun;
+                }
+                let Some((core, number)) = behind.next() else { break Stage::Pending };
+                *begun = (core, number);
+                slice.tell(&Record::GroupBegun { core, number });
+            };
         }
         if *stage == Stage::Pending {
             let mut behind = self.handover.pending_behind(*number);
@@ -257,11 +275,11 @@ fn tell_session(
 
 /// Since when the session's Client is away, by wall time. Of one that never ends that is of no account but for a Will.
 fn away_since(session: &Session, slice: &Slice<'_>) -> u64 {
+    if let Some(will) = session.will() {
+        return will.away_since;
+    }
+    let end = session.ends_at().map(|at| (at, u64::from(session.expiry_seconds) * 1000));
+    let (at, interval) = end.unwrap_or((slice.now.millis, 0));
     let wall = slice.records.wall(slice.now);
-    let since =
-        |at: u64, seconds: u32| (wall + at).saturating_sub(slice.now.millis + u64::from(seconds) * 1000);
-    let by_will = session.will().and_then(|will| Some(since(will.due_at?, will.delay_seconds)));
-    let by_end = session.ends_at().map(|at| since(at, session.expiry_seconds));
-    // Behind a start a Will waits for longer than it says, and its session with it.
-    by_will.into_iter().chain(by_end).fold(wall, u64::min)
+    (wall + at).saturating_sub(slice.now.millis + interval).min(wall)
 }

@@ -123,7 +123,7 @@ counters! {
     dropped_lost => "messages/dropped/lost";
     /// Not retained: the bound of retained messages was reached.
     dropped_retained_full => "messages/dropped/retained_full";
-    /// Bytes of the files that hold the log of the store.
+    /// Bytes of the files of the store's log, those included that are kept for what comes.
     store_log_bytes => "store/log/bytes";
     /// How many they are.
     store_segments => "store/log/segments";

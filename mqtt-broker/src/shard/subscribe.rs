@@ -217,20 +217,16 @@ impl Shard {
         let mut reasons = Vec::new();
         let mut commit = None;
         for text in unsubscribe.filters.iter() {
-            let existed = self.unsubscribe(session, text);
+            let unsubscribed = self.unsubscribe(session, text);
+            let existed = unsubscribed.is_some();
             reasons.push(if existed { ReasonCode::SUCCESS } else { ReasonCode::NO_SUBSCRIPTION_EXISTED }.0);
-            if !existed {
-                continue;
+            if let Some(Commit::At(position)) = unsubscribed {
+                commit = commit.max(Some(position));
             }
-            let Some(state) = self.sessions.get(session) else { continue };
-            let client_id = &*state.client_id;
-            if state.is_persistent() {
-                let record = Record::Unsubscribed { client_id, filter: text };
-                if let Commit::At(position) = self.records.append(self.now, &record) {
-                    commit = commit.max(Some(position));
-                }
+            if let Some(state) = self.sessions.get(session).filter(|_| existed) {
+                let client_id = &*state.client_id;
+                self.ports.hooks.on_event(&Event::Unsubscribed { client_id, filter: text });
             }
-            self.ports.hooks.on_event(&Event::Unsubscribed { client_id, filter: text });
         }
         let mut remaining = 0;
         if let Some(seq) = commit.filter(|&position| position > self.gates.committed()) {
@@ -242,24 +238,35 @@ impl Shard {
         self.answer_when(key, PendingAnswer::UnsubAck(unsubscribe.packet_id, reasons.into()), remaining);
     }
 
-    /// Ends one subscription; whether it existed.
-    fn unsubscribe(&mut self, session: Key, text: &str) -> bool {
-        let Ok(shared) = SharedFilter::new(text) else { return false };
-        let Some(state) = self.sessions.get_mut(session) else { return false };
+    /// Ends one subscription, if it exists; when the store has that.
+    fn unsubscribe(&mut self, session: Key, text: &str) -> Option<Commit> {
+        let shared = SharedFilter::new(text).ok()?;
+        let state = self.sessions.get_mut(session)?;
         if shared.share_name.is_some() {
-            let Some(group) = state.leave(text) else { return false };
+            let group = state.leave(text)?;
             self.stats.shared_subscriptions -= 1;
+            let commit = self.record_unsubscribed(session, text);
             self.end_membership(session, group);
-            return true;
+            return Some(commit);
         }
-        let Some(filter) = self.subscriptions.find(shared.filter) else { return false };
+        let filter = self.subscriptions.find(shared.filter)?;
         if !state.remove_filter(filter) {
-            return false;
+            return None;
         }
         let removed = self.subscriptions.remove_id(filter, session.index);
         self.cancel_gather(session, filter);
         self.withdraw(shared.filter, removed);
-        true
+        Some(self.record_unsubscribed(session, text))
+    }
+
+    fn record_unsubscribed(&mut self, session: Key, filter: &str) -> Commit {
+        match self.sessions.get(session).filter(|state| state.is_persistent()) {
+            Some(state) => {
+                let record = Record::Unsubscribed { client_id: &state.client_id, filter };
+                self.records.append(self.now, &record)
+            }
+            None => Commit::Now,
+        }
     }
 
     /// Tells the other cores if the last subscription to `filter` is gone.

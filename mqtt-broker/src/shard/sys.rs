@@ -72,6 +72,9 @@ impl Shard {
             retain: self.limits.retain_available,
             expires_at: None,
         };
+        // That nobody subscribes to the tree is no news.
+        let unmatched = self.stats.messages_unmatched;
         self.route(&mut Outgoing::new(message), None, false);
+        self.stats.messages_unmatched = unmatched;
     }
 }

@@ -12,6 +12,9 @@ const LEVELS: usize = 8;
 /// Milliseconds that a timer is set ahead at most, 24 days: of its time only the lower half is kept.
 const AHEAD_MAX: u64 = u32::MAX as u64 / 2;
 
+/// Timers that are looked at in one call: a fraction of a millisecond, also if each of those that are due ends a session.
+const LOOKS_MAX: usize = 256;
+
 /// No timer.
 const NONE: u32 = u32::MAX;
 /// In `before`: the timer is the first of the slot whose number the other bits are.
@@ -30,6 +33,8 @@ pub(super) struct Wheel {
     slots: Box<[u32]>,
     /// Timers by number, in chunks: growing moves none and doubles nothing.
     timers: Vec<Box<[Timer]>>,
+    /// The slot whose time has begun, while not all of its timers were looked at.
+    begun: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +51,8 @@ const UNSET: Timer = Timer { at: 0, before: NONE, behind: NONE };
 
 impl Wheel {
     pub(super) fn new(now: u64) -> Wheel {
-        Wheel { now, used: [0; LEVELS], slots: vec![NONE; LEVELS * SLOTS].into(), timers: Vec::new() }
+        let slots = vec![NONE; LEVELS * SLOTS].into();
+        Wheel { now, used: [0; LEVELS], slots, timers: Vec::new(), begun: None }
     }
 
     /// Sets the timer `number`, which may be set already, to fire once time has reached `deadline`; in 24 days at the
@@ -106,6 +112,9 @@ impl Wheel {
 
     /// The time of the next call to [`Wheel::advance`] that can matter: not after the earliest deadline.
     pub(super) fn next(&self) -> Option<u64> {
+        if self.begun.is_some_and(|slot| self.slots[slot] != NONE) {
+            return Some(self.now);
+        }
         (0..LEVELS).find_map(|level| {
             let current = (self.now >> (6 * level)) as usize % SLOTS;
             // Slots of this level ahead of the current one; those behind belong to the next turn of a higher level.
@@ -118,32 +127,45 @@ impl Wheel {
         })
     }
 
-    /// Moves time to `now` and appends what is due to `due`, earliest slot first. What is appended is no longer set.
+    /// Moves time towards `now` and appends what is due to `due`, earliest slot first. What is appended is no longer set.
+    ///
+    /// Time stops where so many timers have been looked at that it would take long: [`Wheel::next`] is not ahead then.
     pub(super) fn advance(&mut self, now: u64, due: &mut Vec<u32>) {
-        while let Some(at) = self.next().filter(|&at| at <= now) {
-            self.now = at;
-            // Slots whose time begins now: highest level first, so that timers fall through to the lowest.
-            for level in (0..LEVELS).rev() {
-                if at & ((1 << (6 * level)) - 1) != 0 {
-                    continue;
+        let mut looks = LOOKS_MAX;
+        loop {
+            if let Some(slot) = self.begun {
+                looks = self.empty(slot, looks, due);
+                if self.slots[slot] != NONE {
+                    return;
                 }
-                let digit = (at >> (6 * level)) as usize % SLOTS;
-                if self.used[level] & 1 << digit == 0 {
-                    continue;
-                }
-                self.used[level] &= !(1 << digit);
-                let mut number = core::mem::replace(&mut self.slots[level * SLOTS + digit], NONE);
-                while number != NONE {
-                    let timer = core::mem::replace(self.timer_mut(number), UNSET);
-                    match timer.at.wrapping_sub(at as u32) {
-                        0 => due.push(number),
-                        ahead => self.set(number, at + u64::from(ahead)),
-                    }
-                    number = timer.behind;
-                }
+                self.begun = None;
             }
+            let Some(at) = self.next().filter(|&at| at <= now) else { break };
+            self.now = at;
+            // Of the slots whose time begins now that of the highest level alone has timers: what differs from the time
+            // before in a higher digit was set there.
+            let level = (at.trailing_zeros() as usize / 6).min(LEVELS - 1);
+            self.begun = Some(level * SLOTS + (at >> (6 * level)) as usize % SLOTS);
         }
         self.now = self.now.max(now);
+    }
+
+    /// Looks at so many timers of a slot whose time has begun: those that are not due fall to a lower level. How many more it
+    /// could have looked at.
+    fn empty(&mut self, slot: usize, looks_max: usize, due: &mut Vec<u32>) -> usize {
+        for looks in (0..looks_max).rev() {
+            let number = self.slots[slot];
+            if number == NONE {
+                return looks + 1;
+            }
+            let at = self.timers[number as usize / CHUNK][number as usize % CHUNK].at;
+            self.cancel(number);
+            match at.wrapping_sub(self.now as u32) {
+                0 => due.push(number),
+                ahead => self.set(number, self.now + u64::from(ahead)),
+            }
+        }
+        0
     }
 }
 
@@ -192,6 +214,9 @@ mod tests {
                 }
                 now += step;
                 let mut due = Vec::new();
+                while wheel.next().is_some_and(|at| at <= now) {
+                    wheel.advance(now, &mut due);
+                }
                 wheel.advance(now, &mut due);
                 for number in due {
                     prop_assert!(model.remove(&number).is_some_and(|deadline| deadline <= now));
@@ -203,6 +228,34 @@ mod tests {
                     (next, earliest) => prop_assert_eq!(next.is_some(), earliest.is_some()),
                 }
             }
+        }
+    }
+
+    /// However many timers are due at one time, or fall to a lower level, one call takes few of them.
+    #[test]
+    fn many_timers_of_one_time_are_taken_in_parts() {
+        const COUNT: u32 = 20_000;
+        for deadline in [63, 5_000, 4096 * 64, 4096 * 64 + 1] {
+            let mut wheel = Wheel::new(0);
+            (0..COUNT).for_each(|number| wheel.set(number, deadline));
+            let (mut fired, mut due, mut calls) = (vec![false; COUNT as usize], Vec::new(), 0);
+            while wheel.next().is_some_and(|at| at <= deadline) {
+                wheel.advance(deadline, &mut due);
+                assert!(due.len() <= LOOKS_MAX);
+                for number in due.drain(..) {
+                    assert!(!std::mem::replace(&mut fired[number as usize], true), "{number} twice");
+                }
+                calls += 1;
+                // One that is cancelled or moved in between does not fire.
+                if calls == 3 {
+                    wheel.cancel(7);
+                    wheel.set(8, deadline + 1000);
+                }
+            }
+            assert!(calls >= COUNT as usize / LOOKS_MAX);
+            assert_eq!(fired.iter().filter(|fired| !**fired).count(), 2, "at {deadline}");
+            assert_eq!(wheel.next().is_some(), wheel.is_set(8));
+            assert!(!fired[7] && !fired[8]);
         }
     }
 

@@ -16,8 +16,10 @@ const AWAY: u64 = 1 << 63;
 const RECORDED: u64 = 1 << 62;
 /// Messages wait outside memory.
 const COLD: u64 = 1 << 61;
+/// The Client has left since the queues of those who are away were looked at.
+const LEFT: u64 = 1 << 60;
 /// In the place of a time: the session does not end by itself.
-const NEVER: u64 = COLD - 1;
+const NEVER: u64 = LEFT - 1;
 /// What stays whoever comes and goes.
 const STAYS: u64 = RECORDED | COLD;
 
@@ -34,13 +36,22 @@ impl Whereabouts {
 
     /// The Client is there.
     pub(super) fn arrived(&mut self, connection: Key) {
-        debug_assert!(connection.index < 1 << 29, "there are not so many connections");
+        debug_assert!(connection.index < 1 << 28, "there are not so many connections");
         self.0 = self.0 & STAYS | u64::from(connection.index) << 32 | u64::from(connection.generation);
     }
 
     /// The Client is away, and the session ends at this time in monotonic milliseconds; `None`: not by itself.
     pub(super) fn left(&mut self, ends_at: Option<u64>) {
-        self.0 = self.0 & STAYS | AWAY | ends_at.map_or(NEVER, |at| at.min(NEVER - 1));
+        self.0 = self.0 & STAYS | AWAY | LEFT | ends_at.map_or(NEVER, |at| at.min(NEVER - 1));
+    }
+
+    /// Whether the Client has left since this was asked last.
+    pub(super) fn take_left(&mut self) -> bool {
+        let has_left = self.0 & AWAY != 0 && self.0 & LEFT != 0;
+        if has_left {
+            self.0 &= !LEFT;
+        }
+        has_left
     }
 
     /// When the session ends, in monotonic milliseconds, unless its Client is there before that.
@@ -88,7 +99,7 @@ mod tests {
     fn each_part_is_kept_whatever_the_others_are() {
         let mut all = Whereabouts::NEW;
         for is_recorded in [false, true] {
-            for (index, generation) in [(0, 0), (7, u32::MAX), ((1 << 29) - 1, 1)] {
+            for (index, generation) in [(0, 0), (7, u32::MAX), ((1 << 28) - 1, 1)] {
                 let key = Key { index, generation };
                 all.arrived(key);
                 assert_eq!((all.connection(), all.ends_at()), (Some(key), None));
@@ -98,6 +109,8 @@ mod tests {
                     assert_eq!((all.connection(), all.ends_at()), (None, ends_at));
                     assert_eq!(all.is_recorded(), is_recorded);
                     all.set_cold(!all.is_cold());
+                    assert_eq!((all.connection(), all.ends_at()), (None, ends_at));
+                    assert!(all.take_left() && !all.take_left());
                     assert_eq!((all.connection(), all.ends_at()), (None, ends_at));
                 }
             }

@@ -30,6 +30,28 @@ pub struct Chunk {
     pub messages: u32,
 }
 
+/// Where a chunk begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The number of its file.
+    pub file: u64,
+    /// Its first byte there.
+    pub offset: u64,
+}
+
+impl Chunk {
+    /// Where it begins.
+    pub fn place(self) -> Place {
+        Place { file: self.file, offset: self.offset }
+    }
+
+    /// The same chunk in another place.
+    #[must_use]
+    pub fn at(self, place: Place) -> Chunk {
+        Chunk { file: place.file, offset: place.offset, ..self }
+    }
+}
+
 /// Why a chunk cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -90,6 +112,26 @@ impl Parked {
     /// One more, behind the others.
     pub fn push(&mut self, chunk: Chunk) {
         self.chunks.push_back(chunk);
+    }
+
+    /// The chunk that was in the one place is in the other from now on; that chunk, as it was, if it is one of these.
+    pub fn relocate(&mut self, from: Place, to: Place) -> Option<Chunk> {
+        let chunk = self.chunks.iter_mut().find(|chunk| chunk.place() == from)?;
+        let was = *chunk;
+        *chunk = was.at(to);
+        Some(was)
+    }
+
+    /// Gives up the chunks for which `keeps` is false; it is asked about each with the number of messages that wait there.
+    pub fn retain(&mut self, mut keeps: impl FnMut(Chunk, u32) -> bool) {
+        let (mut over, mut left) = (core::mem::take(&mut self.taken), 0);
+        self.chunks.retain(|&chunk| {
+            let taken = core::mem::take(&mut over);
+            let stays = keeps(chunk, chunk.messages - taken);
+            left += if stays { taken } else { 0 };
+            stays
+        });
+        self.taken = left;
     }
 
     /// So many messages are over, the oldest first; `done` is told the chunks of which that was the last.
@@ -166,15 +208,7 @@ pub fn put_chunk(
 /// # Errors
 /// It is not the chunk that was written there.
 pub fn read_chunk(bytes: &[u8], key: [u64; 2], chunk: Chunk) -> Result<Vec<Delivery>, ChunkError> {
-    let head = head(chunk);
-    let (found, records) = bytes.split_at_checked(CHUNK_HEAD).ok_or(ChunkError::Damaged)?;
-    let is_it = found[..4] == *MAGIC
-        && found[4..8] == checksum(key, &head, records).to_le_bytes()
-        && found[8..] == head
-        && bytes.len() == chunk.bytes as usize;
-    if !is_it {
-        return Err(ChunkError::Damaged);
-    }
+    let records = chunk_records(bytes, key, chunk)?;
     let content = || ChunkError::Content { messages: chunk.messages };
     let (mut deliveries, mut rest) = (Vec::with_capacity(chunk.messages.min(1 << 16) as usize), records);
     while !rest.is_empty() {
@@ -197,6 +231,20 @@ pub fn read_chunk(bytes: &[u8], key: [u64; 2], chunk: Chunk) -> Result<Vec<Deliv
         true => Ok(deliveries),
         false => Err(content()),
     }
+}
+
+/// The records of the chunk whose bytes these are, for a chunk in another place.
+///
+/// # Errors
+/// It is not the chunk that was written there.
+pub fn chunk_records(bytes: &[u8], key: [u64; 2], chunk: Chunk) -> Result<&[u8], ChunkError> {
+    let head = head(chunk);
+    let (found, records) = bytes.split_at_checked(CHUNK_HEAD).ok_or(ChunkError::Damaged)?;
+    let is_it = found[..4] == *MAGIC
+        && found[4..8] == checksum(key, &head, records).to_le_bytes()
+        && found[8..] == head
+        && bytes.len() == chunk.bytes as usize;
+    is_it.then_some(records).ok_or(ChunkError::Damaged)
 }
 
 /// What the head says behind its checksum.
@@ -286,6 +334,23 @@ mod tests {
             let mut bytes = Vec::new();
             let chunk = put_chunk(&mut bytes, KEY, (1, 0), messages, records);
             assert!(matches!(read_chunk(&bytes, KEY, chunk), Err(ChunkError::Content { .. })));
+        }
+    }
+
+    #[test]
+    fn chunks_that_are_given_up_take_what_was_over_of_them_along() {
+        for (lost, left, taken) in [(0, 3, 0), (1, 4, 2), (2, 3, 2), (9, 5, 2)] {
+            let mut parked = Parked::default();
+            for (number, messages) in (0..).zip([4, 1, 2]) {
+                parked.push(Chunk { file: number, offset: 0, bytes: 50, messages });
+            }
+            parked.take(2, |_| panic!("none is over"));
+            let mut asked = Vec::new();
+            parked.retain(|chunk, messages| {
+                asked.push(messages);
+                chunk.file != lost
+            });
+            assert_eq!((asked, parked.messages(), parked.taken()), (vec![2, 1, 2], left, taken));
         }
     }
 

@@ -399,3 +399,119 @@ fn many_small_messages_make_few_chunks() {
     let client = resume(&mut cluster, &disk, "c");
     assert!(see_id(&mut cluster, client).get() > 0);
 }
+
+/// What is in files that are to be emptied is copied, and the old chunks go once that is committed.
+#[test]
+fn chunks_that_are_moved_lose_nothing_over_a_restart() {
+    for cores in [1, 2] {
+        let (mut cluster, disk, publisher) = begin(cores, |_| {});
+        let names = ["one", "two", "three"];
+        names.iter().for_each(|name| goes_away(&mut cluster, name, "a"));
+        publish_all(&mut cluster, &disk, publisher, 0..200);
+        let client = resume(&mut cluster, &disk, "one");
+        takes(&mut cluster, &disk, client, 0..80);
+        cluster.cut(client);
+        let (there, bytes) = (parked(&cluster), disk.cold_bytes());
+        disk.vacate(&mut cluster);
+        disk.serve(&mut cluster);
+        let moved = disk.count(|record| matches!(record, Record::Moved { .. }));
+        assert!(moved > 5, "{moved}");
+        assert_eq!((parked(&cluster), disk.cold_bytes()), (there, bytes));
+        for name in names {
+            cluster = disk.restart(cluster, 1000);
+            let client = resume(&mut cluster, &disk, name);
+            takes(&mut cluster, &disk, client, if name == "one" { 80 } else { 0 }..200);
+            cluster.expect_nothing(client);
+        }
+        nothing_is_left(&disk.restart(cluster, 1000), &disk);
+    }
+}
+
+/// Whoever takes a message, leaves or ends while its chunk is copied has it once, or not at all.
+#[test]
+fn what_happens_while_a_chunk_is_copied_is_as_if_it_were_not() {
+    for what in ["takes a chunk", "takes some", "ends", "copy fails"] {
+        let (mut cluster, disk, publisher) = begin(1, |_| {});
+        goes_away(&mut cluster, "c", "a");
+        publish_all(&mut cluster, &disk, publisher, 0..100);
+        let mut taken = 0;
+        if what.starts_with("takes") {
+            let client = resume(&mut cluster, &disk, "c");
+            disk.vacate(&mut cluster);
+            taken = if what == "takes a chunk" { 64 } else { 30 };
+            (0..taken).for_each(|number| cluster.expect_message(client, "a", &payload(number)));
+            cluster.cut(client);
+        } else {
+            disk.vacate(&mut cluster);
+        }
+        match what {
+            "ends" => drop(cluster.connect(0, Version::V5, "c")),
+            "copy fails" => {
+                disk.set_cold_fails(true);
+                assert!(disk.serve_one(&mut cluster));
+                disk.set_cold_fails(false);
+            }
+            _ => {}
+        }
+        disk.serve(&mut cluster);
+        let mut cluster = disk.restart(cluster, 1000);
+        if what != "ends" {
+            let client = resume(&mut cluster, &disk, "c");
+            takes(&mut cluster, &disk, client, taken..100);
+            cluster.expect_nothing(client);
+        }
+        nothing_is_left(&disk.restart(cluster, 1000), &disk);
+    }
+}
+
+/// What of it is lost in a crash comes once more, out of its chunk: nobody waits for a write, but for one to give up the chunk.
+#[test]
+fn qos_1_out_of_a_chunk_waits_for_no_write() {
+    let (mut cluster, disk, publisher) = begin(1, |limits| limits.in_flight_max = 10);
+    goes_away(&mut cluster, "c", "a");
+    publish_all(&mut cluster, &disk, publisher, 0..100);
+    let client = resume(&mut cluster, &disk, "c");
+    let before = disk.awaited();
+    takes(&mut cluster, &disk, client, 0..50);
+    assert_eq!(disk.awaited(), before);
+    takes(&mut cluster, &disk, client, 50..70);
+    assert_eq!(disk.awaited(), before + 1, "the chunk is over");
+    disk.set_late(true);
+    // None of this is committed.
+    takes(&mut cluster, &disk, client, 70..90);
+    disk.set_late(false);
+    let mut cluster = disk.restart(cluster, 1000);
+    let client = resume(&mut cluster, &disk, "c");
+    takes(&mut cluster, &disk, client, 70..100);
+    cluster.expect_nothing(client);
+    nothing_is_left(&disk.restart(cluster, 1000), &disk);
+}
+
+/// Who has just left may be back soon.
+#[test]
+fn whose_client_left_last_is_parked_last() {
+    let (mut cluster, disk, publisher) = begin(1, |_| {});
+    let [late, early] = ["late", "early"].map(|name| {
+        let (client, _) = cluster.resume(0, Version::V5, name);
+        cluster.subscribe(client, name, Qos::AtLeastOnce);
+        client
+    });
+    let publish = |cluster: &mut Cluster, topic: &str, count: u8| {
+        for number in 0..count {
+            cluster.publish_1(publisher, topic, &payload(number));
+        }
+        park(cluster, &disk);
+    };
+    let of = |name: &str| {
+        disk.count(|record| matches!(record, Record::Parked { client_id, .. } if *client_id == name))
+    };
+    cluster.cut(early);
+    publish(&mut cluster, "early", 30);
+    assert_eq!((of("early"), of("late")), (1, 0), "there is nobody else");
+    cluster.cut(late);
+    publish(&mut cluster, "late", 15);
+    publish(&mut cluster, "early", 15);
+    assert_eq!((of("early"), of("late")), (2, 0));
+    publish(&mut cluster, "late", 15);
+    assert_eq!((of("early"), of("late")), (2, 1), "the hand has passed once");
+}

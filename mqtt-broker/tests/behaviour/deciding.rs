@@ -565,29 +565,85 @@ fn disconnect_behind_a_publish_that_waits_is_not_lost() {
     cluster.expect_message(watcher, "later", b"x");
 }
 
-#[test]
-fn who_took_leave_behind_a_publish_that_waits_and_went_has_no_will() {
-    for (reason, published) in
-        [(ReasonCode::NORMAL_DISCONNECTION, false), (ReasonCode::DISCONNECT_WITH_WILL_MESSAGE, true)]
-    {
-        let (mut cluster, _asked) = cluster(1, limits(|_| {}));
-        let watcher = cluster.connect(0, Version::V5, "watcher");
-        cluster.subscribe(watcher, "+", Qos::AtMostOnce);
-        let will = Will {
-            topic: TopicName::new("will").expect("a topic"),
-            payload: b"gone",
-            qos: Qos::AtMostOnce,
-            retain: false,
-            properties: Properties::EMPTY,
-        };
-        let (client, _) = cluster.connect_with(0, Connect { will: Some(will), ..connect(Version::V5, "c") });
-        let mut bytes = cluster.encoded(client, &Packet::Publish(publish("later", b"x", Qos::AtMostOnce, 0)));
+/// Connects with a Will, publishes what waits for two permissions and what waits for none, ends with `last`, and is gone.
+fn publishes_and_goes(cluster: &mut Cluster, last: Option<ReasonCode>) {
+    let will = Will {
+        topic: TopicName::new("will").expect("a topic"),
+        payload: b"gone",
+        qos: Qos::AtMostOnce,
+        retain: false,
+        properties: Properties::EMPTY,
+    };
+    let (client, _) = cluster.connect_with(0, Connect { will: Some(will), ..connect(Version::V5, "c") });
+    let mut bytes = Vec::new();
+    for (topic, qos) in [
+        ("later", Qos::AtLeastOnce),
+        ("now", Qos::AtMostOnce),
+        ("now", Qos::AtMostOnce),
+        ("later again", Qos::AtMostOnce),
+        ("last", Qos::AtMostOnce),
+    ] {
+        bytes.extend(cluster.encoded(client, &Packet::Publish(publish(topic, b"x", qos, 1))));
+    }
+    if let Some(reason) = last {
         bytes.extend(cluster.encoded(client, &Packet::Disconnect(Disconnect::new(reason))));
-        cluster.send_bytes(client, &bytes);
-        cluster.cut(client);
-        match published {
-            true => cluster.expect_message(watcher, "will", b"gone"),
-            false => cluster.expect_nothing(watcher),
+    }
+    cluster.send_bytes(client, &bytes);
+    cluster.cut(client);
+}
+
+fn watcher(cluster: &mut Cluster) -> ClientId {
+    let watcher = cluster.connect(0, Version::V5, "watcher");
+    cluster.subscribe(watcher, "+", Qos::AtMostOnce);
+    watcher
+}
+
+#[test]
+fn what_a_client_sent_before_it_went_counts_though_it_waits() {
+    let (normal, with_will) = (ReasonCode::NORMAL_DISCONNECTION, ReasonCode::DISCONNECT_WITH_WILL_MESSAGE);
+    for cores in [1, 2, 8] {
+        for (last, published) in [(Some(normal), false), (Some(with_will), true), (None, true)] {
+            let (mut cluster, asked) = cluster(cores, limits(|_| {}));
+            let watcher = watcher(&mut cluster);
+            publishes_and_goes(&mut cluster, last);
+            cluster.expect_nothing(watcher);
+            permit(&mut cluster, question(&asked, "publish later"));
+            for topic in ["later", "now", "now"] {
+                cluster.expect_message(watcher, topic, b"x");
+            }
+            cluster.expect_nothing(watcher);
+            permit(&mut cluster, question(&asked, "publish later again"));
+            for topic in ["later again", "last"] {
+                cluster.expect_message(watcher, topic, b"x");
+            }
+            if published {
+                cluster.expect_message(watcher, "will", b"gone");
+            }
+            cluster.expect_nothing(watcher);
+            assert_eq!(cluster.total(|stats| stats.connections), 1, "only the watcher is there");
+        }
+    }
+}
+
+#[test]
+fn what_waits_of_a_client_that_went_is_given_up_when_it_comes_back_or_after_a_while() {
+    for comes_back in [false, true] {
+        for (last, published) in [(Some(ReasonCode::NORMAL_DISCONNECTION), false), (None, true)] {
+            let (mut cluster, asked) = cluster(1, limits(|_| {}));
+            let watcher = watcher(&mut cluster);
+            publishes_and_goes(&mut cluster, last);
+            if comes_back {
+                cluster.connect(0, Version::V5, "c");
+            } else {
+                cluster.advance(10_000);
+            }
+            if published {
+                cluster.expect_message(watcher, "will", b"gone");
+            }
+            permit(&mut cluster, question(&asked, "publish later"));
+            cluster.expect_nothing(watcher);
+            let left = if comes_back { 2 } else { 1 };
+            assert_eq!(cluster.total(|stats| stats.connections), left);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use mqtt_broker::config::{CoreId, Limits};
 use mqtt_broker::ports::{Cold, Commit, Ports, Store, StoreStatus};
 use mqtt_broker::shard::{Shard, SnapshotPosition};
-use mqtt_broker::store::cold::{Chunk, put_chunk, read_chunk};
+use mqtt_broker::store::cold::{Chunk, chunk_records, put_chunk, read_chunk};
 use mqtt_broker::store::image::Image;
 use mqtt_broker::store::record::Record;
 
@@ -26,10 +26,18 @@ struct Log {
     from: u64,
     records: Vec<Written>,
     committed: usize,
+    /// Records that somebody waits for.
+    awaited: usize,
     /// Whether nothing is committed before it is asked for.
     is_late: bool,
     is_full: bool,
     cold: ColdFile,
+}
+
+impl Log {
+    fn waiting_bytes(&self) -> usize {
+        self.records[self.committed..].iter().map(|(_, body)| body.len()).sum()
+    }
 }
 
 /// Chunks of one core, in a file that has the core's number.
@@ -46,6 +54,7 @@ struct ColdFile {
 enum Asked {
     Park(u64, u32, Vec<u8>),
     Load(u64, Chunk),
+    Move(u64, Chunk),
 }
 
 const KEY: [u64; 2] = [5, 6];
@@ -67,13 +76,22 @@ fn written(record: &Record<'_>) -> Written {
 
 impl Store for OfCore {
     fn append(&mut self, record: &Record<'_>) -> Commit {
+        self.append_later(record);
+        let log = &mut self.1.borrow_mut()[self.0];
+        log.awaited += 1;
+        if log.is_late { Commit::At(log.records.len() as u64) } else { Commit::Now }
+    }
+
+    fn append_later(&mut self, record: &Record<'_>) {
         let log = &mut self.1.borrow_mut()[self.0];
         log.records.push(written(record));
-        if log.is_late {
-            return Commit::At(log.records.len() as u64);
+        if !log.is_late {
+            log.committed = log.records.len();
         }
-        log.committed = log.records.len();
-        Commit::Now
+    }
+
+    fn waiting_bytes(&self) -> u64 {
+        self.1.borrow()[self.0].waiting_bytes() as u64
     }
 
     fn has_room(&self, _: usize) -> bool {
@@ -101,6 +119,10 @@ impl Cold for OfCore {
 
     fn load(&mut self, ticket: u64, chunk: Chunk) {
         self.1.borrow_mut()[self.0].cold.asked.push_back(Asked::Load(ticket, chunk));
+    }
+
+    fn relocate(&mut self, ticket: u64, chunk: Chunk) {
+        self.1.borrow_mut()[self.0].cold.asked.push_back(Asked::Move(ticket, chunk));
     }
 
     fn release(&mut self, chunk: Chunk, commit: Commit) {
@@ -132,6 +154,11 @@ impl Disk {
     /// From now on nothing is committed before [`Disk::commit`].
     pub(crate) fn set_late(&self, is_late: bool) {
         self.logs.borrow_mut().iter_mut().for_each(|log| log.is_late = is_late);
+    }
+
+    /// Bytes of all records that are not committed.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.logs.borrow().iter().map(Log::waiting_bytes).sum()
     }
 
     /// Whether the disk of this core is full.
@@ -198,9 +225,26 @@ impl Disk {
                 };
                 cluster.shards[core].chunk_loaded(ticket, messages, cluster.now);
             }
+            Asked::Move(ticket, chunk) => {
+                let copy = {
+                    let ColdFile { bytes, fails, .. } = &mut self.logs.borrow_mut()[chunk.file as usize].cold;
+                    let old = bytes[chunk.offset as usize..][..chunk.bytes as usize].to_vec();
+                    let records = chunk_records(&old, KEY, chunk).expect("it was written");
+                    let place = (chunk.file, bytes.len() as u64);
+                    (!*fails).then(|| put_chunk(bytes, KEY, place, chunk.messages, records))
+                };
+                cluster.shards[core].chunk_moved(ticket, copy, cluster.now);
+            }
         }
         cluster.run();
         true
+    }
+
+    /// The shards are told to move what they have in the only file of each core: to the end of it.
+    pub(crate) fn vacate(&self, cluster: &mut Cluster) {
+        let files: Vec<u64> = (0..cluster.shards.len() as u64).collect();
+        let now = cluster.now;
+        cluster.shards.iter_mut().for_each(|shard| shard.vacate(&files, now));
     }
 
     /// Whether chunks can neither be written nor read.
@@ -216,12 +260,26 @@ impl Disk {
         written - released.sum::<usize>()
     }
 
+    /// How many records somebody waits for.
+    pub(crate) fn awaited(&self) -> usize {
+        self.logs.borrow().iter().map(|log| log.awaited).sum()
+    }
+
     /// How many records of this kind there are.
     pub(crate) fn count(&self, is_it: impl Fn(&Record<'_>) -> bool) -> usize {
         let logs = self.logs.borrow();
         let records = logs.iter().flat_map(|log| &log.records);
         records
             .filter(|(kind, body)| is_it(&Record::decode(*kind, body).expect("written by a shard")))
+            .count()
+    }
+
+    /// How many records of this kind the last snapshots have.
+    pub(crate) fn count_in_snapshots(&self, is_it: impl Fn(&Record<'_>) -> bool) -> usize {
+        let logs = self.logs.borrow();
+        let records = logs.iter().flat_map(|log| &log.snapshot);
+        records
+            .filter(|(_, (kind, body))| is_it(&Record::decode(*kind, body).expect("written by a shard")))
             .count()
     }
 

@@ -11,7 +11,7 @@ use crate::disk::Disk;
 use crate::seen::{ok, packet_id};
 
 /// A session of this name subscribes at QoS 2 and is away; the core that it is at home on.
-fn goes_away(cluster: &mut Cluster, name: &str, filter: &str) -> usize {
+pub(crate) fn goes_away(cluster: &mut Cluster, name: &str, filter: &str) -> usize {
     let (client, _) = cluster.resume(0, Version::V5, name);
     cluster.subscribe(client, filter, Qos::ExactlyOnce);
     let core = cluster.core_of(client);
@@ -20,7 +20,7 @@ fn goes_away(cluster: &mut Cluster, name: &str, filter: &str) -> usize {
 }
 
 /// The name of a Client that is at home on this core.
-fn name_on(cluster: &mut Cluster, core: usize, prefix: &str) -> String {
+pub(crate) fn name_on(cluster: &mut Cluster, core: usize, prefix: &str) -> String {
     let mut names = (0..).map(|n| format!("{prefix}-{n}"));
     let is_at_home = |name: &String| {
         let client = cluster.connect(0, Version::V5, name);
@@ -38,7 +38,7 @@ fn one_away_on_each(cluster: &mut Cluster, cores: usize) -> Vec<String> {
     names
 }
 
-fn keeps(cluster: &mut Cluster, name: &str) -> ClientId {
+pub(crate) fn keeps(cluster: &mut Cluster, name: &str) -> ClientId {
     cluster.resume(0, Version::V5, name).0
 }
 
@@ -51,13 +51,13 @@ fn count(disk: &Disk) -> [usize; 3] {
 }
 
 /// Whether the next packet, if there is one, is a PUBREC.
-fn has_pubrec(cluster: &mut Cluster, client: ClientId) -> bool {
+pub(crate) fn has_pubrec(cluster: &mut Cluster, client: ClientId) -> bool {
     let found = cluster.look(client, |packet| assert!(matches!(packet, Packet::PubRec(_)), "{packet:?}"));
     found.is_some()
 }
 
 /// What its publisher sends again until it has PUBCOMP.
-fn completes(cluster: &mut Cluster, name: &str, message: Publish<'_>, has_pubrec: bool) {
+pub(crate) fn completes(cluster: &mut Cluster, name: &str, message: Publish<'_>, has_pubrec: bool) {
     let publisher = keeps(cluster, name);
     let id = message.packet_id.expect("QoS 2");
     if !has_pubrec {

@@ -322,6 +322,51 @@ fn a_will_is_published_30_seconds_after_a_restart_unless_its_client_is_back() {
     }
 }
 
+/// A broker that is started again and again would otherwise never publish them.
+#[test]
+fn the_time_that_clients_have_to_come_back_does_not_begin_anew_with_each_start() {
+    for (cores, takes_snapshot) in [(1, false), (2, true), (8, false), (2, false)] {
+        let (mut cluster, disk) = Disk::new(cores, Limits::default());
+        goes_away(&mut cluster, "watcher", "will");
+        with_will(&mut cluster, "connected", 3600, 0, true);
+        // Its time is over while nothing runs: it has until half a minute behind the first start too.
+        let away = with_will(&mut cluster, "away", 3600, 5, true);
+        cluster.cut(away);
+        let mut cluster = disk.restart(cluster, 10_000);
+        cluster.advance(12_000);
+        if takes_snapshot {
+            disk.snapshot(&mut cluster, 100, |_| ());
+        }
+        let mut cluster = disk.restart(cluster, 8_000);
+        let watcher = resume(&mut cluster, "watcher");
+        cluster.advance(9_900);
+        cluster.expect_nothing(watcher);
+        cluster.advance(200);
+        let mut got = [cluster.take(watcher).1, cluster.take(watcher).1];
+        got.sort_unstable();
+        assert_eq!(got, [b"away".to_vec(), b"connected".to_vec()]);
+    }
+}
+
+#[test]
+fn a_will_whose_time_was_over_before_a_start_reaches_all_cores_behind_it() {
+    for cores in CORES {
+        let (mut cluster, disk) = Disk::new(cores, limits(|limits| limits.restart_grace_seconds = 0));
+        for number in 0..4 {
+            goes_away(&mut cluster, &format!("watcher {number}"), "will");
+            with_will(&mut cluster, &format!("gone {number}"), 3600, 0, true);
+        }
+        let mut cluster = disk.restart(cluster, 10);
+        cluster.advance(1);
+        for number in 0..4 {
+            let watcher = resume(&mut cluster, &format!("watcher {number}"));
+            let mut got: Vec<Vec<u8>> = (0..4).map(|_| cluster.take(watcher).1).collect();
+            got.sort_unstable();
+            assert_eq!(got, ["gone 0", "gone 1", "gone 2", "gone 3"].map(|name| name.as_bytes().to_vec()));
+        }
+    }
+}
+
 #[test]
 fn a_session_ends_by_the_time_that_its_client_was_away() {
     for cores in CORES {

@@ -85,6 +85,30 @@ fn a_filter_that_begins_with_a_wildcard_does_not_match_the_tree() {
 }
 
 #[test]
+fn the_tree_does_not_count_itself() {
+    for cores in [1, 2, 8] {
+        let few = limits(|limits| (limits.sys_interval_seconds, limits.retained_messages_max) = (1, 1));
+        let mut cluster = Cluster::with_limits(cores, few);
+        cluster.advance(5_000);
+        for topic in ["retained messages/count", "retained messages/bytes", "messages/unmatched"] {
+            assert_eq!(value(&mut cluster, &format!("$SYS/broker/{topic}")), "0", "{topic}");
+        }
+        // Nor does it take anybody's room.
+        let client = cluster.connect(0, Version::V5, "client");
+        let message = publish("a", b"kept", Qos::AtMostOnce, 0);
+        cluster.send(client, &Packet::Publish(Publish { retain: true, ..message }));
+        cluster.advance(3_000);
+        for (topic, count) in [
+            ("retained messages/count", "1"),
+            ("messages/unmatched", "1"),
+            ("messages/dropped/retained_full", "0"),
+        ] {
+            assert_eq!(value(&mut cluster, &format!("$SYS/broker/{topic}")), count, "{topic}");
+        }
+    }
+}
+
+#[test]
 fn clients_may_not_publish_to_the_tree() {
     for cores in [1, 2, 8] {
         let mut cluster = with_tree(cores);

@@ -123,6 +123,46 @@ fn a_message_longer_than_the_free_segments_waits_for_more_or_is_refused() {
     assert!(store.log.poll_make().is_some());
 }
 
+/// A full store that lets one in at each look would tell one client yes and the next one no.
+#[test]
+fn a_full_store_is_full_until_a_segment_is_free() {
+    let mut store = Store::new(20);
+    store.make();
+    let keep = |store: &mut Store| store.log.room_for(1_000, Purpose::Keep);
+    let batch = |store: &mut Store, purpose| {
+        let room = store.append_these(vec![(1, vec![2; 1_000])], purpose);
+        store.flush();
+        room
+    };
+    while batch(&mut store, Purpose::Keep) == Room::Now {}
+    assert_eq!(keep(&mut store), Room::Soon);
+    for _ in 0..3 {
+        assert!(store.log.poll_make().is_some());
+        store.log.made(false);
+        assert_eq!(keep(&mut store), Room::Full);
+        // What is over is still told, and gives nothing back by that.
+        assert_eq!(batch(&mut store, Purpose::CleanUp), Room::Now);
+        store.log.try_again();
+        assert_eq!(keep(&mut store), Room::Full, "the disk has not answered");
+    }
+    assert_eq!(store.log.room_for(0, Purpose::Keep), Room::Full);
+    let segment = store.log.poll_make().expect("it is asked again");
+    store.disk.make(segment);
+    store.log.made(true);
+    assert_eq!(keep(&mut store), Room::Now);
+
+    // The same where there may be no more segments: a snapshot frees one.
+    let mut store = Store::new(8);
+    while batch(&mut store, Purpose::Keep) != Room::Full {
+        store.make();
+    }
+    let last = store.log.live().next().expect("it is full").last;
+    store.release(last - 1);
+    assert_eq!(keep(&mut store), Room::Full);
+    store.release(last);
+    assert_eq!(keep(&mut store), Room::Now);
+}
+
 #[test]
 fn what_is_appended_without_room_waits_as_a_whole() {
     let mut store = Store::new(20);
@@ -135,6 +175,24 @@ fn what_is_appended_without_room_waits_as_a_whole() {
     store.flush();
     assert_eq!(store.log.committed(), 2);
     store.model.check(&store.disk).expect("nothing is damaged");
+}
+
+#[test]
+fn the_files_of_a_log_are_those_on_the_disk() {
+    let mut rng = Rng::new(11);
+    let mut store = Store::new(16);
+    for turn in 0..400 {
+        store.turn(&mut rng);
+        while let Some(write) = store.log.poll_write() {
+            let files = store.disk.files.len() as u64;
+            assert_eq!(store.log.files(), (files, files * u64::from(SEGMENT_STEP)));
+            store.land(write);
+        }
+        if turn % 20 == 0 {
+            store.release(store.model.acked);
+        }
+    }
+    assert!(store.disk.files.len() > 4);
 }
 
 #[test]

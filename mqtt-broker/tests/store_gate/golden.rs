@@ -6,9 +6,13 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use mqtt_broker::message::MessageRef;
+use mqtt_broker::store::cold::{ChunkWriter, chunk_records, put_chunk, read_chunk};
 use mqtt_broker::store::log::{
     Identity, Log, LogConfig, ReadConfig, Reader, Recovered, SEGMENT_STEP, SnapshotReader, SnapshotWriter,
 };
+use mqtt_broker::store::record::{Identifiers, Record};
+use mqtt_proto::types::{Qos, TopicName};
 
 use crate::disk::{Disk, File};
 
@@ -108,6 +112,45 @@ fn a_snapshot_is_written_and_read_as_it_always_was() {
     }
     assert!(reader.next_record().expect("nothing is damaged").is_none());
     assert_eq!(reader.reach(), 4);
+}
+
+/// A chunk, and the same in another place.
+#[test]
+fn a_chunk_is_written_and_read_as_it_always_was() {
+    let key = [0x0102_0304_0506_0708, 0x1112_1314_1516_1718];
+    let topic = TopicName::new("a/b").expect("a topic");
+    let mut writer = ChunkWriter::default();
+    let first = MessageRef {
+        topic,
+        properties: &[1, 1],
+        payload: b"hi",
+        qos: Qos::ExactlyOnce,
+        retain: true,
+        expires_at: Some(1000),
+    };
+    let second =
+        MessageRef { properties: &[], payload: b"", qos: Qos::AtLeastOnce, expires_at: None, ..first };
+    for (message, retain, identifiers) in [(first, false, &[5, 300][..]), (second, true, &[])] {
+        let (qos, identifiers) = (message.qos, Identifiers::new(identifiers));
+        writer.append(
+            &Record::Message { message, publisher: 0, shared: false },
+            &Record::Enqueued { client_id: "c1", qos, retain, identifiers, packet_id: None },
+        );
+    }
+    let (messages, records) = writer.finish();
+    let mut file = Vec::new();
+    let chunk = put_chunk(&mut file, key, (7, 0), messages, &records);
+    let copied = chunk_records(&file, key, chunk).expect("just written").to_vec();
+    let copy = put_chunk(&mut file, key, (7, chunk.bytes.into()), messages, &copied);
+    let mut golden = golden_file("chunk.hex", &file);
+    golden.resize(file.len(), 0);
+    for chunk in [chunk, copy] {
+        let bytes = &golden[chunk.offset as usize..][..chunk.bytes as usize];
+        let found = read_chunk(bytes, key, chunk).expect("nothing is damaged");
+        let found: Vec<_> =
+            found.iter().map(|found| (found.message.as_ref().payload, found.qos, found.retain)).collect();
+        assert_eq!(found, [(&b"hi"[..], Qos::ExactlyOnce, false), (b"", Qos::AtLeastOnce, true)]);
+    }
 }
 
 /// The bytes of a golden file, which must be `written` but for zeros at its end.

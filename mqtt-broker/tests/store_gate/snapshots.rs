@@ -1,6 +1,6 @@
 //! Snapshots: written in any slices, read whole or refused.
 
-use mqtt_broker::store::log::{PAGE, ReadError, SnapshotReader, SnapshotWriter};
+use mqtt_broker::store::log::{Fault, Identity, PAGE, Place, ReadError, SnapshotReader, SnapshotWriter};
 
 use crate::Row;
 use crate::disk::File;
@@ -94,6 +94,107 @@ fn a_snapshot_that_is_cut_flipped_or_zeroed_is_refused() {
         judge(&longer, false);
     }
     row.report("snapshots cut, flipped, zeroed");
+}
+
+/// A snapshot all of whose records hold as of the same, as a start or an import writes it; among them one that is longer
+/// than a commit.
+fn of_one_state(count: u64) -> (File, Records) {
+    let (mut file, mut records, mut writer) =
+        (File::default(), Records::new(), SnapshotWriter::new(IDENTITY, 100));
+    for number in 0..count {
+        let bytes = if number == count / 2 { 1_500_000 } else { 500 + number as usize % 90 };
+        let body = vec![number as u8; bytes];
+        writer.append(0, 7, |out| out.extend_from_slice(&body));
+        records.push((0, 7, body));
+    }
+    writer.finish();
+    while let Some(write) = writer.poll_write() {
+        assert!(write.pages.len() <= 1 << 20);
+        file.write(write.offset, &write.pages, |_| true);
+        let bytes = write.pages.len();
+        writer.written(write, bytes).expect("all of it is written");
+    }
+    (file, records)
+}
+
+/// What can be read of a damaged snapshot, and the records that come behind what cannot.
+fn salvaged(reader: &mut SnapshotReader<File>) -> (Records, Vec<usize>) {
+    let (mut records, mut behind) = (Records::new(), Vec::new());
+    while let Some(record) = reader.next_record().expect("it is salvaged") {
+        if record.is_behind_gap {
+            behind.push(records.len());
+        }
+        records.push((record.number, record.kind, record.body.to_vec()));
+    }
+    (records, behind)
+}
+
+#[test]
+fn a_damaged_page_of_a_snapshot_costs_no_more_than_its_commit() {
+    const COMMIT_MAX: usize = 64 << 10;
+    let (file, records) = of_one_state(600);
+    for place in (PAGE..file.bytes().len() - PAGE).step_by(5 * PAGE) {
+        let mut damaged = file.clone();
+        damaged.bytes_mut()[place + 40] ^= 1;
+        let mut reader = SnapshotReader::open(damaged, IDENTITY, true).expect("its header is whole");
+        let (found, behind) = salvaged(&mut reader);
+        let damage = match *reader.damage() {
+            [] => {
+                // Nothing is there but what fills a page up.
+                assert!(found == records && behind.is_empty());
+                continue;
+            }
+            [damage] => damage,
+            ref more => panic!("{more:?}"),
+        };
+        let (Place::Snapshot(from), Fault::Gap { until }) = (damage.place, damage.fault) else {
+            panic!("{damage}");
+        };
+        assert!((from..until).contains(&(place as u64)), "{damage}: byte {place}");
+        let gone = records.len() - found.len();
+        assert_eq!(reader.records(), (found.len() as u64, Some(records.len() as u64)));
+        // All before it, and all behind it.
+        let first = behind.first().copied().unwrap_or(found.len());
+        assert!(found[..first] == records[..first] && found[first..] == records[first + gone..]);
+        let bytes: usize = records[first..first + gone].iter().map(|(_, _, body)| body.len()).sum();
+        assert!(bytes < COMMIT_MAX || gone == 1, "{gone} records of {bytes} bytes");
+        assert!(until - from <= COMMIT_MAX as u64 || gone == 1, "{damage}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_snapshot_is_named_with_its_place() {
+    let (file, _) = of_one_state(300);
+    let fault = |file: &File| match read(file, false).expect_err("it is damaged") {
+        ReadError::Damage(damage) => (damage.place, damage.fault),
+        error => panic!("{error}"),
+    };
+    let flipped = |place: usize| {
+        let mut file = file.clone();
+        file.bytes_mut()[place] ^= 1;
+        file
+    };
+    let (place, Fault::Gap { until }) = fault(&flipped(PAGE + 100)) else { panic!("it does not verify") };
+    assert!(place == Place::Snapshot(PAGE as u64) && until as usize > PAGE);
+    let second = until as usize;
+    assert_eq!(fault(&flipped(second)).0, Place::Snapshot(until));
+    assert_eq!(fault(&flipped(9)), (Place::Snapshot(0), Fault::Header));
+    let cut = File::new(file.bytes()[..second].to_vec());
+    assert_eq!(fault(&cut), (Place::Snapshot(until), Fault::Total));
+    assert_eq!(fault(&File::default()), (Place::Snapshot(0), Fault::Total));
+}
+
+#[test]
+fn a_snapshot_is_salvaged_without_its_header() {
+    let (mut file, records) = of_one_state(300);
+    file.bytes_mut()[..PAGE].fill(0);
+    let mut reader = SnapshotReader::behind_header(file.clone(), IDENTITY, 100).expect("it can be read");
+    assert_eq!((reader.header().from, reader.reach()), (100, 99));
+    assert!(salvaged(&mut reader) == (records, vec![]) && reader.damage().is_empty());
+    // Nothing of another store passes for it.
+    let other = Identity { core: IDENTITY.core + 1, ..IDENTITY };
+    let mut reader = SnapshotReader::behind_header(file, other, 100).expect("it can be read");
+    assert_eq!((salvaged(&mut reader).0.len(), reader.records()), (0, (0, None)));
 }
 
 #[test]

@@ -61,6 +61,10 @@ proptest! {
         for (core, image) in (0..cores).zip(&dealt) {
             prop_assert!(image.sessions().all(|s| home(Home::Session(s.client_id()), cores) == core));
             prop_assert!(image.groups().all(|(name, _)| home(Home::Group(name), cores) == core));
+            let numbers = image.groups().flat_map(|(_, group)| group.messages().map(|message| message.number));
+            let numbers: Vec<u64> = numbers.collect();
+            let (count, distinct) = (numbers.len(), numbers.into_iter().collect::<BTreeSet<_>>());
+            prop_assert!(distinct.len() == count && distinct.last().is_none_or(|&last| last <= image.last_number()));
             prop_assert!(
                 image.retained().all(|m| home(Home::Retained(m.as_ref().topic), cores) == core)
             );

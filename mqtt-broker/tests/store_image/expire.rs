@@ -6,7 +6,7 @@ use mqtt_broker::store::record::{Identifiers, Record};
 use mqtt_proto::types::Qos;
 use proptest::prelude::*;
 
-use crate::history::{Raw, apply, decode, fold, history, id, message, raw, told};
+use crate::history::{Raw, Turn, apply, decode, fold, history, id, message, raw, told};
 use crate::model::lines;
 
 fn opened(client_id: &str, expiry_seconds: u32) -> Raw {
@@ -147,27 +147,27 @@ fn a_message_on_its_way_to_be_retained_stays_although_its_time_is_over() {
 }
 
 #[test]
-fn a_bound_message_is_the_members_if_its_core_has_handled_it() {
-    let group = "$share/g/a";
+fn what_a_session_of_another_core_has_begun_waits_in_its_group_no_more() {
+    let (one, other) = ("$share/g/a", "$share/g/b");
     let mut owner = vec![told(message("a", b"", Qos::ExactlyOnce, None))];
-    for (number, core, handed_as) in [(1, 1, 11), (2, 1, 12), (3, 2, 13), (4, 9, 14)] {
+    for (group, number) in [(one, 1), (other, 2), (one, 3), (one, 5), (other, 6)] {
         owner.push(raw(&Record::GroupQueued { group, number }));
-        owner.push(raw(&Record::GroupBound { group, number, core, handed_as }));
     }
-    let member =
-        vec![raw(&Record::Handled { core: 0, number: 11 }), raw(&Record::Handled { core: 2, number: 99 })];
-    let mut images = [fold(&[owner]), fold(&[member]), fold(&[])];
+    let begun = |core, numbers: &[u64]| {
+        numbers.iter().map(|&number| raw(&Record::GroupBegun { core, number })).collect::<Turn>()
+    };
+    // One is begun that is over, and one of another core and of one that there is not.
+    let member = [begun(0, &[6, 1, 4, 1]), begun(1, &[3]), begun(9, &[3])].concat();
+    let mut images = [fold(&[owner]), fold(&[member]), fold(&[begun(0, &[5])])];
     let mut told = Vec::new();
     Image::settle(&mut images, |core, record| told.push((core, raw(record))));
-    let returned = |number| (0, raw(&Record::GroupReturned { group, number }));
-    let taken = (0, raw(&Record::GroupTaken { group, number: 1 }));
-    assert_eq!(told, [taken, returned(2), returned(3), returned(4)]);
-    let (_, left) = images[0].groups().next().expect("three wait");
-    assert!(left.messages().map(|message| (message.number, message.bound)).eq([
-        (2, None),
-        (3, None),
-        (4, None)
-    ]));
+    let taken = |group, number| (0, raw(&Record::GroupTaken { group, number }));
+    assert_eq!(told, [taken(one, 1), taken(one, 5), taken(other, 6)]);
+    let left = images[0].groups().flat_map(|(_, group)| group.messages().map(|message| message.number));
+    assert!(left.eq([3, 2]));
+    // What is over for good is forgotten.
+    assert_eq!((images[1].begun(0), images[2].begun(0)), (&[6, 1, 1][..], &[5][..]));
+    assert!(images[1].begun(1).is_empty() && images[1].begun(9).is_empty());
 }
 
 proptest! {
@@ -189,10 +189,20 @@ proptest! {
         Image::settle(&mut settled, |core, record| {
             replayed[usize::from(core)].apply(1_000_000, record).expect("it keeps no message");
         });
+        let without_begun = |image: &Image| {
+            let lines = lines(image).into_iter();
+            lines.filter(|line| !line.ends_with("begun)")).collect::<Vec<_>>()
+        };
         for (settled, replayed) in settled.iter().zip(&replayed) {
-            prop_assert_eq!(lines(settled), lines(replayed));
-            let mut messages = settled.groups().flat_map(|(_, group)| group.messages());
-            prop_assert!(messages.all(|message| message.bound.is_none()));
+            prop_assert_eq!(without_begun(settled), without_begun(replayed));
         }
+        for (owner, image) in (0..).zip(&settled) {
+            let mut messages = image.groups().flat_map(|(_, group)| group.messages());
+            let is_begun = |number| settled.iter().any(|image| image.begun(owner).contains(&number));
+            prop_assert!(messages.all(|message| !is_begun(message.number)));
+        }
+        // Another start finds nothing left, whether or not it knows what was begun.
+        Image::settle(&mut replayed, |_, _| panic!("all is settled"));
+        Image::settle(&mut settled, |_, _| panic!("all is settled"));
     }
 }

@@ -19,7 +19,7 @@ const GROUP: &str = "$share/g/g/+";
 #[derive(Clone, Debug)]
 enum Handed {
     Message { number: u64, payload: [u8; 2] },
-    Bound { handed_as: u64, number: u64, payload: [u8; 2] },
+    Bound { number: u64, payload: [u8; 2] },
 }
 
 #[derive(Default)]
@@ -42,6 +42,8 @@ enum Step {
     PublishToGroup,
     Bind(usize),
     Take(usize, usize),
+    /// The member of a group is away; what is no group's is taken.
+    Refuse(usize, usize),
     Commit(usize),
 }
 
@@ -52,6 +54,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::PublishToGroup),
         2 => core().prop_map(Step::Bind),
         5 => (core(), core()).prop_map(|(from, to)| Step::Take(from, to)),
+        1 => (core(), core()).prop_map(|(from, to)| Step::Refuse(from, to)),
         4 => core().prop_map(Step::Commit),
     ]
 }
@@ -119,7 +122,8 @@ impl Run {
                 self.unbound.push_back((number, payload));
             }
             Step::Bind(member) => self.bind(member),
-            Step::Take(from, to) => self.take(from, to),
+            Step::Take(from, to) => self.take(from, to, false),
+            Step::Refuse(from, to) => self.take(from, to, true),
             Step::Commit(core) => self.commit(core),
         }
     }
@@ -135,11 +139,8 @@ impl Run {
                 taken,
             ]);
         }
-        let handed_as = self.number(0);
-        let bound = Record::GroupBound { group: GROUP, number, core: member as u16, handed_as };
         let owner = &mut self.cores[0];
-        owner.log.push(vec![raw(&bound)]);
-        let handed = Handed::Bound { handed_as, number, payload };
+        let handed = Handed::Bound { number, payload };
         owner.behind_commit.push((owner.log.len(), Some(member), handed));
     }
 
@@ -148,17 +149,21 @@ impl Run {
         id(self.cores[core].next_packet_id)
     }
 
-    fn take(&mut self, from: usize, to: usize) {
+    fn take(&mut self, from: usize, to: usize, refuse: bool) {
         let Some(handed) = self.cores[from].lanes[to].pop_front() else { return };
+        if let (true, &Handed::Bound { number, payload }) = (refuse, &handed) {
+            return self.unbound.push_front((number, payload));
+        }
         let packet_id = self.packet_id(to);
         let handled = |number| raw(&Record::Handled { core: from as u16, number });
         let turn = match &handed {
             Handed::Message { number, payload } => {
                 vec![exactly_once("m", payload), enqueued(&format!("s{to}"), None), handled(*number)]
             }
-            Handed::Bound { handed_as, payload, .. } => {
+            &Handed::Bound { number, ref payload } => {
                 let enqueued = enqueued(&format!("w{to}"), Some(packet_id));
-                vec![exactly_once("g/x", payload), enqueued, handled(*handed_as)]
+                let begun = raw(&Record::GroupBegun { core: from as u16, number });
+                vec![exactly_once("g/x", payload), enqueued, begun]
             }
         };
         self.cores[to].log.push(turn);

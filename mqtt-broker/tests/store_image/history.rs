@@ -1,7 +1,7 @@
 //! Random histories of one core: records as bytes, in turns that belong together.
 
 use mqtt_broker::message::MessageRef;
-use mqtt_broker::store::cold::Chunk;
+use mqtt_broker::store::cold::{Chunk, Place};
 use mqtt_broker::store::image::Image;
 use mqtt_broker::store::record::{Identifiers, Record};
 use mqtt_proto::packet::SubscriptionOptions;
@@ -148,11 +148,7 @@ fn change(core: u16) -> impl Strategy<Value = Raw> {
         1 => named(core, "t", 3).prop_map(|topic| raw(&Record::RetainedRemoved { topic: &topic })),
         1 => (1..9u64).prop_map(|number| raw(&Record::HandedOn { number })),
         1 => (0..4u16, 0..9u64).prop_map(|(core, number)| raw(&Record::Handled { core, number })),
-        1 => (group(core), 1..9u64, 0..4u16, 1..9u64).prop_map(|(group, number, core, handed_as)| {
-            raw(&Record::GroupBound { group: &group, number, core, handed_as })
-        }),
-        1 => (group(core), 1..9u64)
-            .prop_map(|(group, number)| raw(&Record::GroupReturned { group: &group, number })),
+        2 => (0..4u16, 1..9u64).prop_map(|(core, number)| raw(&Record::GroupBegun { core, number })),
         2 => (group(core), 1..9u64)
             .prop_map(|(group, number)| raw(&Record::GroupTaken { group: &group, number })),
         1 => (0..2000u64).prop_map(|at| raw(&Record::Time { at })),
@@ -162,6 +158,10 @@ fn change(core: u16) -> impl Strategy<Value = Raw> {
         }),
         3 => (client(), 1..4u32)
             .prop_map(|(client_id, count)| raw(&Record::Taken { client_id: &client_id, count })),
+        1 => (client(), 0..9u64, 0..9u64).prop_map(|(client_id, from, to)| {
+            let [from, to] = [from, to].map(|file| Place { file, offset: 7 });
+            raw(&Record::Moved { client_id: &client_id, from, to })
+        }),
     ]
 }
 

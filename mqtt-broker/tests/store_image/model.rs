@@ -1,6 +1,6 @@
 //! Images against a model of plain lists.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mqtt_broker::message::MessageRef;
 use mqtt_broker::store::image::{Delivery, Image};
@@ -11,9 +11,6 @@ use crate::history::{decode, fold, history};
 
 /// A message, and how it is delivered.
 type Delivered = (String, u8, bool, Vec<u32>);
-
-/// A message of a group, and where it is bound to.
-type GroupMessage = (String, Option<(u16, u64)>);
 
 #[derive(Default)]
 struct Session {
@@ -34,9 +31,10 @@ struct Session {
 struct Model {
     sessions: BTreeMap<String, Session>,
     retained: BTreeMap<String, String>,
-    groups: BTreeMap<(String, u64), GroupMessage>,
+    groups: BTreeMap<(String, u64), String>,
     pending: BTreeMap<u64, (String, u32)>,
     handled: BTreeMap<u16, u64>,
+    begun: Vec<(u16, u64)>,
     last_number: u64,
     last_time: u64,
     /// The message as it is, as it is retained, its topic, its publisher.
@@ -83,20 +81,10 @@ impl Model {
                 self.handled.insert(core, known.max(number));
             }
             Record::GroupQueued { group, number } => {
-                self.groups.insert((group.to_owned(), number), (last.0, None));
+                self.groups.insert((group.to_owned(), number), last.0);
                 self.last_number = self.last_number.max(number);
             }
-            Record::GroupBound { group, number, core, handed_as } => {
-                self.last_number = self.last_number.max(handed_as);
-                if let Some(message) = self.groups.get_mut(&(group.to_owned(), number)) {
-                    message.1 = Some((core, handed_as));
-                }
-            }
-            Record::GroupReturned { group, number } => {
-                if let Some(message) = self.groups.get_mut(&(group.to_owned(), number)) {
-                    message.1 = None;
-                }
-            }
+            Record::GroupBegun { core, number } => self.begun.push((core, number)),
             Record::GroupTaken { group, number } => {
                 self.groups.remove(&(group.to_owned(), number));
             }
@@ -125,7 +113,8 @@ impl Model {
         | Record::Will { client_id, .. }
         | Record::WillRemoved { client_id }
         | Record::Parked { client_id, .. }
-        | Record::Taken { client_id, .. }) = *record
+        | Record::Taken { client_id, .. }
+        | Record::Moved { client_id, .. }) = *record
         else {
             panic!("{record:?} is about no session");
         };
@@ -195,6 +184,11 @@ impl Model {
                 }
                 session.parked.retain(|(_, left)| *left > 0);
             }
+            Record::Moved { from, to, .. } => {
+                if let Some((file, _)) = session.parked.iter_mut().find(|(file, _)| *file == from.file) {
+                    *file = to.file;
+                }
+            }
             _ => session.will = None,
         }
     }
@@ -214,6 +208,9 @@ impl Model {
         lines.extend(self.groups.iter().map(|message| format!("{message:?}")));
         lines.extend(self.pending.iter().map(|pending| format!("{pending:?}")));
         lines.extend(self.handled.iter().filter(|handled| *handled.1 > 0).map(|line| format!("{line:?}")));
+        // A snapshot and the log behind it may both tell one.
+        let begun: BTreeSet<_> = self.begun.iter().collect();
+        lines.extend(begun.into_iter().map(|begun| format!("({begun:?} begun)")));
         lines
     }
 }
@@ -264,8 +261,7 @@ pub(crate) fn lines(image: &Image) -> Vec<String> {
     for (name, group) in image.groups() {
         assert!(group.messages().map(|message| message.number).is_sorted() && group.messages().len() > 0);
         for message in group.messages() {
-            let bound = message.bound.map(|bound| (bound.core, bound.handed_as));
-            model.groups.insert((name.to_owned(), message.number), (text(message.message.as_ref()), bound));
+            model.groups.insert((name.to_owned(), message.number), text(message.message.as_ref()));
         }
     }
     assert!(image.pending().map(|pending| pending.number).is_sorted());
@@ -273,6 +269,8 @@ pub(crate) fn lines(image: &Image) -> Vec<String> {
         model.pending.insert(pending.number, (text(pending.message.as_ref()), pending.publisher));
     }
     model.handled = (0..4).map(|core| (core, image.handled(core))).collect();
+    let begun = |core| image.begun(core).iter().map(move |&number| (core, number));
+    model.begun = (0..4).flat_map(begun).collect();
     model.lines()
 }
 

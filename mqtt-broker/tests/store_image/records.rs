@@ -1,7 +1,7 @@
 //! Every record comes back from its bytes, and any bytes are a record or an error.
 
 use mqtt_broker::message::MessageRef;
-use mqtt_broker::store::cold::Chunk;
+use mqtt_broker::store::cold::{Chunk, Place};
 use mqtt_broker::store::record::{Identifiers, Record, RecordError, VERSION};
 use mqtt_proto::codec::encode_property;
 use mqtt_proto::packet::{Property, SubscriptionOptions};
@@ -11,8 +11,13 @@ use proptest::strategy::ValueTree;
 
 use crate::history::raw;
 
-/// How many kinds the first version has.
-pub(crate) const KINDS: u8 = 30;
+/// The highest kind of the first version.
+const LAST: u8 = 31;
+
+/// The kinds that there are.
+pub(crate) fn kinds() -> impl Iterator<Item = u8> {
+    (1..=LAST).filter(|&kind| kind != 27)
+}
 
 /// Values for the fields of any record.
 #[derive(Clone, Debug)]
@@ -140,21 +145,25 @@ pub(crate) fn record(kind: u8, fields: &Fields) -> Record<'_> {
         23 => Record::HandedOn { number },
         24 => Record::Handled { core, number },
         25 => Record::GroupQueued { group, number },
-        26 => Record::GroupBound { group, number, core, handed_as: at },
-        27 => Record::GroupReturned { group, number },
+        26 => Record::GroupBegun { core, number },
         28 => Record::GroupTaken { group, number },
         29 => {
             let (bytes, messages) = (small.max(33), (at as u32).max(1));
             Record::Parked { client_id, chunk: Chunk { file: number, offset: at, bytes, messages } }
         }
         30 => Record::Taken { client_id, count: small.max(1) },
+        31 => Record::Moved {
+            client_id,
+            from: Place { file: number, offset: at },
+            to: Place { file: at, offset: small.into() },
+        },
         _ => panic!("a kind is missing here"),
     }
 }
 
 #[test]
 fn kinds_that_there_are_not_are_told_from_newer_ones() {
-    for kind in [0, 31] {
+    for kind in [0, 27] {
         let error = Record::decode(kind, &[]).expect_err("no such kind");
         assert_eq!(error, RecordError::NoSuchKind { kind });
     }
@@ -233,12 +242,7 @@ fn the_bytes_of_a_record_stay_what_they_are() {
         (Record::HandedOn { number: u64::MAX / 2 }, 23, b"\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x7F"),
         (Record::Handled { core: 3, number: 128 }, 24, b"\x03\x80\x01"),
         (Record::GroupQueued { group: "$share/g/a", number: 4 }, 25, b"\x0A$share/g/a\x04"),
-        (
-            Record::GroupBound { group: "$share/g/a", number: 4, core: 1, handed_as: 5 },
-            26,
-            b"\x0A$share/g/a\x04\x01\x05",
-        ),
-        (Record::GroupReturned { group: "$share/g/a", number: 4 }, 27, b"\x0A$share/g/a\x04"),
+        (Record::GroupBegun { core: 3, number: 128 }, 26, b"\x03\x80\x01"),
         (Record::GroupTaken { group: "$share/g/a", number: 4 }, 28, b"\x0A$share/g/a\x04"),
         (
             Record::Parked { client_id, chunk: Chunk { file: 3, offset: 128, bytes: 300, messages: 2 } },
@@ -246,9 +250,18 @@ fn the_bytes_of_a_record_stay_what_they_are() {
             b"\x02c1\x03\x80\x01\xAC\x02\x02",
         ),
         (Record::Taken { client_id, count: 128 }, 30, b"\x02c1\x80\x01"),
+        (
+            Record::Moved {
+                client_id,
+                from: Place { file: 3, offset: 128 },
+                to: Place { file: 300, offset: 0 },
+            },
+            31,
+            b"\x02c1\x03\x80\x01\xAC\x02\x00",
+        ),
     ];
-    let kinds: std::collections::BTreeSet<u8> = cases.iter().map(|case| case.1).collect();
-    assert!(kinds.into_iter().eq(1..=KINDS), "each kind");
+    let known: std::collections::BTreeSet<u8> = cases.iter().map(|case| case.1).collect();
+    assert!(known.into_iter().eq(kinds()), "each kind");
     for (record, kind, bytes) in cases {
         assert_eq!(raw(record), (*kind, bytes.to_vec()), "{record:?}");
     }
@@ -259,12 +272,12 @@ fn the_bytes_of_a_record_stay_what_they_are() {
 fn the_document_has_every_kind_under_its_name() {
     let document = include_str!("../../../docs/store-records.md");
     let fields = fields().new_tree(&mut Default::default()).expect("any fields").current();
-    for kind in 1..=KINDS {
+    for kind in kinds() {
         let text = format!("{:?}", record(kind, &fields));
         let name = text.split(' ').next().expect("a name");
         assert!(document.contains(&format!("| {kind} | {name} | ")), "{kind} {name}");
     }
-    assert!(!document.contains(&format!("| {} | ", KINDS + 1)));
+    assert!(!document.contains(&format!("| {} | ", LAST + 1)));
 }
 
 #[test]
@@ -295,7 +308,8 @@ fn fields_that_cannot_be_are_errors() {
         (23, b"\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", field(23, "number of a message")),
         (22, b"\x00", field(22, "number of a message")),
         (25, b"\x0A$share/g/a\x00", field(25, "number of a message")),
-        (26, b"\x0A$share/g/a\x01\x01\x00", field(26, "number of a message")),
+        (26, b"\x01\x00", field(26, "number of a message")),
+        (26, b"\x80\x80\x04\x01", field(26, "core")),
         (24, b"\x80\x80\x04\x00", field(24, "core")),
         (25, b"\x01a\x00", field(25, "shared group")),
         (25, b"\x08$share/g\x00", field(25, "shared group")),
@@ -315,7 +329,7 @@ fn fields_that_cannot_be_are_errors() {
 proptest! {
     #[test]
     fn a_record_comes_back_from_its_bytes(fields in fields()) {
-        for kind in 1..=KINDS {
+        for kind in kinds() {
             let record = record(kind, &fields);
             let (written, bytes) = raw(&record);
             prop_assert_eq!(written, kind);
@@ -329,7 +343,7 @@ proptest! {
     /// A record that ends early is one that says something else, or none.
     #[test]
     fn a_cut_record_is_never_the_same(fields in fields(), cut in any::<prop::sample::Index>()) {
-        for kind in 1..=KINDS {
+        for kind in kinds() {
             let (_, bytes) = raw(&record(kind, &fields));
             if !bytes.is_empty()
                 && let shorter = &bytes[..cut.index(bytes.len())]
@@ -343,7 +357,7 @@ proptest! {
     /// There is one way to write each record, so what is decoded is encoded to the same bytes.
     #[test]
     fn any_bytes_are_a_record_or_an_error(
-        kind in 0..=KINDS + 8,
+        kind in 0..=LAST + 8,
         bytes in prop::collection::vec(prop_oneof![3 => 0..6u8, 1 => any::<u8>()], 0..24),
     ) {
         if let Ok(record) = Record::decode(kind, &bytes) {
@@ -358,7 +372,7 @@ proptest! {
         place in any::<prop::sample::Index>(),
         flip in 1..=255u8,
     ) {
-        for kind in 1..=KINDS {
+        for kind in kinds() {
             let (_, mut bytes) = raw(&record(kind, &fields));
             if bytes.is_empty() {
                 continue;

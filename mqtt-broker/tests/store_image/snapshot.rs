@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use mqtt_broker::message::MessageRef;
+use mqtt_broker::router::Retainable as _;
 use mqtt_broker::store::image::{Image, SnapshotMessages};
 use mqtt_broker::store::record::{Identifiers, Record};
-use mqtt_proto::types::Qos;
+use mqtt_proto::types::{Qos, TopicName};
 use proptest::prelude::*;
 
 use crate::history::{Raw, SEED, Turn, apply, decode, fold, history, id, message, raw, told, turn};
@@ -83,6 +85,29 @@ fn whole(image: &Image) -> Image {
     let mut read = Image::new(SEED);
     image.write_snapshot(|record| read.apply_snapshot(9, &decode(&raw(record))).expect("a whole snapshot"));
     read
+}
+
+#[test]
+fn behind_a_gap_nothing_is_taken_for_another_message() {
+    let message = |topic: &'static str, shared| {
+        let topic = TopicName::new(topic).expect("a topic");
+        let (qos, retain, expires_at) = (Qos::AtLeastOnce, false, None);
+        let message = MessageRef { topic, properties: &[], payload: b"", qos, retain, expires_at };
+        Record::Message { message, publisher: 0, shared }
+    };
+    let mut image = Image::new(SEED);
+    let mut take = |record: &Record<'_>| image.apply_snapshot(1, record).is_ok();
+    assert!(take(&message("first", true)) && take(&Record::Retained));
+    image.skip();
+    let mut take = |record: &Record<'_>| image.apply_snapshot(1, record).is_ok();
+    assert!(!take(&Record::HandOn { number: 1 }), "its message is in the gap");
+    // How many shared messages are in the gap is not known, so neither is the number of this one.
+    assert!(take(&message("second", true)) && take(&Record::Retained));
+    assert!(!take(&Record::Again { number: 1 }) && !take(&Record::HandOn { number: 2 }));
+    assert!(take(&Record::Again { number: 0 }) && take(&Record::HandOn { number: 3 }));
+    let pending: Vec<_> = image.pending().map(|pending| (pending.number, pending.message.topic())).collect();
+    assert_eq!(pending, [(3, "first")]);
+    assert_eq!(image.retained().map(|message| message.topic()).collect::<Vec<_>>(), ["first", "second"]);
 }
 
 fn pieces() -> impl Strategy<Value = Vec<Piece>> {

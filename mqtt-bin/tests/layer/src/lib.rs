@@ -8,6 +8,7 @@
 //! | `through/INODE` | it was opened to be written through (O_DSYNC): all of `live` is on the disk |
 //! | `names/FOLDER` | the names in a folder when that was synced last, each with its inode number, `/` for a folder |
 //! | `full`, `broken` | made by the test: from now on there is no room; from the next sync on nothing is synced or written |
+//! | `slow` | made by the test: as long as it is there no segment is made |
 //!
 //! So neither writes nor renames have to be looked at, nor the ring through which most of them go. What the disk has is
 //! laid out again by `../mqttd/power.rs`.
@@ -21,7 +22,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::{env, fs, process};
+use std::time::Duration;
+use std::{env, fs, process, thread};
 
 const O_WRONLY: c_int = 0o1;
 const O_RDWR: c_int = 0o2;
@@ -237,6 +239,10 @@ fn sync(fd: c_int, sync: unsafe extern "C" fn(c_int) -> c_int) -> c_int {
     if layer.has("broken") {
         done(layer.break_segments());
         return fail(EIO);
+    }
+    let is_new = path.extension().is_some_and(|extension| extension == "new");
+    while is_new && path.to_string_lossy().contains("segment-") && layer.has("slow") {
+        thread::sleep(Duration::from_millis(5));
     }
     if !layer.is("no-fsync") {
         done(layer.synced(&path));

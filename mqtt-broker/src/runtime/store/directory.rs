@@ -39,6 +39,7 @@ impl Directory {
     /// # Errors
     /// It is in use, cannot be made or read, or META is not right.
     pub(super) fn open(path: &Path, cores: u16) -> Result<Directory, StoreError> {
+        StoreError::not_a_directory(path)?;
         make(path).map_err(StoreError::system("make the data directory", path))?;
         let path = path.canonicalize().map_err(StoreError::system("find", path))?;
         let mut lock = lock(&path)?;
@@ -65,6 +66,7 @@ impl Directory {
     /// # Errors
     /// There is no store in it, it is in use or cannot be read, or META is not right.
     pub(super) fn existing(path: &Path) -> Result<Directory, StoreError> {
+        StoreError::not_a_directory(path)?;
         let missing = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => StoreError::Missing(path.to_owned()),
             _ => StoreError::System { doing: "read", path: path.to_owned(), error },

@@ -20,6 +20,7 @@ use tracing::{debug, error, info, warn};
 
 use super::cold::{Asks, ColdPort};
 use super::files::CoreFiles;
+use super::first::First;
 use super::keeper::{Done, Job, Jobs};
 use super::pace::Pace;
 use super::port::LogStore;
@@ -37,7 +38,10 @@ const RETRY_MILLIS: u64 = 1_000;
 
 /// No other snapshot is begun for so long after one could not be written.
 const SNAPSHOT_RETRY_MILLIS: u64 = 60_000;
-const SNAPSHOT_RETRY_FULL_MILLIS: u64 = 10_000;
+
+/// On a full disk, where a snapshot may be the way to more room, for so many times as long as it took: trying keeps the
+/// disk busy for a twentieth of the time. A disk without any room says so at once.
+const SNAPSHOT_RETRY_FULL: u64 = 20;
 
 /// Segments of a log of which a snapshot would set none free, or one.
 const LIVE_FEW: usize = 2;
@@ -68,6 +72,7 @@ pub(in crate::runtime) struct Disk {
     /// The last record that somebody waits for.
     awaited: Rc<Cell<u64>>,
     pace: Pace,
+    first: First,
     /// The segment that is written to, and the next one.
     open: VecDeque<(u32, Arc<File>)>,
     /// The one that is being opened.
@@ -122,16 +127,18 @@ enum Stage {
 impl Disk {
     /// Goes on with what was restored. The image is for the shard.
     pub(in crate::runtime) fn new(core: CoreId, restored: Restored, jobs: Jobs) -> (Disk, Image) {
-        let Restored { image, log, files, identity, snapshot_bytes, log_bytes_max } = restored;
+        let Restored { image, log, over, files, identity, snapshot_bytes, log_bytes_max } = restored;
+        let cold = Asks::begin(over, log.next() - 1);
         let disk = Disk {
             core,
             identity,
             files,
             jobs,
             log: Rc::new(RefCell::new(log)),
-            cold: Rc::default(),
+            cold: Rc::new(RefCell::new(cold)),
             awaited: Rc::default(),
             pace: Pace::default(),
+            first: First::default(),
             open: VecDeque::new(),
             opening: None,
             closed: None,
@@ -163,7 +170,7 @@ impl Disk {
     pub(in crate::runtime) fn poll_timeout(&self) -> Option<u64> {
         let slice = self.snapshot.as_ref().is_some_and(Snapshot::wants_slice).then(monotonic_millis);
         let write = self.pace.poll_timeout().filter(|_| !self.is_writing());
-        [self.retry_at, slice, write].into_iter().flatten().min()
+        [self.retry_at, slice, write, self.first.poll_timeout()].into_iter().flatten().min()
     }
 
     /// The write under way is over. Answers up to which record all is durable.
@@ -234,11 +241,14 @@ impl Disk {
     ) -> Result<(), BrokerError> {
         self.check_opened()?;
         let began = now.millis;
+        if !self.first.is_there() {
+            let is_there = self.log.borrow().files().0 > 0;
+            self.first.look(is_there, began, self.core, &self.files.folder);
+        }
         let tries_again = self.retry_at.is_some_and(|at| at <= began);
         if tries_again {
             self.retry_at = None;
             self.log.borrow_mut().try_again();
-            self.may_have_room = true;
         }
         if std::mem::take(&mut self.may_have_room) {
             let committed = self.log.borrow().committed();
@@ -372,7 +382,10 @@ impl Disk {
     fn made(&mut self, result: io::Result<()>, now: u64) {
         self.log.borrow_mut().made(result.is_ok());
         match result {
-            Ok(()) => self.has_room_again(),
+            Ok(()) => {
+                self.may_have_room = true;
+                self.has_room_again();
+            }
             Err(error) => {
                 self.retry_at = Some(now + RETRY_MILLIS);
                 if !std::mem::replace(&mut self.is_full, true) {
@@ -450,9 +463,9 @@ impl Disk {
 
     /// A snapshot could not be written: the log goes on without it, and another one is begun when it has grown again.
     fn give_up(&mut self, error: Option<io::Error>, now: u64) {
-        self.snapshot = None;
-        self.snapshot_from =
-            now + if self.is_full { SNAPSHOT_RETRY_FULL_MILLIS } else { SNAPSHOT_RETRY_MILLIS };
+        let took = self.snapshot.take().map_or(0, |snapshot| now.saturating_sub(snapshot.began));
+        let pause = SNAPSHOT_RETRY_FULL * took.max(RETRY_MILLIS / SNAPSHOT_RETRY_FULL);
+        self.snapshot_from = now + if self.is_full { pause } else { SNAPSHOT_RETRY_MILLIS };
         let error = error.map(|error| error.to_string()).unwrap_or_default();
         if self.is_full {
             // That there is no room was said.

@@ -3,25 +3,27 @@
 //!
 //! A core asks for one segment at a time to be made, and for one to be opened, has one write of a snapshot under way, has
 //! chunks written while there are too many messages in its memory, and one chunk at a time read for a Client; so what waits
-//! here is bounded. Answers come as commands. The thread has the directory, so that the lock is given up once it ends, which
+//! here is bounded. Chunks are moved from one file to another only while nothing else is to be done. Answers come as commands. The thread has the directory, so that the lock is given up once it ends, which
 //! is when all cores have.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
 use ahash::RandomState;
 use tracing::warn;
 
-use super::cold::{ColdDone, ColdFiles, ColdJob};
+use super::cold::{ColdDone, ColdJob};
+use super::cold_files::ColdFiles;
 use super::directory::Directory;
 use super::files;
 use crate::config::CoreId;
+use crate::ring::monotonic_millis;
 use crate::runtime::shared::{BrokerError, Command, Shared};
 use crate::store::log::{Segment, SnapshotWrite};
 
@@ -93,17 +95,21 @@ struct Keeper<'a> {
     shared: &'a Shared,
     /// The snapshots that are being written.
     snapshots: HashMap<CoreId, File, RandomState>,
+    /// What is done when there is nothing else to be done: one batch of chunks a core at most.
+    later: VecDeque<(CoreId, ColdJob)>,
 }
 
 impl<'a> Keeper<'a> {
     fn new(directory: &'a Directory, cold: ColdFiles, shared: &'a Shared) -> Keeper<'a> {
         // The keys are cores of ours: nobody aims at them.
         let hasher = RandomState::with_seeds(0, 0, 0, 0);
-        Keeper { directory, cold, shared, snapshots: HashMap::with_hasher(hasher) }
+        let snapshots = HashMap::with_hasher(hasher);
+        Keeper { directory, cold, shared, snapshots, later: VecDeque::new() }
     }
 
     fn run(mut self, jobs: &Receiver<(CoreId, Job)>) {
-        while let Ok((core, job)) = jobs.recv() {
+        self.tell_sparse();
+        while let Some((core, job)) = self.next(jobs) {
             let files = self.directory.core(core.0);
             let done = match job {
                 Job::Make(segment) => Done::Made(files.make_segment(segment)),
@@ -122,12 +128,47 @@ impl<'a> Keeper<'a> {
                     Done::Wrote(write, result)
                 }
                 Job::Publish(from) => Done::Published(self.publish(core, from)),
-                Job::Cold(job) => match self.cold.handle(job) {
-                    Some(done) => Done::Cold(done),
-                    None => continue,
-                },
+                Job::Cold(job) => {
+                    let done = self.cold.handle(job, monotonic_millis());
+                    self.tell_sparse();
+                    match done {
+                        Ok(Some(done)) => Done::Cold(done),
+                        Ok(None) => continue,
+                        // Nothing is given up for good: the next start has it all.
+                        Err(message) => {
+                            self.shared.fail(Some(BrokerError::Store { core, message }));
+                            return jobs.iter().for_each(drop);
+                        }
+                    }
+                }
             };
             self.shared.core(core).command(Command::Store(done));
+        }
+    }
+
+    /// What is to be done next, once there is something; nothing: all cores have ended.
+    fn next(&mut self, jobs: &Receiver<(CoreId, Job)>) -> Option<(CoreId, Job)> {
+        loop {
+            let next = match self.later.is_empty() {
+                true => Ok(jobs.recv().ok()?),
+                false => jobs.try_recv(),
+            };
+            match next {
+                Ok((core, Job::Cold(job @ ColdJob::Move(_)))) => self.later.push_back((core, job)),
+                Ok(next) => return Some(next),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => {
+                    return self.later.pop_front().map(|(core, job)| (core, Job::Cold(job)));
+                }
+            }
+        }
+    }
+
+    /// Tells all cores of files that are to be emptied: none knows whose chunks are in them.
+    fn tell_sparse(&mut self) {
+        let Some(sparse) = self.cold.poll_sparse(monotonic_millis()) else { return };
+        for core in &self.shared.cores {
+            core.command(Command::Store(Done::Cold(ColdDone::Sparse(sparse.clone()))));
         }
     }
 

@@ -35,7 +35,12 @@ pub(super) fn go_over(
         }
         let aside = directory.aside(old);
         error!(aside = %aside.display(), "going on with what can be read; the damaged files are moved aside");
-        directory.keep_damaged(&(damage.join("\n") + "\n"))?;
+        let kept = found.iter().enumerate().map(|(core, found)| {
+            let (sessions, retained) = (found.image.session_count(), found.image.retained().len());
+            format!("kept of core {core}: {sessions} sessions, {retained} retained messages")
+        });
+        let report: Vec<String> = damage.iter().map(|what| what.to_string()).chain(kept).collect();
+        directory.keep_damaged(&(report.join("\n") + "\n"))?;
     }
     if old_cores != cores {
         info!(from = old_cores, to = cores, "the number of cores has changed: dealing the store out anew");

@@ -15,9 +15,11 @@
 //! Invariant: a file has its name only once all of it is on the disk; META is the last to change.
 
 mod cold;
+mod cold_files;
 mod directory;
 mod disk;
 mod files;
+mod first;
 mod keeper;
 mod layout;
 mod meta;
@@ -108,11 +110,11 @@ impl StoreConfig {
 const SEGMENTS_MIN: u32 = 8;
 
 /// What a broker does if what it finds at its start is damaged: not merely torn at the end, as after a power cut, but such
-/// that something is gone that was acknowledged.
+/// that something is gone that was acknowledged. What lies outside memory may turn out to be so when its Client returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum OnDamage {
-    /// It does not start, and says what is damaged.
+    /// It does not start, or ends, and says what is damaged.
     #[default]
     Refuse,
     /// It keeps all that can be read, says what is gone, moves the damaged files aside, and starts.
@@ -141,6 +143,9 @@ pub enum StoreError {
     /// There is none to look at.
     #[error("there is no store in {}: give the data directory of a broker", .0.display())]
     Missing(PathBuf),
+    /// A file is where the directory should be.
+    #[error("{} is a file: give a directory to keep the data in, which is made if there is none", .0.display())]
+    NotADirectory(PathBuf),
     /// A store is to be begun where something is.
     #[error("{} holds something already: give a directory that is empty, or one that there is not yet", .0.display())]
     NotEmpty(PathBuf),
@@ -163,11 +168,11 @@ pub enum StoreError {
         what: String,
     },
     /// A log or a snapshot cannot be read.
-    #[error("{}: {error} (on_damage = \"salvage\" in [store])", folder.display())]
+    #[error("{}: {error} (on_damage = \"salvage\" in [store])", path.display())]
     Read {
-        /// The folder of the core.
-        folder: PathBuf,
-        /// The file in it, the place, what is wrong and the remedy.
+        /// The folder of the core, or its snapshot.
+        path: PathBuf,
+        /// The file in that folder, the place, what is wrong and the remedy.
         error: ReadError,
     },
     /// What waits for Clients that are away, and is not in the log, is not there.
@@ -210,6 +215,23 @@ fn remedy(path: &Path, error: &io::Error) -> String {
 }
 
 impl StoreError {
+    /// Whether something is damaged that had been acknowledged.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            StoreError::Read { error, .. } => matches!(error, ReadError::Damage(_)),
+            StoreError::Meta { .. } | StoreError::Cold { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// A file is where a directory has to be, if that is what is wrong with `path`.
+    fn not_a_directory(path: &Path) -> Result<(), StoreError> {
+        match path.ancestors().find(|folder| folder.exists()) {
+            Some(there) if !there.is_dir() => Err(StoreError::NotADirectory(there.to_owned())),
+            _ => Ok(()),
+        }
+    }
+
     /// For `map_err` of something done to `path`.
     fn system(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
         let path = path.to_owned();

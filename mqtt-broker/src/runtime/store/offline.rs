@@ -12,10 +12,11 @@ use std::sync::atomic::AtomicU64;
 use super::directory::{Directory, LOCK};
 use super::files::CoreFiles;
 use super::recover::{self, Found};
-use super::{OnDamage, StoreError, cold, layout, meta};
+use super::{OnDamage, StoreError, cold_files, layout, meta};
 use crate::config::CoreId;
 use crate::shard::home_of;
-use crate::store::image::Image;
+use crate::store::cold::{Chunk, Parked};
+use crate::store::image::{Delivery, Image, Session};
 use crate::store::log::{Damage, Identity, Media as _, ReadConfig, Reader, SnapshotReader, Torn};
 use crate::store::record::{Record, RecordError};
 
@@ -78,6 +79,7 @@ impl OfflineStore {
     /// If there is to be no core, or more than a broker can have.
     pub fn create(path: &Path, cores: u16, image: Image) -> Result<OfflineStore, StoreError> {
         assert!((1..=CoreId::MAX).contains(&cores.into()), "a broker has 1 to {} cores", CoreId::MAX);
+        StoreError::not_a_directory(path)?;
         match fs::read_dir(path) {
             Ok(mut entries) => {
                 let is_ours =
@@ -115,32 +117,55 @@ impl OfflineStore {
         self.directory.meta.cores
     }
 
-    /// Reads the snapshot and the log of every core, each by a thread of its own, and then every message that waits outside
-    /// them, all of it into memory. `records` counts up meanwhile, for who
-    /// wants to show how far it is.
+    /// Reads the snapshot and the log of every core, each by a thread of its own, into memory. What waits outside them is
+    /// looked at, a chunk at a time, and stays there: [`OfflineStore::waiting`] has it. `records` counts up meanwhile, for
+    /// who wants to show how far it is.
     ///
     /// # Errors
     /// Something cannot be read; unless it is to be salvaged, something is damaged.
     pub fn read(&self, on_damage: OnDamage, records: &AtomicU64) -> Result<Vec<StoredCore>, StoreError> {
         let salvage = on_damage == OnDamage::Salvage;
         let mut found = recover::read(&self.directory, SEED, salvage, records)?;
-        found.iter_mut().try_for_each(|found| self.load_parked(found, salvage))?;
+        found.iter_mut().try_for_each(|found| self.look_at_chunks(found, salvage))?;
         (0..).zip(found).map(|(core, found)| StoredCore::new(&self.directory.core(core), found)).collect()
     }
 
-    /// Reads what waits for Clients that are away and is in chunks.
-    fn load_parked(&self, found: &mut Found, salvage: bool) -> Result<(), StoreError> {
-        let (path, key) = (self.directory.path(), self.directory.hash_key());
+    /// Reads what waits for Clients that are away and is in chunks. The image loses what cannot be read.
+    fn look_at_chunks(&self, found: &mut Found, salvage: bool) -> Result<(), StoreError> {
         let mut damage = Vec::new();
-        found.image.load_parked(
-            |chunk| cold::read_in(path, key, chunk),
-            |client_id, what| damage.push(format!("{what}: messages that waited for {client_id:?} are gone")),
-        );
+        found.image.retain_parked(|client_id, chunk, messages| {
+            let read = self.read_chunk(chunk);
+            if let Err(what) = &read {
+                damage.push(format!("{what}: {messages} messages that waited for {client_id:?} are gone"));
+            }
+            read.is_ok()
+        });
         if let Some(what) = damage.first().filter(|_| !salvage) {
             return Err(StoreError::Cold { what: what.clone() });
         }
         found.damage.extend(damage);
         Ok(())
+    }
+
+    fn read_chunk(&self, chunk: Chunk) -> Result<Vec<Delivery>, String> {
+        cold_files::read_in(self.directory.path(), self.directory.hash_key(), chunk)
+    }
+
+    /// What waits to be sent to a session of this store, oldest first. No more than one chunk is in memory at a time.
+    pub fn waiting<'a>(
+        &'a self,
+        session: &'a Session,
+    ) -> impl Iterator<Item = Result<Delivery, StoreError>> + 'a {
+        let mut taken = session.parked().map_or(0, Parked::taken) as usize;
+        let chunks = session.parked().into_iter().flat_map(Parked::chunks);
+        let parked = chunks.flat_map(move |chunk| {
+            let over = std::mem::take(&mut taken);
+            match self.read_chunk(chunk) {
+                Ok(messages) => messages.into_iter().skip(over).map(Ok).collect(),
+                Err(what) => vec![Err(StoreError::Cold { what })],
+            }
+        });
+        parked.chain(session.waiting().cloned().map(Ok))
     }
 
     /// Reads the log of a core alone, from the record `from` on or from the first that is still needed, around what is
@@ -159,7 +184,7 @@ impl OfflineStore {
             return Err(StoreError::Config(format!("there is no core {core}: give one below {cores}")));
         }
         let (files, identity) = (self.directory.core(core), self.directory.identity(core));
-        let failed = |error| StoreError::Read { folder: files.folder.clone(), error };
+        let failed = |error| StoreError::Read { path: files.folder.clone(), error };
         let from = first_needed(&files, identity)?.max(from);
         let config = ReadConfig { identity, from, reach: 0, salvage: true };
         let mut reader = Reader::open(&files, config).map_err(failed)?;

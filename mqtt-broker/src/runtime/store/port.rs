@@ -39,11 +39,16 @@ impl Store for LogStore {
         self.log.borrow_mut().room_for(bytes, Purpose::Keep) != Room::Full
     }
 
+    fn waiting_bytes(&self) -> u64 {
+        self.log.borrow().waiting_bytes()
+    }
+
     fn status(&self) -> StoreStatus {
         let log = self.log.borrow();
+        let (segments, log_bytes) = log.files();
         StoreStatus {
-            log_bytes: log.live().map(|live| u64::from(live.segment.bytes)).sum(),
-            segments: log.live().len() as u64,
+            log_bytes,
+            segments,
             records: log.appended(),
             commits: log.commits(),
             ..self.snapshots.get()

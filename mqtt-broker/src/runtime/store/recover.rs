@@ -7,24 +7,28 @@
 //! Invariant: the cores get what they had acknowledged, or the broker does not start; unless it is to be salvaged, and then
 //! what is gone is said.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::cold::ColdFiles;
+use super::cold_files::ColdFiles;
 use super::directory::Directory;
 use super::files::{self, CoreFiles};
 use super::layout;
 use super::{OnDamage, StoreConfig, StoreError};
 use crate::runtime::clock;
-use crate::store::image::Image;
+use crate::store::cold::Chunk;
+use crate::store::image::{Image, MissingMessage};
 use crate::store::log::{
-    Identity, Log, LogConfig, ReadConfig, ReadError, Reader, Recovered, SnapshotReader, Source as _,
+    self, Fault, Identity, Log, LogConfig, ReadConfig, ReadError, Reader, Recovered, SnapshotReader,
+    Source as _,
 };
 use crate::store::record::Record;
 
@@ -46,6 +50,8 @@ pub(in crate::runtime) struct Stored {
 pub(in crate::runtime) struct Restored {
     pub(in crate::runtime) image: Image,
     pub(super) log: Log,
+    /// Chunks of sessions whose time is over, which go once the log has said so.
+    pub(super) over: Vec<Chunk>,
     pub(super) files: CoreFiles,
     pub(super) identity: Identity,
     pub(super) snapshot_bytes: u64,
@@ -95,12 +101,12 @@ pub(in crate::runtime) fn open(
         logs.push((log, found.snapshot_bytes));
     }
     let cold = ColdFiles::open(directory.path(), directory.hash_key(), &images, salvage)?;
-    go_on(&mut images, &mut logs);
+    let over = go_on(&mut images, &mut logs);
     let mut restored = Vec::new();
-    for (core, (image, (log, snapshot_bytes))) in (0..).zip(images.into_iter().zip(logs)) {
+    for (core, ((image, (log, snapshot_bytes)), over)) in (0..).zip(images.into_iter().zip(logs).zip(over)) {
         let (files, identity) = (directory.core(core), directory.identity(core));
         let log_bytes_max = config.log_bytes_max;
-        restored.push(Restored { image, log, files, identity, snapshot_bytes, log_bytes_max });
+        restored.push(Restored { image, log, over, files, identity, snapshot_bytes, log_bytes_max });
     }
     let sessions: usize = restored.iter().map(|core| core.image.session_count()).sum();
     let retained: usize = restored.iter().map(|core| core.image.retained().len()).sum();
@@ -123,15 +129,21 @@ pub(in crate::runtime) fn open(
 }
 
 /// What the time between takes away, and what is settled between the cores: the first records that each log goes on with.
-fn go_on(images: &mut [Image], logs: &mut [(Log, u64)]) {
+/// Answers the chunks of each core that are not needed any more.
+fn go_on(images: &mut [Image], logs: &mut [(Log, u64)]) -> Vec<Vec<Chunk>> {
     let now = Image::start_at(images, clock::now().wall_millis);
+    let mut over = Vec::new();
     for (image, (log, _)) in images.iter_mut().zip(logs.iter_mut()) {
+        let mut gone: BTreeSet<Chunk> = image.chunks().collect();
         image.expire(now, |record| append(log, record));
+        image.chunks().for_each(|chunk| _ = gone.remove(&chunk));
+        over.push(gone.into_iter().collect());
     }
     Image::settle(images, |core, record| append(&mut logs[usize::from(core)].0, record));
     for (log, _) in logs {
         log.boundary();
     }
+    over
 }
 
 fn append(log: &mut Log, record: &Record<'_>) {
@@ -180,20 +192,24 @@ fn read_core(
     records: &AtomicU64,
 ) -> Result<Found, StoreError> {
     let folder = &files.folder;
-    let failed = |error| StoreError::Read { folder: folder.clone(), error };
-    let mut reading =
-        Reading { image: Image::new(seed), files, salvage, records, uncounted: 0, damage: Vec::new() };
+    let failed = |error| StoreError::Read { path: folder.clone(), error };
+    let mut reading = Reading {
+        image: Image::new(seed),
+        files,
+        salvage,
+        records,
+        uncounted: 0,
+        damage: Vec::new(),
+        untaken: 0,
+    };
     let start = reading.read_snapshots(identity)?;
     let config = ReadConfig { identity, from: start.from, reach: start.reach, salvage };
     let mut reader = Reader::open(files, config).map_err(failed)?;
     while let Some(record) = reader.next_record().map_err(failed)? {
-        let number = record.number;
-        let taken = Record::decode(record.kind, record.body).map_err(|error| error.to_string());
-        let taken =
-            taken.and_then(|told| reading.image.apply(number, &told).map_err(|error| error.to_string()));
-        reading.took(number, taken)?;
+        reading.take(&record, Image::apply)?;
     }
     reading.count();
+    reading.note_untaken();
     let log = reader.finish().map_err(failed)?;
     if let Some(torn) = log.torn {
         warn!(
@@ -211,7 +227,7 @@ fn read_core(
     };
     sync().map_err(StoreError::system("sync", folder))?;
     for damage in &log.damage {
-        reading.note(damage);
+        reading.note(folder, damage);
     }
     let Reading { image, damage, .. } = reading;
     Ok(Found { image, log, snapshot_bytes: start.bytes, damage })
@@ -234,53 +250,84 @@ struct Reading<'a> {
     records: &'a AtomicU64,
     uncounted: u64,
     damage: Vec<String>,
+    /// Records that could not be taken.
+    untaken: u64,
 }
 
 impl Reading<'_> {
-    /// Reads the newest snapshot. If it has no header that can be read, and is to be salvaged, the one before it.
+    /// Reads the newest snapshot.
     fn read_snapshots(&mut self, identity: Identity) -> Result<Start, StoreError> {
         let folder = &self.files.folder;
-        let failed = |error| StoreError::Read { folder: folder.clone(), error };
         for from in self.files.snapshots().map_err(StoreError::system("list", folder))? {
             let path = self.files.snapshot(from);
             let file = self.files.open_snapshot(from).map_err(StoreError::system("open", &path))?;
             let bytes = file.len().map_err(StoreError::system("read", &path))?;
+            let failed = |error| StoreError::Read { path: path.clone(), error };
             let mut reader = match SnapshotReader::open(file, identity, self.salvage) {
                 Ok(reader) => reader,
-                Err(error @ ReadError::Damage(_)) if self.salvage => {
-                    self.note(&error);
-                    continue;
+                Err(ReadError::Damage(damage)) if self.salvage => {
+                    self.note(&path, &damage);
+                    if damage.fault != Fault::Header {
+                        continue;
+                    }
+                    let file = self.files.open_snapshot(from).map_err(StoreError::system("open", &path))?;
+                    SnapshotReader::behind_header(file, identity, from).map_err(failed)?
                 }
                 Err(error) => return Err(failed(error)),
             };
             while let Some(record) = reader.next_record().map_err(failed)? {
-                let as_of = record.number;
-                let taken = Record::decode(record.kind, record.body).map_err(|error| error.to_string());
-                let taken = taken.and_then(|told| {
-                    self.image.apply_snapshot(as_of, &told).map_err(|error| error.to_string())
-                });
-                self.took(as_of, taken)?;
+                self.take(&record, Image::apply_snapshot)?;
             }
-            for damage in reader.damage().to_vec() {
-                self.note(&damage);
+            reader.damage().iter().for_each(|damage| self.note(&path, damage));
+            let (read, total) = reader.records();
+            if let Some(total) = total.filter(|&total| total > read) {
+                let gone = total - read;
+                self.note(
+                    &path,
+                    &format_args!("{gone} of the {total} records in it are gone, {read} are kept"),
+                );
             }
             return Ok(Start { from: reader.header().from, reach: reader.reach(), bytes });
         }
         Ok(Start { from: 1, reach: 0, bytes: 0 })
     }
 
-    /// A record was taken, or could not be.
-    fn took(&mut self, number: u64, taken: Result<(), String>) -> Result<(), StoreError> {
+    /// Has the image take a record.
+    fn take(
+        &mut self,
+        record: &log::Record<'_>,
+        apply: impl FnOnce(&mut Image, u64, &Record<'_>) -> Result<(), MissingMessage>,
+    ) -> Result<(), StoreError> {
         self.uncounted += 1;
         if self.uncounted == COUNTED {
             self.count();
         }
-        match taken {
-            Err(what) if self.salvage => self.note(&format_args!("record {number}: {what}")),
-            Err(what) => return Err(StoreError::Record { folder: self.files.folder.clone(), number, what }),
-            Ok(()) => {}
+        if record.is_behind_gap {
+            self.image.skip();
+        }
+        let number = record.number;
+        let told = Record::decode(record.kind, record.body).map_err(|error| error.to_string());
+        let taken =
+            told.and_then(|told| apply(&mut self.image, number, &told).map_err(|error| error.to_string()));
+        let Err(what) = taken else { return Ok(()) };
+        if !self.salvage {
+            return Err(StoreError::Record { folder: self.files.folder.clone(), number, what });
+        }
+        self.untaken += 1;
+        if self.untaken == 1 {
+            let files = self.files;
+            self.note(&files.folder, &format_args!("record {number}: {what}"));
         }
         Ok(())
+    }
+
+    /// Where one record cannot be taken, others that lean on the same cannot either: they are counted.
+    fn note_untaken(&mut self) {
+        let others = self.untaken.saturating_sub(1);
+        if others > 0 {
+            let files = self.files;
+            self.note(&files.folder, &format_args!("{others} other records that could not be taken either"));
+        }
     }
 
     fn count(&mut self) {
@@ -288,7 +335,7 @@ impl Reading<'_> {
     }
 
     /// Something is gone.
-    fn note(&mut self, what: &dyn fmt::Display) {
-        self.damage.push(format!("{}: {what}", self.files.folder.display()));
+    fn note(&mut self, path: &Path, what: &dyn fmt::Display) {
+        self.damage.push(format!("{}: {what}", path.display()));
     }
 }

@@ -31,6 +31,7 @@ const RUN: u8 = 16;
 const HAND_ON: u8 = 17;
 const RESTORED: u8 = 18;
 const KEPT: u8 = 19;
+const GROUP_DONE: u8 = 20;
 
 /// Flags of an encoded message, beside its QoS and RETAIN.
 const EXPIRES: u8 = 1 << 3;
@@ -138,6 +139,11 @@ impl Writer<'_> {
                 self.of_group(message);
                 self.session(member);
             }
+            Envelope::GroupDone { message, member } => {
+                self.u8(GROUP_DONE);
+                self.of_group(message);
+                self.session(member);
+            }
             Envelope::GroupDeliver { of, member, qos, retain, identifier, message } => {
                 self.u8(GROUP_DELIVER);
                 self.of_group(of);
@@ -207,7 +213,8 @@ impl Writer<'_> {
 
     fn of_group(&mut self, of: OfGroup) {
         self.group(of.group);
-        self.u64(of.number);
+        // Numbers take 63 bits.
+        self.u64(of.number << 1 | u64::from(of.is_kept));
     }
 
     fn session(&mut self, session: SessionRef) {
@@ -331,6 +338,7 @@ impl<'a> Envelopes<'a> {
                 persistent: self.bool(),
             },
             GROUP_CREDIT => Envelope::GroupCredit { message: self.of_group(), member: self.session() },
+            GROUP_DONE => Envelope::GroupDone { message: self.of_group(), member: self.session() },
             GROUP_DELIVER => {
                 let (of, member, flags) = (self.of_group(), self.session(), self.u8());
                 let identifier = self.u32();
@@ -416,7 +424,8 @@ impl<'a> Envelopes<'a> {
     }
 
     fn of_group(&mut self) -> OfGroup {
-        OfGroup { group: self.group(), number: self.u64() }
+        let (group, number) = (self.group(), self.u64());
+        OfGroup { group, number: number >> 1, is_kept: number & 1 != 0 }
     }
 
     fn session(&mut self) -> SessionRef {
@@ -464,7 +473,7 @@ mod tests {
     fn every_envelope_comes_out_as_it_went_in() {
         let big = vec![7; LARGE];
         let group = GroupRef { owner: 3, index: 4, generation: 5 };
-        let of = OfGroup { group, number: u64::MAX };
+        let of = OfGroup { group, number: u64::MAX / 2, is_kept: true };
         let member = SessionRef { core: 6, index: 7, generation: 8 };
         let filter = TopicFilter::new("a/+").expect("a filter");
         let options = SubscriptionOptions { no_local: true, ..SubscriptionOptions::new(Qos::AtLeastOnce) };
@@ -521,6 +530,7 @@ mod tests {
             Envelope::GroupLeave { group, member },
             Envelope::GroupOnline { group, member, credit: 11, persistent: true },
             Envelope::GroupCredit { message: of, member },
+            Envelope::GroupDone { message: OfGroup { is_kept: false, ..of }, member },
             Envelope::GroupDeliver {
                 of,
                 member,

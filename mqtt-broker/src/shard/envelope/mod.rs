@@ -57,6 +57,8 @@ pub(super) struct OfGroup {
     pub(super) group: GroupRef,
     /// Its place in the group.
     pub(super) number: u64,
+    /// Whether the owner's store has it under this number.
+    pub(super) is_kept: bool,
 }
 
 /// Names a session on its home core.
@@ -123,6 +125,8 @@ pub(super) enum Envelope<'a> {
     GroupOnline { group: GroupRef, member: SessionRef, credit: u16, persistent: bool },
     /// A member has finished with a message.
     GroupCredit { message: OfGroup, member: SessionRef },
+    /// The same of one that it had begun, which the sender remembers until the receiver has committed that.
+    GroupDone { message: OfGroup, member: SessionRef },
     /// A message of the group for a member of the receiver.
     GroupDeliver {
         of: OfGroup,

@@ -3,7 +3,7 @@
 use mqtt_proto::types::PacketId;
 
 use super::session::Presence;
-use super::{Bound, Delivery, Image, MissingMessage, Pending, Session, Subscription, Will};
+use super::{Delivery, Image, MissingMessage, Pending, Session, Subscription, Will};
 use crate::message::Message;
 use crate::store::record::Record;
 
@@ -28,16 +28,22 @@ impl Image {
     /// [`MissingMessage`] if it keeps a message and none was told.
     pub fn apply_snapshot(&mut self, as_of: u64, record: &Record<'_>) -> Result<(), MissingMessage> {
         match *record {
+            Record::Started { at } => {
+                // What it meant for sessions is told with each of them.
+                self.earlier_starts.push(at);
+                Ok(())
+            }
             Record::Message { message, publisher, shared: true } => {
                 let message = message.to_message();
-                self.shared.push(message.clone());
+                if !self.has_gap {
+                    self.shared.push(message.clone());
+                }
                 self.last = Some((message, publisher));
                 Ok(())
             }
             Record::Again { number } => {
-                let message = self.shared.get(number as usize).ok_or(MissingMessage { seq: as_of })?;
-                self.last = Some((message.clone(), 0));
-                Ok(())
+                self.last = self.shared.get(number as usize).map(|message| (message.clone(), 0));
+                self.message(as_of).map(|_| ())
             }
             Record::Opened { client_id, .. } => {
                 // One that ended and came again while the snapshot was written is in it twice: the last time counts.
@@ -51,6 +57,13 @@ impl Image {
             _ => self.take(SNAPSHOT, record),
         }
         .map_err(|_| MissingMessage { seq: as_of })
+    }
+
+    /// Something is missing between the record that was taken last and the next one: what "the message" is, is not known until
+    /// it is told, and in a snapshot which number the next shared one has.
+    pub fn skip(&mut self) {
+        self.last = None;
+        self.has_gap = true;
     }
 
     fn take(&mut self, seq: u64, record: &Record<'_>) -> Result<(), MissingMessage> {
@@ -148,17 +161,16 @@ impl Image {
                 self.last_number = self.last_number.max(number);
                 self.groups.queue(group, number, message);
             }
-            Record::GroupBound { group, number, core, handed_as } => {
-                self.last_number = self.last_number.max(handed_as);
-                self.groups.bind(group, number, Some(Bound { core, handed_as }));
-            }
-            Record::GroupReturned { group, number } => self.groups.bind(group, number, None),
+            Record::GroupBegun { core, number } => self.begun.entry(core).or_default().push(number),
             Record::GroupTaken { group, number } => self.groups.take(group, number),
             Record::Parked { client_id, chunk } => {
                 self.with(seq, client_id, |session| session.park(chunk));
             }
             Record::Taken { client_id, count } => {
                 self.with(seq, client_id, |session| session.take_parked(count));
+            }
+            Record::Moved { client_id, from, to } => {
+                self.with(seq, client_id, |session| session.move_parked(from, to));
             }
         }
         Ok(())

@@ -40,8 +40,12 @@ impl Image {
         let mut dealt: Vec<Image> = (0..cores).map(|_| Image::new(seed)).collect();
         let last_time = images.iter().map(Image::last_time).max().unwrap_or(0);
         let last_number = images.iter().map(Image::last_number).max().unwrap_or(0);
+        let mut starts: Vec<u64> = images.iter().flat_map(Image::all_starts).collect();
+        starts.sort_unstable();
+        starts.dedup();
         for image in &mut dealt {
             (image.last_time, image.last_number) = (last_time, last_number);
+            image.earlier_starts.clone_from(&starts);
         }
         for image in images {
             deal_one(image, &mut dealt, |what| usize::from(home(what, cores)));
@@ -60,14 +64,9 @@ fn deal_one(mut image: Image, dealt: &mut [Image], home: impl Fn(Home<'_>) -> us
         let target = &mut dealt[home(Home::Group(&name))];
         let known = target.groups.0.entry(name).or_default();
         for message in group.messages {
-            match known.messages.back().filter(|last| last.number >= message.number) {
-                None => known.push(message),
-                // Another core's: numbers are of no account between cores.
-                Some(_) => {
-                    target.last_number += 1;
-                    known.push(GroupMessage { number: target.last_number, ..message });
-                }
-            }
+            // Those of two old cores may have the same numbers, and none is to be there twice.
+            target.last_number += 1;
+            known.push(GroupMessage { number: target.last_number, ..message });
         }
     }
     for mut session in image.sessions.into_list() {

@@ -3,7 +3,7 @@
 //! Both tell what they do as records: a log that goes on behind those it was read from needs them, or its later records
 //! would be about another state.
 
-use super::{Bound, Image, Session};
+use super::{GroupMessage, Image, Session};
 use crate::store::record::Record;
 
 impl Image {
@@ -42,7 +42,8 @@ impl Image {
             }
             !expired
         });
-        self.groups.drop_expired(now, |group, number| tell(&Record::GroupTaken { group, number }));
+        let is_due = |message: &GroupMessage| message.message.is_expired(now);
+        self.groups.take_all(is_due, |group, number| tell(&Record::GroupTaken { group, number }));
         self.pending.retain(|pending| {
             // One that is to be retained has yet to take the place of an older one, and is gone from there at once.
             let expired = pending.message.is_expired(now) && !pending.message.as_ref().retain;
@@ -53,27 +54,33 @@ impl Image {
         });
     }
 
-    /// Decides for each message that a shared group had handed to another core whose it is: the member's if that
-    /// core has it, else it waits in its group again. `images` are those of all cores, in their order; `tell` gets the
-    /// core whose record it is.
+    /// Takes out of the shared groups what a session of another core has begun, which is that session's alone. `images` are
+    /// those of all cores, in their order; `tell` gets the core whose record it is.
+    ///
+    /// What was begun stays known until the group's core has this on its disk. All else that was is over: no number is given
+    /// to a second message.
     pub fn settle(images: &mut [Image], mut tell: impl FnMut(u16, &Record<'_>)) {
-        for owner in 0..images.len() {
-            let mut bound: Vec<(Box<str>, u64, Bound)> = Vec::new();
-            for (name, group) in images[owner].groups() {
-                let messages = group.messages().filter_map(|message| Some((message.number, message.bound?)));
-                bound.extend(messages.map(|(number, bound)| (name.into(), number, bound)));
+        let mut taken: Vec<Vec<u64>> = vec![Vec::new(); images.len()];
+        for (owner, taken) in (0..).zip(&mut taken) {
+            let begun = images.iter().flat_map(|image| image.begun(owner));
+            let mut begun: Vec<u64> = begun.copied().collect();
+            if begun.is_empty() {
+                continue;
             }
-            for (group, number, Bound { core, handed_as }) in bound {
-                let member = images.get(usize::from(core));
-                let group = &*group;
-                if member.is_some_and(|member| member.handled(owner as u16) >= handed_as) {
-                    tell(owner as u16, &Record::GroupTaken { group, number });
-                    images[owner].groups.take(group, number);
-                } else {
-                    tell(owner as u16, &Record::GroupReturned { group, number });
-                    images[owner].groups.bind(group, number, None);
-                }
-            }
+            begun.sort_unstable();
+            let is_begun = |message: &GroupMessage| begun.binary_search(&message.number).is_ok();
+            images[usize::from(owner)].groups.take_all(is_begun, |group, number| {
+                tell(owner, &Record::GroupTaken { group, number });
+                taken.push(number);
+            });
+            taken.sort_unstable();
+        }
+        for image in images {
+            image.begun.retain(|&owner, numbers| {
+                let taken = taken.get(usize::from(owner)).map_or(&[][..], |taken| taken);
+                numbers.retain(|number| taken.binary_search(number).is_ok());
+                !numbers.is_empty()
+            });
         }
     }
 }

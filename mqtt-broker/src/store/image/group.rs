@@ -21,17 +21,6 @@ pub struct GroupMessage {
     pub number: u64,
     /// The message; it expires by wall time.
     pub message: Message,
-    /// Where it was handed to, if it is QoS 2 and its member lives on another core.
-    pub bound: Option<Bound>,
-}
-
-/// Where a group's message was handed to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bound {
-    /// The member's core.
-    pub core: u16,
-    /// The number under which it was handed on: it is the member's if its core has handled that.
-    pub handed_as: u64,
 }
 
 impl Group {
@@ -57,20 +46,13 @@ impl Group {
 
 impl Groups {
     pub(super) fn queue(&mut self, group: &str, number: u64, message: Message) {
-        let message = GroupMessage { number, message, bound: None };
+        let message = GroupMessage { number, message };
         match self.0.get_mut(group) {
             Some(group) => group.push(message),
             None => {
                 let messages = VecDeque::from([message]);
                 self.0.insert(group.into(), Group { messages });
             }
-        }
-    }
-
-    pub(super) fn bind(&mut self, group: &str, number: u64, bound: Option<Bound>) {
-        let Some(group) = self.0.get_mut(group) else { return };
-        if let Ok(place) = group.place(number) {
-            group.messages[place].bound = bound;
         }
     }
 
@@ -84,15 +66,19 @@ impl Groups {
         }
     }
 
-    /// Takes out the messages that are due; `taken` is told of each.
-    pub(super) fn drop_expired(&mut self, now: u64, mut taken: impl FnMut(&str, u64)) {
+    /// Takes out the messages for which `which` is true; `taken` is told of each.
+    pub(super) fn take_all(
+        &mut self,
+        which: impl Fn(&GroupMessage) -> bool,
+        mut taken: impl FnMut(&str, u64),
+    ) {
         self.0.retain(|name, group| {
             group.messages.retain(|message| {
-                let expired = message.message.is_expired(now);
-                if expired {
+                let goes = which(message);
+                if goes {
                     taken(name, message.number);
                 }
-                !expired
+                !goes
             });
             !group.messages.is_empty()
         });

@@ -28,10 +28,10 @@ use self::named::{HasName, Named};
 use self::session::Presence;
 use crate::message::Message;
 use crate::router::Retainable;
-use crate::store::cold::Chunk;
+use crate::store::cold::{Chunk, Parked};
 
 pub use deal::Home;
-pub use group::{Bound, Group, GroupMessage};
+pub use group::{Group, GroupMessage};
 pub use session::{Delivery, Session, Will};
 pub use snapshot::SnapshotMessages;
 pub(crate) use snapshot::write_parked;
@@ -47,14 +47,20 @@ pub struct Image {
     pending: VecDeque<Pending>,
     /// By the core that hands on: the last number that was taken.
     handled: BTreeMap<u16, u64>,
+    /// By the core of a shared group: the numbers of the messages that sessions of this core have begun, as they were told.
+    begun: BTreeMap<u16, Vec<u64>>,
     last_number: u64,
     /// When the broker was started, each time that the log tells of.
     starts: Vec<u64>,
+    /// The starts that mean nothing for a session any more, in order: they count for Wills.
+    earlier_starts: Vec<u64>,
     last_time: u64,
     /// What the next records mean by "the message", and its publisher's hash.
     last: Option<(Message, u32)>,
     /// The messages of a snapshot that come more than once, while it is read.
     shared: Vec<Message>,
+    /// Some of the snapshot was not read; how many shared messages, nobody knows.
+    has_gap: bool,
 }
 
 /// A message that other cores are yet to take.
@@ -71,6 +77,8 @@ pub struct Pending {
 /// An image taken apart, for who goes on with it.
 #[derive(Debug)]
 pub struct Parts {
+    /// When the broker was started, as far as that is known, in order. The last one is the present start.
+    pub starts: Vec<u64>,
     /// All sessions.
     pub sessions: Vec<Session>,
     /// The retained messages, as a rule in the order in which a snapshot told them.
@@ -81,6 +89,8 @@ pub struct Parts {
     pub pending: VecDeque<Pending>,
     /// By the core that hands on: the last number that was taken.
     pub handled: BTreeMap<u16, u64>,
+    /// By the core of a shared group: the numbers of the messages that sessions of this core have begun.
+    pub begun: BTreeMap<u16, Vec<u64>>,
     /// The highest number that this core has given to a message that it hands on or keeps for a group.
     pub last_number: u64,
 }
@@ -116,11 +126,14 @@ impl Image {
             groups: Groups::default(),
             pending: VecDeque::new(),
             handled: BTreeMap::new(),
+            begun: BTreeMap::new(),
             last_number: 0,
             starts: Vec::new(),
+            earlier_starts: Vec::new(),
             last_time: 0,
             last: None,
             shared: Vec::new(),
+            has_gap: false,
         }
     }
 
@@ -128,11 +141,13 @@ impl Image {
     pub fn into_parts(mut self) -> Parts {
         self.forget_starts();
         Parts {
+            starts: self.earlier_starts,
             sessions: self.sessions.into_list(),
             retained: self.retained.into_list(),
             groups: self.groups.0,
             pending: self.pending,
             handled: self.handled,
+            begun: self.begun,
             last_number: self.last_number,
         }
     }
@@ -143,6 +158,12 @@ impl Image {
         for session in self.sessions.iter_mut() {
             session.presence = session.presence.since(&starts).map_or(Presence::Connected(0), Presence::Away);
         }
+        self.earlier_starts.extend(starts);
+    }
+
+    /// When the broker was started, as far as that is known, in order.
+    fn all_starts(&self) -> impl Iterator<Item = u64> {
+        self.earlier_starts.iter().chain(&self.starts).copied()
     }
 
     /// How many sessions there are.
@@ -160,14 +181,15 @@ impl Image {
         self.sessions.get(client_id)
     }
 
-    /// Puts the messages that are parked among those that wait, for who cannot go on with chunks. `read` gives the messages
-    /// of one; `lost` is told the ClientID and the error where it cannot.
-    pub fn load_parked<E>(
-        &mut self,
-        mut read: impl FnMut(Chunk) -> Result<Vec<Delivery>, E>,
-        mut lost: impl FnMut(&str, E),
-    ) {
-        self.sessions.iter_mut().for_each(|session| session.load_parked(&mut read, &mut lost));
+    /// The chunks of all sessions.
+    pub fn chunks(&self) -> impl Iterator<Item = Chunk> {
+        self.sessions().filter_map(Session::parked).flat_map(Parked::chunks)
+    }
+
+    /// Gives up the chunks for which `keeps` is false; it is asked about each with the ClientID and how many messages still
+    /// wait there.
+    pub fn retain_parked(&mut self, mut keeps: impl FnMut(&str, Chunk, u32) -> bool) {
+        self.sessions.iter_mut().for_each(|session| session.retain_parked(&mut keeps));
     }
 
     /// Since when the session's Client has been away; `None` if it was connected at the end of the log.
@@ -198,6 +220,12 @@ impl Image {
     /// The last number that was taken of what `core` hands on; 0 for none.
     pub fn handled(&self, core: u16) -> u64 {
         self.handled.get(&core).copied().unwrap_or(0)
+    }
+
+    /// The numbers of the messages that sessions of this core have begun of shared groups of `core`, as they were told: one
+    /// may be there twice, or be over.
+    pub fn begun(&self, core: u16) -> &[u64] {
+        self.begun.get(&core).map_or(&[], |numbers| numbers)
     }
 
     /// The highest number that this core has given to a message that it hands on or keeps for a group. New ones are

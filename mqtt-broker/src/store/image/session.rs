@@ -7,7 +7,7 @@ use mqtt_proto::types::{PacketId, Qos, ReasonCode};
 
 use super::subscriptions::Subscriptions;
 use crate::message::Message;
-use crate::store::cold::{Chunk, Parked};
+use crate::store::cold::{Chunk, Parked, Place};
 use crate::store::record::Identifiers;
 
 /// A session, with all it holds.
@@ -213,26 +213,12 @@ impl Session {
         self.tidy();
     }
 
-    /// Has what is parked among those that wait in memory, as far as `read` can tell the messages of a chunk; `lost` gets
-    /// the error where it cannot.
-    pub(super) fn load_parked<E>(
-        &mut self,
-        read: &mut impl FnMut(Chunk) -> Result<Vec<Delivery>, E>,
-        lost: &mut impl FnMut(&str, E),
-    ) {
-        let Some(parked) = self.parked.take() else { return };
-        let mut taken = parked.taken() as usize;
-        let mut waiting = VecDeque::new();
-        for chunk in parked.chunks() {
-            match read(chunk) {
-                Ok(messages) => waiting.extend(messages.into_iter().skip(taken)),
-                Err(error) => lost(&self.client_id, error),
-            }
-            taken = 0;
+    /// Gives up the chunks for which `keeps` is false.
+    pub(super) fn retain_parked(&mut self, keeps: &mut impl FnMut(&str, Chunk, u32) -> bool) {
+        if let Some(parked) = &mut self.parked {
+            parked.retain(|chunk, messages| keeps(&self.client_id, chunk, messages));
         }
-        waiting.append(&mut self.waiting);
-        self.waiting = waiting;
-        self.tidy();
+        self.parked.take_if(|parked| parked.is_empty());
     }
 
     /// So many of those that are parked are over, or under way.
@@ -241,6 +227,13 @@ impl Session {
             parked.take(count.into(), |_| {});
         }
         self.parked.take_if(|parked| parked.is_empty());
+    }
+
+    /// The chunk that was in the one place is in the other.
+    pub(super) fn move_parked(&mut self, from: Place, to: Place) {
+        if let Some(parked) = &mut self.parked {
+            parked.relocate(from, to);
+        }
     }
 
     /// A delivery is over, in whatever phase it is.

@@ -62,13 +62,19 @@ impl Image {
         }
     }
 
-    /// What belongs to the core itself: the time, and the messages between it and other cores.
+    /// What belongs to the core itself: the time, the starts, and the messages between it and other cores.
     pub fn write_core(&self, mut tell: impl FnMut(&Record<'_>)) {
+        for at in self.all_starts() {
+            tell(&Record::Started { at });
+        }
         tell(&Record::Time { at: self.last_time });
         // None of this number is pending yet: it only says how far the numbers have got.
         tell(&Record::HandedOn { number: self.last_number });
         for (&core, &number) in &self.handled {
             tell(&Record::Handled { core, number });
+        }
+        for (&core, numbers) in &self.begun {
+            numbers.iter().for_each(|&number| tell(&Record::GroupBegun { core, number }));
         }
         for pending in &self.pending {
             let (message, publisher) = (pending.message.as_ref(), pending.publisher);
@@ -88,9 +94,6 @@ impl Image {
             let (group, number) = (name, message.number);
             tell(&messages.record(&message.message));
             tell(&Record::GroupQueued { group, number });
-            if let Some(bound) = message.bound {
-                tell(&Record::GroupBound { group, number, core: bound.core, handed_as: bound.handed_as });
-            }
         }
     }
 

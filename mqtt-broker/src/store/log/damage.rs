@@ -36,6 +36,11 @@ pub enum Fault {
     Records,
     /// The log ends before a record that was known to be in it.
     End,
+    /// Part of a snapshot does not verify.
+    Gap {
+        /// The byte from which on it can be read again, or its end.
+        until: u64,
+    },
     /// A snapshot ends before its total, or its total is another.
     Total,
 }
@@ -97,7 +102,8 @@ impl fmt::Display for Damage {
             Fault::Order => write!(f, "a commit does not follow on the one before it")?,
             Fault::Records => write!(f, "a commit verifies and holds no records")?,
             Fault::End => write!(f, "the log ends too early")?,
-            Fault::Total => write!(f, "the snapshot is not complete")?,
+            Fault::Gap { until } => write!(f, "what is there up to byte {until} does not verify")?,
+            Fault::Total => write!(f, "the snapshot ends here and is not complete")?,
         }
         match self.lost {
             Some((first, last)) if first == last => write!(f, " (record {first} is gone)")?,
@@ -109,7 +115,6 @@ impl fmt::Display for Damage {
                 ". Put back the files of this store alone, as they were when it was stopped"
             }
             Fault::Version(_) => ". Start the version that wrote it, or a newer one",
-            Fault::Total => ". Use the snapshot before it, or a backup",
             _ => ". Put back a backup of all files of the store, or let salvage keep what can be read",
         })
     }

@@ -129,6 +129,11 @@ impl Pending {
         self.base = self.taken;
     }
 
+    /// Bytes that were not taken.
+    pub(super) fn waiting(&self) -> u64 {
+        self.base + self.bytes.len() as u64 - self.taken
+    }
+
     /// Pages that all of it takes at most, chains that were taken out only in part included.
     pub(super) fn pages(&self) -> u64 {
         let begun = self.chains.front().map_or(self.closed, |chain| chain.start) - self.taken;

@@ -34,6 +34,8 @@ pub struct Record<'a> {
     pub kind: u8,
     /// What it says.
     pub body: &'a [u8],
+    /// Whether something before it could not be read: it leans on none of the records that came last.
+    pub is_behind_gap: bool,
 }
 
 /// What was dropped at the end of the log, as it was being written when the process ended.
@@ -90,6 +92,8 @@ pub struct Reader<'m, M: Media> {
     number: u64,
     /// The damage of which it is not known yet how far it goes.
     waiting: Option<usize>,
+    /// The next record comes behind some.
+    is_behind_gap: bool,
     clean: bool,
     torn: Option<Torn>,
     records: u64,
@@ -138,6 +142,7 @@ impl<'m, M: Media> Reader<'m, M> {
             left: 0..0,
             number: 0,
             waiting: None,
+            is_behind_gap: false,
             clean: false,
             torn: None,
             records: 0,
@@ -168,7 +173,8 @@ impl<'m, M: Media> Reader<'m, M> {
             }
         };
         self.records += 1;
-        Ok(Some(Record { number, kind, body: &self.bytes[body] }))
+        let is_behind_gap = std::mem::take(&mut self.is_behind_gap);
+        Ok(Some(Record { number, kind, body: &self.bytes[body], is_behind_gap }))
     }
 
     /// What there is to go on with, once there is no further record.
@@ -381,6 +387,7 @@ impl<'m, M: Media> Reader<'m, M> {
     /// The log goes on with this record: what is gone ends before it.
     fn resolve(&mut self, first: u64) {
         if let Some(damage) = self.waiting.take() {
+            self.is_behind_gap = true;
             self.verdict.damage[damage].lost = (first > self.next).then(|| (self.next, first - 1));
         }
     }

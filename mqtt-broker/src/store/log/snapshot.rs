@@ -1,18 +1,22 @@
 //! A snapshot: a file of records that stand for a log up to some point, made slice by slice while the log goes on.
 //!
 //! Invariant: a snapshot is read to its total, or it is damaged: its commits are counted, and the total has the number of
-//! its records and the checksum of all of them.
+//! its records and the checksum of all of them. A commit holds whole records, unless one alone is longer than a commit is as
+//! a rule; so what is behind a damaged commit can be read without it.
 
 use std::collections::VecDeque;
 
 use super::buffer::Buffer;
 use super::damage::{Damage, Fault, Place, ReadError, Verdict};
 use super::format::{
-    BODY_MAX, COMMIT_HEADER, CommitHeader, END, FileHeader, Identity, Kind, MORE, NoHeader, PAGE, Parsed,
-    body_crc, commit_bytes, parse_record, put_record,
+    BODY_MAX, COMMIT_BYTES_MAX, COMMIT_HEADER, CommitHeader, END, FileHeader, Identity, Kind, MORE, NoHeader,
+    PAGE, Parsed, body_crc, commit_bytes, parse_record, put_record,
 };
 use super::media::{Source, Window};
 use super::reader::Record;
+
+/// Bytes of records in a commit, unless one record has more: as much as is lost with one page.
+const COMMIT_BODY: usize = (64 << 10) - COMMIT_HEADER;
 
 /// Pages to be written to the file of a snapshot. The memory belongs to whoever writes until it is given back to
 /// [`SnapshotWriter::written`].
@@ -32,14 +36,26 @@ pub struct SnapshotFailed {
     pub offset: u64,
 }
 
-/// Records of one state: they become commits of their own.
+/// Records of one state that become one commit; or a long one, which becomes several.
 #[derive(Clone, Copy, Debug)]
-struct Slice {
+struct Chain {
     as_of: u64,
     /// Its bytes that were not written yet.
     left: usize,
     /// Commits of it that were written.
     part: u32,
+}
+
+impl Chain {
+    /// Whether so many bytes more of this state go into its commit.
+    fn takes(&self, as_of: u64, bytes: usize) -> bool {
+        self.as_of == as_of && self.part == 0 && self.left + bytes <= COMMIT_BODY
+    }
+
+    /// Bytes of records of its next commit.
+    fn next(&self) -> usize {
+        self.left.min(BODY_MAX)
+    }
 }
 
 /// Writes a snapshot. Appending and writing may take turns in any way: what is appended waits in memory.
@@ -55,7 +71,7 @@ pub struct SnapshotWriter {
     /// Records that wait; those before `taken` are written.
     bytes: Vec<u8>,
     taken: usize,
-    slices: VecDeque<Slice>,
+    chains: VecDeque<Chain>,
     offset: u64,
     commits: u64,
     records: u64,
@@ -83,7 +99,7 @@ impl SnapshotWriter {
             from,
             bytes: Vec::new(),
             taken: 0,
-            slices: VecDeque::new(),
+            chains: VecDeque::new(),
             offset: 0,
             commits: 0,
             records: 0,
@@ -106,9 +122,9 @@ impl SnapshotWriter {
         put_record(&mut self.bytes, kind, fill);
         let added = self.bytes.len() - before;
         self.records += 1;
-        match self.slices.back_mut() {
-            Some(slice) if slice.as_of == as_of => slice.left += added,
-            _ => self.slices.push_back(Slice { as_of, left: added, part: 0 }),
+        match self.chains.back_mut() {
+            Some(chain) if chain.takes(as_of, added) => chain.left += added,
+            _ => self.chains.push_back(Chain { as_of, left: added, part: 0 }),
         }
     }
 
@@ -127,7 +143,7 @@ impl SnapshotWriter {
         self.bytes.len() - self.taken
     }
 
-    /// The next write: the header, a commit that is full or will not grow any more, or the total. None while one is under
+    /// The next write: the header, commits that are full or will not grow any more, or the total. None while one is under
     /// way.
     pub fn poll_write(&mut self) -> Option<SnapshotWrite> {
         if self.is_complete {
@@ -139,23 +155,31 @@ impl SnapshotWriter {
             out.fill(0);
             let header = FileHeader { identity: self.identity, bytes: 0, generation: 0, first: self.from };
             header.encode(Kind::Snapshot, out);
-        } else if let Some(&slice) = self.slices.front() {
-            let will_grow = self.slices.len() == 1 && !self.is_finished;
-            // One byte more: so something is left to end the slice with.
-            if will_grow && slice.left <= BODY_MAX {
-                self.buffer = Some(pages);
-                return None;
-            }
-            self.commit(slice, &mut pages);
-        } else if self.is_finished {
+            return Some(SnapshotWrite { offset: 0, pages });
+        }
+        let mut len = 0;
+        while let Some(chain) = self.next_chain()
+            && len + commit_bytes(chain.next()) <= COMMIT_BYTES_MAX
+        {
+            len = self.commit(chain, &mut pages, len);
+        }
+        if len == 0 && self.chains.is_empty() && self.is_finished {
             let total = [&self.records.to_le_bytes()[..], &self.crc.to_le_bytes()].concat();
-            self.encode(&mut pages, &total, self.from, 0, END);
+            len = self.encode(&mut pages, len, &total, self.from, 0, END);
             self.is_total = true;
-        } else {
+        }
+        if len == 0 {
             self.buffer = Some(pages);
             return None;
         }
         Some(SnapshotWrite { offset: self.offset, pages })
+    }
+
+    /// The records that can be written now.
+    fn next_chain(&self) -> Option<Chain> {
+        let chain = *self.chains.front()?;
+        let may_grow = self.chains.len() == 1 && !self.is_finished && chain.left < COMMIT_BODY;
+        (!may_grow || chain.part > 0).then_some(chain)
     }
 
     /// A write is over: `bytes` of it are in the file, 0 if it failed.
@@ -173,16 +197,16 @@ impl SnapshotWriter {
         Ok(())
     }
 
-    /// A commit of the slice in front.
-    fn commit(&mut self, slice: Slice, pages: &mut Buffer) {
-        let length = slice.left.min(BODY_MAX);
-        let rest = slice.left - length;
+    /// A commit of the chain in front, behind the first `len` bytes of the pages. Answers where it ends.
+    fn commit(&mut self, chain: Chain, pages: &mut Buffer, len: usize) -> usize {
+        let length = chain.next();
+        let rest = chain.left - length;
         // Taken out for a moment: the borrow checker cannot see that encoding does not touch it.
         let bytes = std::mem::take(&mut self.bytes);
         let body = &bytes[self.taken..self.taken + length];
         self.crc = body_crc(self.crc, body);
         let more = if rest > 0 { MORE } else { 0 };
-        self.encode(pages, body, slice.as_of, slice.part, more);
+        let end = self.encode(pages, len, body, chain.as_of, chain.part, more);
         self.bytes = bytes;
         self.taken += length;
         if self.taken * 2 >= self.bytes.len() {
@@ -190,14 +214,24 @@ impl SnapshotWriter {
             self.taken = 0;
         }
         if rest == 0 {
-            self.slices.pop_front();
-        } else if let Some(slice) = self.slices.front_mut() {
-            (slice.left, slice.part) = (rest, slice.part + 1);
+            self.chains.pop_front();
+        } else if let Some(chain) = self.chains.front_mut() {
+            (chain.left, chain.part) = (rest, chain.part + 1);
         }
+        end
     }
 
-    fn encode(&mut self, pages: &mut Buffer, body: &[u8], as_of: u64, part: u32, flags: u32) {
-        let out = pages.pages(commit_bytes(body.len()));
+    fn encode(
+        &mut self,
+        pages: &mut Buffer,
+        at: usize,
+        body: &[u8],
+        as_of: u64,
+        part: u32,
+        flags: u32,
+    ) -> usize {
+        let end = at + commit_bytes(body.len());
+        let out = &mut pages.pages(end)[at..];
         out[COMMIT_HEADER..COMMIT_HEADER + body.len()].copy_from_slice(body);
         out[COMMIT_HEADER + body.len()..].fill(0);
         self.commits += 1;
@@ -211,6 +245,7 @@ impl SnapshotWriter {
             flags,
         };
         header.encode(Kind::Snapshot, self.seed, out);
+        end
     }
 }
 
@@ -239,7 +274,11 @@ pub struct SnapshotReader<F> {
     at: usize,
     records: u64,
     crc: u32,
+    /// Records that the total counts.
+    total: Option<u64>,
     reach: u64,
+    /// Something was lost since the last record.
+    is_behind_gap: bool,
     is_over: bool,
 }
 
@@ -248,21 +287,40 @@ impl<F: Source> SnapshotReader<F> {
     ///
     /// # Errors
     ///
-    /// If that fails, or it is no header of a snapshot of this store and core; salvage does not help then.
+    /// If that fails, or it is no header of a snapshot of this store and core.
     pub fn open(file: F, identity: Identity, salvage: bool) -> Result<SnapshotReader<F>, ReadError> {
-        let mut window = Window::new(file, Vec::new(), salvage).map_err(failed)?;
-        let page = window.at(0, PAGE).map_err(failed)?.unwrap_or_default();
-        let damaged = |fault| ReadError::Damage(Damage { place: Place::Snapshot(0), fault, lost: None });
-        let header = FileHeader::decode(Kind::Snapshot, page).map_err(|no| match no {
-            NoHeader::Version(version) => damaged(Fault::Version(version)),
-            NoHeader::Unverified => damaged(Fault::Total),
-        })?;
-        if header.identity != identity {
-            return Err(damaged(Fault::Foreign));
-        }
+        let mut reader = SnapshotReader::begin(file, identity, salvage)?;
+        let page = reader.window.at(0, PAGE).map_err(failed)?.unwrap_or_default();
+        let fault = match FileHeader::decode(Kind::Snapshot, page) {
+            Ok(header) if header.identity == identity => {
+                reader.header.from = header.first;
+                reader.reach = header.first - 1;
+                return Ok(reader);
+            }
+            Ok(_) => Fault::Foreign,
+            Err(NoHeader::Version(version)) => Fault::Version(version),
+            Err(NoHeader::Unverified) if page.is_empty() => Fault::Total,
+            Err(NoHeader::Unverified) => Fault::Header,
+        };
+        Err(ReadError::Damage(Damage { place: Place::Snapshot(0), fault, lost: None }))
+    }
+
+    /// Goes on behind a header that does not verify, to salvage what is there: every commit tells by its checksum whose it
+    /// is. `from` is what the header said, which the file is named by.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read at all.
+    pub fn behind_header(file: F, identity: Identity, from: u64) -> Result<SnapshotReader<F>, ReadError> {
+        let mut reader = SnapshotReader::begin(file, identity, true)?;
+        (reader.header.from, reader.reach) = (from, from.saturating_sub(1));
+        Ok(reader)
+    }
+
+    fn begin(file: F, identity: Identity, salvage: bool) -> Result<SnapshotReader<F>, ReadError> {
         Ok(SnapshotReader {
-            window,
-            header: SnapshotHeader { identity, from: header.first },
+            window: Window::new(file, Vec::new(), salvage).map_err(failed)?,
+            header: SnapshotHeader { identity, from: 0 },
             seed: identity.seed(),
             verdict: Verdict::new(salvage),
             offset: PAGE as u64,
@@ -272,7 +330,9 @@ impl<F: Source> SnapshotReader<F> {
             at: 0,
             records: 0,
             crc: identity.seed(),
-            reach: header.first.saturating_sub(1),
+            total: None,
+            reach: 0,
+            is_behind_gap: false,
             is_over: false,
         })
     }
@@ -287,9 +347,14 @@ impl<F: Source> SnapshotReader<F> {
         self.reach
     }
 
-    /// What is damaged, if it is to be salvaged.
+    /// What is damaged so far, if it is to be salvaged.
     pub fn damage(&self) -> &[Damage] {
         &self.verdict.damage
+    }
+
+    /// Records that were read, and how many there are, if the total is there to tell.
+    pub fn records(&self) -> (u64, Option<u64>) {
+        (self.records, self.total)
     }
 
     /// The next record, whose number says as of which record of the log it holds. None behind the total.
@@ -305,19 +370,23 @@ impl<F: Source> SnapshotReader<F> {
                     self.at += body.end;
                     break (kind, at + body.start..at + body.end);
                 }
-                Parsed::Bad => self.lose(Fault::Records)?,
+                Parsed::Bad => self.lose(Some(Fault::Records))?,
                 Parsed::Partial if self.is_over => return Ok(None),
                 Parsed::Partial => self.step()?,
             }
         };
         self.records += 1;
         let number = self.last.map_or(0, |header| header.first);
-        Ok(Some(Record { number, kind, body: &self.bytes[body] }))
+        let is_behind_gap = std::mem::take(&mut self.is_behind_gap);
+        Ok(Some(Record { number, kind, body: &self.bytes[body], is_behind_gap }))
     }
 
     /// Reads the next commit.
     fn step(&mut self) -> Result<(), ReadError> {
-        let Some(header) = self.look(self.offset)? else { return self.lose(Fault::Total) };
+        let Some(header) = self.look(self.offset)? else {
+            let is_cut = self.offset >= self.window.len();
+            return self.lose(is_cut.then_some(Fault::Total));
+        };
         let goes_on = self.last.filter(|last| last.has(MORE));
         let follows = header.generation == self.commits + 1
             && match goes_on {
@@ -325,7 +394,7 @@ impl<F: Source> SnapshotReader<F> {
                 None => header.part == 0 && self.at == self.bytes.len(),
             };
         if !follows {
-            return self.lose(Fault::Total);
+            return self.lose(Some(Fault::Order));
         }
         let whole = self.window.at(self.offset, COMMIT_HEADER + header.length as usize).map_err(failed)?;
         let body = &whole.expect("it was read just now")[COMMIT_HEADER..];
@@ -334,8 +403,9 @@ impl<F: Source> SnapshotReader<F> {
         if header.has(END) {
             let total = [&self.records.to_le_bytes()[..], &self.crc.to_le_bytes()].concat();
             self.is_over = true;
+            self.total = body.first_chunk().map(|records| u64::from_le_bytes(*records));
             if self.verdict.damage.is_empty() && (body != total || self.offset != self.window.len()) {
-                return self.lose(Fault::Total);
+                return self.lose(Some(Fault::Total));
             }
             return Ok(());
         }
@@ -358,24 +428,27 @@ impl<F: Source> SnapshotReader<F> {
         Ok(whole.is_some_and(|bytes| header.verifies(seed, &bytes[COMMIT_HEADER..])).then_some(header))
     }
 
-    /// Something is gone: goes on with the next slice that can be read, if it is to be salvaged.
-    fn lose(&mut self, fault: Fault) -> Result<(), ReadError> {
-        self.verdict.note(Damage { place: Place::Snapshot(self.offset), fault, lost: None })?;
+    /// Something is gone, as far as to the next chain that can be read: goes on with that, if it is to be salvaged. No
+    /// fault: what is here does not verify.
+    fn lose(&mut self, fault: Option<Fault>) -> Result<(), ReadError> {
+        let place = Place::Snapshot(self.offset);
         self.bytes.clear();
         self.at = 0;
         self.last = None;
+        self.is_behind_gap = true;
         while !self.is_over {
             match self.look(self.offset)? {
                 Some(header) if header.part == 0 && header.generation > self.commits => {
                     self.commits = header.generation - 1;
-                    return Ok(());
+                    break;
                 }
                 Some(header) => self.offset += header.bytes(),
                 None => self.offset += PAGE as u64,
             }
             self.is_over = self.offset >= self.window.len();
         }
-        Ok(())
+        let until = self.offset.min(self.window.len());
+        self.verdict.note(Damage { place, fault: fault.unwrap_or(Fault::Gap { until }), lost: None })
     }
 }
 

@@ -59,6 +59,16 @@ pub enum Purpose {
     CleanUp,
 }
 
+/// What the disk said when a segment was to be made last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Disk {
+    Gives,
+    /// It has no room for one.
+    Refuses,
+    /// It had none and is to be asked again. Nothing counts on what it will say.
+    AskedAgain,
+}
+
 /// The segments of a log.
 #[derive(Debug)]
 pub(super) struct Space {
@@ -71,8 +81,9 @@ pub(super) struct Space {
     next_number: u32,
     /// A segment is being made.
     making: bool,
-    /// Making the last one failed.
-    refused: bool,
+    disk: Disk,
+    /// So many bytes found no room, and no segment has become free since.
+    lacked: Option<usize>,
     /// Free segments that somebody waits for.
     wanted: usize,
     /// Free segments without which what was appended cannot be written, whatever number there may be.
@@ -91,8 +102,19 @@ impl Space {
     ) -> Space {
         assert!(segment_bytes > 0 && segment_bytes.is_multiple_of(SEGMENT_STEP), "a multiple of 64 KiB");
         let peaks = [live.len(), live.len() + free.len()];
-        let (making, refused, wanted, owed) = (false, false, 0, 0);
-        Space { live, free, segment_bytes, segments_max, next_number, making, refused, wanted, owed, peaks }
+        Space {
+            live,
+            free,
+            segment_bytes,
+            segments_max,
+            next_number,
+            making: false,
+            disk: Disk::Gives,
+            lacked: None,
+            wanted: 0,
+            owed: 0,
+            peaks,
+        }
     }
 
     pub(super) fn live(&self) -> impl ExactSizeIterator<Item = Live> {
@@ -101,6 +123,12 @@ impl Space {
 
     pub(super) fn free(&self) -> usize {
         self.free.len()
+    }
+
+    /// All segments and their bytes, with the one that was taken and is not live yet.
+    pub(super) fn files(&self, taken: Option<Segment>) -> (u64, u64) {
+        let segments = self.live.iter().map(|live| &live.segment).chain(&self.free).chain(&taken);
+        segments.fold((0, 0), |(files, bytes), segment| (files + 1, bytes + u64::from(segment.bytes)))
     }
 
     /// Pages of all free segments.
@@ -132,6 +160,7 @@ impl Space {
     pub(super) fn release(&mut self, up_to: u64) {
         while self.live.len() > 1 && self.live[0].last <= up_to {
             self.free.extend(self.live.pop_front().map(|live| live.segment));
+            self.lacked = None;
         }
         self.peaks = [self.live.len(), self.peaks[0]];
     }
@@ -155,7 +184,8 @@ impl Space {
         u64::from(self.segment_bytes) / PAGE as u64 - 1
     }
 
-    /// Whether `bytes` of records go into `left` pages and the free segments, which may not be taken up altogether.
+    /// Whether `bytes` of records go into `left` pages and the free segments, which may not be taken up altogether. What is
+    /// to be kept and found no room finds none before a segment has become free: a page here and there lets nobody in.
     pub(super) fn room_for(&mut self, bytes: usize, left: u64, purpose: Purpose) -> Room {
         let each = self.pages_each();
         let reserve = match purpose {
@@ -163,16 +193,23 @@ impl Space {
             Purpose::CleanUp => 0,
         };
         let missing = (pages_for(bytes) + reserve).saturating_sub(left);
-        if missing == 0 {
+        let lacks = purpose == Purpose::Keep && self.lacked.is_some_and(|lacked| lacked <= bytes);
+        if missing == 0 && !lacks {
             return Room::Now;
         }
-        let more = missing.div_ceil(each);
+        let more = missing.div_ceil(each).max(u64::from(lacks));
         let there = (self.live.len() + self.free.len()) as u64;
-        if self.refused || there + more > u64::from(self.segments_max) {
-            return Room::Full;
+        let may_have_more = there + more <= u64::from(self.segments_max) && self.disk != Disk::Refuses;
+        if may_have_more {
+            self.wanted = self.wanted.max(self.free.len() + more as usize);
         }
-        self.wanted = self.wanted.max(self.free.len() + more as usize);
-        Room::Soon
+        if may_have_more && self.disk == Disk::Gives && !lacks {
+            return Room::Soon;
+        }
+        if purpose == Purpose::Keep {
+            self.lacked = Some(self.lacked.map_or(bytes, |lacked| lacked.min(bytes)));
+        }
+        Room::Full
     }
 
     /// The segment to be made now. What was appended without asking for room must become durable, or a snapshot that stands
@@ -181,7 +218,7 @@ impl Space {
         let free = self.free.len();
         let enough = free >= self.wanted.max(self.owed).max(FREE);
         let most = self.live.len() + free >= self.segments_max as usize && free >= self.owed;
-        if enough || most || self.making || self.refused {
+        if enough || most || self.making || self.disk == Disk::Refuses {
             return None;
         }
         self.making = true;
@@ -191,8 +228,9 @@ impl Space {
     /// It was made, or could not be.
     pub(super) fn made(&mut self, done: bool) {
         assert!(std::mem::take(&mut self.making), "a segment was asked for");
-        self.refused = !done;
+        self.disk = if done { Disk::Gives } else { Disk::Refuses };
         if done {
+            self.lacked = None;
             self.free.push_back(Segment { number: self.next_number, bytes: self.segment_bytes });
             self.next_number += 1;
         }
@@ -201,8 +239,10 @@ impl Space {
         }
     }
 
-    /// Segments may be asked for again.
+    /// A segment may be asked for again. There is no more room before it is made.
     pub(super) fn try_again(&mut self) {
-        self.refused = false;
+        if self.disk == Disk::Refuses {
+            self.disk = Disk::AskedAgain;
+        }
     }
 }

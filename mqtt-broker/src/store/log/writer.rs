@@ -254,7 +254,7 @@ impl Log {
         self.space.made(done);
     }
 
-    /// The disk may have room again.
+    /// The disk may have room again: a segment is asked for once more. What found no room finds some once it is made.
     pub fn try_again(&mut self) {
         self.space.try_again();
     }
@@ -302,6 +302,11 @@ impl Log {
         self.pending.next()
     }
 
+    /// Bytes of records that no write has taken yet.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.pending.waiting()
+    }
+
     /// The segments that hold the log, oldest first.
     pub fn live(&self) -> impl ExactSizeIterator<Item = Live> {
         self.space.live()
@@ -310,6 +315,15 @@ impl Log {
     /// The segment that is begun when the current one is full.
     pub fn next_segment(&self) -> Option<u32> {
         self.space.next_segment()
+    }
+
+    /// Files that there are, and their bytes: those that hold the log, and those that are kept for what comes.
+    pub fn files(&self) -> (u64, u64) {
+        let begun = match self.under_way {
+            Some(UnderWay::Header(segment)) => Some(segment),
+            _ => None,
+        };
+        self.space.files(begun)
     }
 
     /// Segments that can be written to.

@@ -6,7 +6,7 @@ use mqtt_proto::types::{Qos, SharedFilter, TopicName};
 use super::wire::{Fault, Reader};
 use super::{Identifiers, KINDS_PER_VERSION, Record, RecordError, VERSION, flag, kind};
 use crate::message::MessageRef;
-use crate::store::cold::{CHUNK_HEAD, Chunk};
+use crate::store::cold::{CHUNK_HEAD, Chunk, Place};
 
 const NUMBER: &str = "number of a message";
 
@@ -43,8 +43,9 @@ fn read<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Result<Record<'a>, Faul
             topic(reader).map(|topic| Record::RetainedRemoved { topic: topic.as_str() })
         }
         kind::HAND_ON..=kind::HANDLED => read_handing_on(kind, reader),
-        kind::GROUP_QUEUED..=kind::GROUP_TAKEN => read_group(kind, reader),
-        kind::PARKED | kind::TAKEN => read_parked(kind, reader),
+        kind::GROUP_BEGUN => read_begun(reader),
+        kind::GROUP_QUEUED | kind::GROUP_TAKEN => read_group(kind, reader),
+        kind::PARKED | kind::TAKEN | kind::MOVED => read_parked(kind, reader),
         _ => return None,
     })
 }
@@ -123,6 +124,10 @@ fn read_handing_on<'a>(kind: u8, reader: &mut Reader<'a>) -> Result<Record<'a>, 
     })
 }
 
+fn read_begun<'a>(reader: &mut Reader<'a>) -> Result<Record<'a>, Fault> {
+    Ok(Record::GroupBegun { core: core(reader)?, number: counted(reader)? })
+}
+
 fn read_group<'a>(kind: u8, reader: &mut Reader<'a>) -> Result<Record<'a>, Fault> {
     const FIELD: &str = "shared group";
     let group = reader.text(FIELD)?;
@@ -132,10 +137,6 @@ fn read_group<'a>(kind: u8, reader: &mut Reader<'a>) -> Result<Record<'a>, Fault
     let number = counted(reader)?;
     Ok(match kind {
         kind::GROUP_QUEUED => Record::GroupQueued { group, number },
-        kind::GROUP_BOUND => {
-            Record::GroupBound { group, number, core: core(reader)?, handed_as: counted(reader)? }
-        }
-        kind::GROUP_RETURNED => Record::GroupReturned { group, number },
         _ => Record::GroupTaken { group, number },
     })
 }
@@ -150,10 +151,15 @@ fn read_parked<'a>(kind: u8, reader: &mut Reader<'a>) -> Result<Record<'a>, Faul
         return Ok(Record::Taken { client_id, count: counted(reader)? });
     }
     const FIELD: &str = "place in a file";
-    let place = |reader: &mut Reader<'a>| {
-        Some(reader.number()?).filter(|&place| place <= u64::MAX / 2).ok_or(Fault::Field(FIELD))
+    let number = |reader: &mut Reader<'a>| {
+        Some(reader.number()?).filter(|&number| number <= u64::MAX / 2).ok_or(Fault::Field(FIELD))
     };
-    let (file, offset, bytes) = (place(reader)?, place(reader)?, reader.number_u32(FIELD)?);
+    let place = |reader: &mut Reader<'a>| Ok(Place { file: number(reader)?, offset: number(reader)? });
+    let from = place(reader)?;
+    if kind == kind::MOVED {
+        return Ok(Record::Moved { client_id, from, to: place(reader)? });
+    }
+    let (Place { file, offset }, bytes) = (from, reader.number_u32(FIELD)?);
     if (bytes as usize) <= CHUNK_HEAD {
         return Err(Fault::Field(FIELD));
     }

@@ -33,11 +33,11 @@ impl Record<'_> {
             Record::HandedOn { .. } => kind::HANDED_ON,
             Record::Handled { .. } => kind::HANDLED,
             Record::GroupQueued { .. } => kind::GROUP_QUEUED,
-            Record::GroupBound { .. } => kind::GROUP_BOUND,
-            Record::GroupReturned { .. } => kind::GROUP_RETURNED,
+            Record::GroupBegun { .. } => kind::GROUP_BEGUN,
             Record::GroupTaken { .. } => kind::GROUP_TAKEN,
             Record::Parked { .. } => kind::PARKED,
             Record::Taken { .. } => kind::TAKEN,
+            Record::Moved { .. } => kind::MOVED,
         }
     }
 
@@ -107,21 +107,13 @@ impl Record<'_> {
             Record::Retained => {}
             Record::RetainedRemoved { topic } => put_bytes(out, topic.as_bytes()),
             Record::HandOn { number } | Record::HandedOn { number } => put_number(out, number),
-            Record::Handled { core, number } => {
+            Record::Handled { core, number } | Record::GroupBegun { core, number } => {
                 put_number(out, core.into());
                 put_number(out, number);
             }
-            Record::GroupQueued { group, number }
-            | Record::GroupReturned { group, number }
-            | Record::GroupTaken { group, number } => {
+            Record::GroupQueued { group, number } | Record::GroupTaken { group, number } => {
                 put_bytes(out, group.as_bytes());
                 put_number(out, number);
-            }
-            Record::GroupBound { group, number, core, handed_as } => {
-                put_bytes(out, group.as_bytes());
-                put_number(out, number);
-                put_number(out, core.into());
-                put_number(out, handed_as);
             }
             Record::Parked { client_id, chunk } => {
                 put_bytes(out, client_id.as_bytes());
@@ -133,6 +125,13 @@ impl Record<'_> {
             Record::Taken { client_id, count } => {
                 put_bytes(out, client_id.as_bytes());
                 put_number(out, count.into());
+            }
+            Record::Moved { client_id, from, to } => {
+                put_bytes(out, client_id.as_bytes());
+                for place in [from, to] {
+                    put_number(out, place.file);
+                    put_number(out, place.offset);
+                }
             }
         }
     }

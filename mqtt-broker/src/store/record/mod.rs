@@ -17,7 +17,7 @@ use mqtt_proto::packet::SubscriptionOptions;
 use mqtt_proto::types::{PacketId, Qos};
 
 use crate::message::MessageRef;
-use crate::store::cold::Chunk;
+use crate::store::cold::{Chunk, Place};
 
 pub use identifiers::Identifiers;
 
@@ -203,23 +203,12 @@ pub enum Record<'a> {
         /// Its number at this core; those of a group wait in this order.
         number: u64,
     },
-    /// A group's QoS 2 message is handed to a member on another core. It is that core's once it has
-    /// [`Record::Handled`] the new number.
-    GroupBound {
-        /// The group.
-        group: &'a str,
-        /// Under which it is queued.
-        number: u64,
-        /// The member's core.
+    /// A session of this core was sent a QoS 2 message of a shared group: what the group's core has queued under this number
+    /// waits for nobody else.
+    GroupBegun {
+        /// The group's core.
         core: u16,
-        /// The number under which it is handed on.
-        handed_as: u64,
-    },
-    /// A message that was bound waits in its group again, in its old place.
-    GroupReturned {
-        /// The group.
-        group: &'a str,
-        /// Under which it is queued.
+        /// Its number at that core.
         number: u64,
     },
     /// A group's message is done with: acknowledged, dropped, or a member's own.
@@ -243,6 +232,15 @@ pub enum Record<'a> {
         client_id: &'a str,
         /// How many.
         count: u32,
+    },
+    /// A chunk is in another place from now on, with the same messages.
+    Moved {
+        /// Whose session.
+        client_id: &'a str,
+        /// Where it was.
+        from: Place,
+        /// Where it is.
+        to: Place,
     },
 }
 
@@ -309,11 +307,11 @@ mod kind {
     pub(super) const HANDED_ON: u8 = 23;
     pub(super) const HANDLED: u8 = 24;
     pub(super) const GROUP_QUEUED: u8 = 25;
-    pub(super) const GROUP_BOUND: u8 = 26;
-    pub(super) const GROUP_RETURNED: u8 = 27;
+    pub(super) const GROUP_BEGUN: u8 = 26;
     pub(super) const GROUP_TAKEN: u8 = 28;
     pub(super) const PARKED: u8 = 29;
     pub(super) const TAKEN: u8 = 30;
+    pub(super) const MOVED: u8 = 31;
 }
 
 /// The flags of a message and of a delivery.

@@ -179,8 +179,29 @@ impl Store for Handle {
         has_room
     }
 
+    fn waiting_bytes(&self) -> u64 {
+        self.0.borrow().log.waiting_bytes()
+    }
+
     fn cold(&mut self) -> Option<&mut dyn Cold> {
         Some(&mut self.1)
+    }
+}
+
+impl Disk {
+    /// Makes the segments that the log asks for, if there is room; whether one was made.
+    fn make_segments(&mut self) -> bool {
+        let mut any = false;
+        while let Some(segment) = self.log.poll_make() {
+            let is_made = self.files.left == Left::Plenty;
+            if is_made {
+                let made = File(Rc::new(vec![0; segment.bytes as usize]));
+                self.files.segments.insert(segment.number, made);
+            }
+            self.log.made(is_made);
+            any |= is_made;
+        }
+        any
     }
 }
 
@@ -263,15 +284,12 @@ impl Handle {
     pub(crate) fn go_on(&self) {
         let disk = &mut *self.0.borrow_mut();
         disk.log.boundary();
-        while let Some(segment) = disk.log.poll_make() {
-            let is_made = disk.files.left == Left::Plenty;
-            if is_made {
-                let made = File(Rc::new(vec![0; segment.bytes as usize]));
-                disk.files.segments.insert(segment.number, made);
-            }
-            disk.log.made(is_made);
-        }
+        disk.make_segments();
         if disk.writing.is_none() {
+            disk.writing = disk.log.poll_write();
+        }
+        // What cannot be written for want of a segment has asked for it.
+        if disk.writing.is_none() && disk.make_segments() {
             disk.writing = disk.log.poll_write();
         }
     }

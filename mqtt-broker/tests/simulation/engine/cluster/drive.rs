@@ -105,10 +105,13 @@ pub(crate) trait Drive {
             }
             Action::Handoff { id, to, handed } => {
                 let Some(nth) = self.client_of(core, id) else { return };
+                let cluster = self.cluster();
+                cluster.handovers += 1;
+                let handover = cluster.handovers;
+                cluster.moving.push((handover, nth, to.index(), handed));
                 if let Some(link) = self.link(nth) {
-                    link.id = None;
+                    (link.id, link.handover) = (None, handover);
                 }
-                self.cluster().moving.push((nth, to.index(), handed));
             }
             Action::Established { .. } | Action::PauseRead { .. } | Action::ResumeRead { .. } => {}
             other => panic!("an action that the simulation does not know: {other:?}"),
@@ -172,6 +175,8 @@ pub(crate) trait Drive {
 
     fn give_room(&mut self, core: usize) {
         self.cluster().disks[core].leave(Left::Plenty);
+        // There is none before the segments are made that are asked for.
+        self.look_for_room(core);
         self.look_for_room(core);
     }
 
@@ -186,9 +191,10 @@ pub(crate) trait Drive {
         if moving.is_empty() {
             return false;
         }
-        let (nth, to, handed) = moving.swap_remove(random.index(moving.len()));
+        let (handover, nth, to, handed) = moving.swap_remove(random.index(moving.len()));
         let id = shards[to].connection_arrived(handed, *now).expect("there is room for all connections");
-        match self.link(nth).filter(|link| link.id.is_none() && !link.is_closed) {
+        let is_its = |link: &&mut Link| link.handover == handover && link.id.is_none() && !link.is_closed;
+        match self.link(nth).filter(is_its) {
             Some(link) => {
                 (link.core, link.id) = (to, Some(id));
                 self.call(to, |_, _| ());

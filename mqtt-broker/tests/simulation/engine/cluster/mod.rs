@@ -27,6 +27,9 @@ pub(crate) use start::{HASH_KEY, begin, home, start};
 
 pub(crate) type Check<T = ()> = Result<T, Violation>;
 
+/// Bytes of a chunk, where nothing else is said.
+const CHUNK_BYTES: usize = 64 << 10;
+
 pub(crate) fn violation<T>(rule: &'static str, text: String) -> Check<T> {
     Err(Violation { rule, text })
 }
@@ -43,8 +46,9 @@ pub(crate) struct Cluster {
     chunks: Rc<RefCell<cold::Chunks>>,
     /// By sender and receiver.
     pub(crate) lanes: Vec<VecDeque<EnvelopeBatch>>,
-    /// Connections on their way to another core.
-    moving: Vec<(usize, usize, Box<Handed>)>,
+    /// Connections on their way to another core, with the number of the hand-over.
+    moving: Vec<(u64, usize, usize, Box<Handed>)>,
+    handovers: u64,
     /// A core whose writes are not done, or which is dead.
     pub(crate) held: Option<usize>,
     pub(crate) is_dying: bool,
@@ -67,15 +71,21 @@ impl Cluster {
             limits: Arc::new(limits),
             shards: Vec::new(),
             disks: Vec::new(),
-            chunks: Rc::default(),
+            chunks: Rc::new(RefCell::new(cold::Chunks::new(CHUNK_BYTES))),
             lanes: Vec::new(),
             moving: Vec::new(),
+            handovers: 0,
             held: None,
             is_dying: false,
             crashes: 0,
             segments_max,
             stores: 0,
         }
+    }
+
+    /// The same, with chunks of so many bytes.
+    pub(crate) fn with_chunks(self, chunk_bytes: usize) -> Cluster {
+        Cluster { chunks: Rc::new(RefCell::new(cold::Chunks::new(chunk_bytes))), ..self }
     }
 
     pub(crate) fn say(&self, what: impl FnOnce() -> String) {

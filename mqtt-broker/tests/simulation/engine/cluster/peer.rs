@@ -53,6 +53,8 @@ pub(crate) struct Link {
     pub(crate) core: usize,
     /// None while it is on its way to another core, and once it is closed.
     pub(crate) id: Option<ConnectionId>,
+    /// Which of all hand-overs is its own, if it was handed over.
+    pub(super) handover: u64,
     pub(crate) is_closed: bool,
     pub(crate) is_accepted: bool,
     /// The CONNECT of an earlier connection has arrived late, and may have taken the session over.
@@ -138,6 +140,7 @@ impl Peer {
         self.link = Some(Link {
             core,
             id: Some(id),
+            handover: 0,
             is_closed: false,
             is_accepted: false,
             is_doubtful: false,

@@ -1,11 +1,12 @@
 //! Power fails, and the broker starts again on what is left.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use mqtt_broker::config::CoreId;
 use mqtt_broker::ports::Ports;
 use mqtt_broker::shard::{Shard, ShardConfig, home_of};
+use mqtt_broker::store::cold::Chunk;
 use mqtt_broker::store::image::{self, Home, Image};
 use mqtt_broker::store::log::{Identity, Log};
 use mqtt_broker::store::record::Record;
@@ -81,11 +82,13 @@ impl Cluster {
             log.append(record.kind(), |out| record.encode(out));
         };
         let start = Image::start_at(&images, self.now.wall_millis);
-        for (image, log) in images.iter_mut().zip(&mut logs) {
+        for (core, (image, log)) in images.iter_mut().zip(&mut logs).enumerate() {
+            let mut over: BTreeSet<Chunk> = image.chunks().collect();
             image.expire(start, |record| note(log, record));
+            image.chunks().for_each(|chunk| _ = over.remove(&chunk));
+            self.chunks.borrow_mut().expired(core, over, log.next() - 1);
         }
         Image::settle(&mut images, |core, record| note(&mut logs[usize::from(core)], record));
-        self.chunks.borrow_mut().started(&images);
         self.disks = files
             .into_iter()
             .zip(logs)

@@ -7,6 +7,7 @@
 mod act;
 mod client;
 mod judge;
+mod pile;
 mod plan;
 mod restart;
 mod take;

@@ -21,6 +21,9 @@ pub(crate) struct Setting {
     pub(crate) queue_memory_bytes_max: u64,
     /// A Client that is away and could come back does so once in so many times.
     pub(crate) back_once_in: u64,
+    /// Bytes of a chunk of what is parked.
+    pub(crate) chunk_bytes: usize,
+    pub(crate) store_waiting_bytes_max: u32,
 }
 
 /// A Client, as it is each time it connects.
@@ -59,6 +62,8 @@ pub(crate) enum What {
     Arrive,
     /// A chunk of a queue is written or read.
     Chunk,
+    /// Some Clients leave and much is published to them; then one is back.
+    Pile,
     /// Milliseconds pass.
     Pass,
     /// Seconds pass, a minute at most.
@@ -86,16 +91,20 @@ pub(crate) enum What {
 const EXPIRIES: [u32; 3] = [5, 40, 100];
 const QUEUE_BYTES: [u64; 6] = [0, 0, 0, 1, 300, 1_000];
 
+/// What may wait for a disk before publishers do.
+const WAITING_BYTES: [u32; 4] = [1 << 30, 1 << 30, 1_000, 100];
+
 /// The run of a seed.
 pub(crate) fn plan(seed: u64) -> (Setting, Vec<Step>) {
     let mut random = Random::new(seed, &[9]);
     let cores = random.pick(&[1, 2, 2, 3]);
     let mut parties: Vec<Party> = (0..2 + random.index(4)).map(|nth| party(nth, &mut random)).collect();
     parties.push(Party { expiry: 0, has_will: false, ..parties[0] });
-    let queue_memory_bytes_max = Random::new(seed, &[10]).pick(&QUEUE_BYTES);
+    let mut parking = Random::new(seed, &[10]);
+    let queue_memory_bytes_max = parking.pick(&QUEUE_BYTES);
     // Whoever is away for long has much to come.
     let back_once_in = match queue_memory_bytes_max {
-        0 => Random::new(seed, &[11]).pick(&[1, 1, 4, 20]),
+        0 => Random::new(seed, &[15]).pick(&[1, 1, 4, 20]),
         _ => 5,
     };
     let setting = Setting {
@@ -107,6 +116,8 @@ pub(crate) fn plan(seed: u64) -> (Setting, Vec<Step>) {
         segments_max: random.pick(&[6, 8, 10_000, 10_000]),
         queue_memory_bytes_max,
         back_once_in,
+        chunk_bytes: parking.pick(&[64 << 10, 100, 100, 200]),
+        store_waiting_bytes_max: Random::new(seed, &[11]).pick(&WAITING_BYTES),
     };
     // Rare things happen in some runs only, so that others have long stretches without.
     let (fills, fails, slows) = (random.once_in(2), random.once_in(2), random.once_in(3));
@@ -126,6 +137,7 @@ pub(crate) fn plan(seed: u64) -> (Setting, Vec<Step>) {
                 7 if fills => What::Refuse,
                 8 if slows => What::Slow,
                 9..=14 if fills_often => What::Fill,
+                9..=16 if parks => What::Pile,
                 9..=20 => What::PassLong,
                 21..=220 => What::Deliver,
                 221..=320 => What::Written,
@@ -134,7 +146,7 @@ pub(crate) fn plan(seed: u64) -> (Setting, Vec<Step>) {
                 921..=1_120 => What::Act,
                 1_121..=1_200 => What::Pass,
                 1_201..=1_300 => What::Snapshot,
-                1_301..=1_350 if parks => What::Chunk,
+                1_301..=1_380 if parks => What::Chunk,
                 _ => What::Arrive,
             };
             add(what, &mut random);

@@ -1,5 +1,5 @@
 //! When Wills may be published, and when they have to be: once their Client has been away for as long as they wait, at the
-//! earliest half a minute behind a start, unless it is back before; in the life of one broker once at most.
+//! earliest half a minute behind the first start since then, unless it is back before; in the life of one broker once at most.
 
 use mqtt_proto::types::Qos;
 
@@ -7,7 +7,7 @@ use super::client::{Away, Client, Wanted, WillPlan};
 use super::judge::{Judge, matches};
 use crate::engine::cluster::{Check, violation};
 
-/// Milliseconds behind a start within which no Will of a Client that was there before is published.
+/// Milliseconds behind the first start since its Client was there within which no Will is published.
 pub(super) const GRACE: u64 = 30_000;
 
 /// What is known of a Will. Times are milliseconds of the broker's present life.
@@ -169,6 +169,8 @@ impl Wills {
     /// Power has failed at `before`, and the broker has started again at `now`. `wall`: what time it may be for it.
     pub(super) fn crashed(&mut self, before: u64, now: u64, wall: (u64, u64), clients: &[Client]) {
         for will in &mut self.0 {
+            // Who had that time behind an earlier start has what is left of it.
+            let least = if will.most > 1 { 0 } else { GRACE };
             let waits = will.waits * 1000;
             // At QoS 1 it may come once more.
             will.most += u64::from(will.fate != Fate::Over);
@@ -182,7 +184,7 @@ impl Wills {
                 }
                 None => (waits, waits),
             };
-            let (from, by) = (now + from.max(GRACE), now + by.max(GRACE));
+            let (from, by) = (now + from.max(least), now + by.max(GRACE));
             will.fate = match will.fate {
                 Fate::Armed => Fate::Waits { from, by, again: false },
                 Fate::Waits { from: was, again, .. } => {

@@ -75,12 +75,12 @@ impl Drive for World {
     fn arrived_late(&mut self, nth: usize) {
         self.wills.doubt(nth);
         let client = &mut self.clients[nth];
-        if !client.peer.link.as_ref().is_some_and(|link| link.is_accepted) {
+        if client.away.is_some() {
             client.may_be_back(self.latest);
-            if client.session == Known::Unsure {
-                // A CONNECT under way would find a session that the Client knows nothing of.
-                self.cut(nth);
-            }
+        }
+        // Whose session its CONNECT finds is not known: it comes once more, with Clean Start.
+        if client.session == Known::Unsure && !client.clean {
+            self.cut(nth);
         }
     }
 
@@ -110,7 +110,9 @@ impl World {
         limits.receive_maximum = setting.receive_maximum;
         limits.output_bytes_max = setting.output_bytes_max;
         limits.queue_memory_bytes_max = setting.queue_memory_bytes_max;
-        let cluster = Cluster::new(Random::new(0, &[]), limits, setting.segments_max, prints);
+        limits.store_waiting_bytes_max = setting.store_waiting_bytes_max;
+        let cluster = Cluster::new(Random::new(0, &[]), limits, setting.segments_max, prints)
+            .with_chunks(setting.chunk_bytes);
         let parties = setting.parties.iter().enumerate();
         let mut world = World {
             latest: cluster.now.wall_millis,
@@ -168,6 +170,7 @@ impl World {
                 let core = self.cluster.random.index(self.cluster.shards.len());
                 self.serve(core)?;
             }
+            What::Pile => self.pile()?,
             What::Pass => {
                 let millis = self.cluster.random.below(50);
                 self.pass(millis);
@@ -263,6 +266,7 @@ impl World {
     fn slow(&mut self) -> Check {
         let held = self.cluster.random.index(self.cluster.disks.len());
         self.rest(Rest::AsIs)?;
+        self.cluster.check_files()?;
         self.cluster.say(|| format!("** the disk of core {held} is silent"));
         self.cluster.held = Some(held);
         for _ in 0..self.cluster.random.below(12) {

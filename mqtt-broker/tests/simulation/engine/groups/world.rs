@@ -22,6 +22,11 @@ pub(super) struct World {
     clients: Vec<Client>,
     /// With which QoS members subscribe.
     granted: Qos,
+    /// Whether members leave groups, and whether they end their sessions.
+    leave: bool,
+    end: bool,
+    /// The core whose writes take longer than those of others.
+    slow: Option<usize>,
     judge: Judge,
 }
 
@@ -43,7 +48,14 @@ impl Drive for World {
     }
 
     fn connect(&mut self, nth: usize) {
-        self.cluster.say(|| format!("{} connects", self.clients[nth].name));
+        let client = &mut self.clients[nth];
+        if self.end && nth > PUBLISHERS && client.has_session && client.is_kept {
+            client.begins_anew |= self.cluster.random.once_in(8);
+        }
+        if client.begins_anew && (self.leave || self.granted == Qos::ExactlyOnce) {
+            self.judge.may_end(&client.groups, self.cluster.limits.in_flight_max);
+        }
+        self.cluster.say(|| format!("{} connects, anew: {}", client.name, client.begins_anew));
         self.open(nth);
         self.clients[nth].open();
     }
@@ -68,6 +80,7 @@ impl Drive for World {
                 client.groups.insert(group, true);
                 self.judge.is_founded[group] |= nth == PUBLISHERS;
             }
+            Packet::UnsubAck(unsuback) => client.leaving.retain(|id| *id != unsuback.packet_id),
             Packet::Publish(publish) => return self.take_publish(nth, &publish),
             _ => {}
         }
@@ -91,6 +104,8 @@ impl World {
         let cores = random.pick(&[1, 1, 2, 3]);
         let granted = random.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce]);
         let members = 1 + random.index(4);
+        let (leave, end) = (random.percent(50), random.percent(30));
+        let slow = random.percent(60).then(|| random.index(usize::from(cores)));
         let mut clients: Vec<_> = (0..PUBLISHERS)
             .map(|nth| Client::new(format!("from-{nth}"), true, limits.in_flight_max))
             .collect();
@@ -105,19 +120,21 @@ impl World {
         let mut judge = Judge::new(&GROUPS);
         // The standard orders nothing for groups [MQTT-4.6.0-6]. What one core has for one member it orders nevertheless.
         judge.is_ordered = members == 1 && cores == 1;
-        // A member on another core than its group's may be sent a QoS 2 message once more.
-        judge.is_exact = cores == 1;
+        // What was started at QoS 1 is the session's own once that has left the group.
+        judge.own_from = if leave { Qos::AtLeastOnce } else { Qos::ExactlyOnce };
         let cluster = Cluster::new(random, limits, SEGMENTS_MAX, prints);
-        let mut world = World { cluster, clients, granted, judge };
+        let mut world = World { cluster, clients, granted, leave, end, slow, judge };
         begin(&mut world, cores);
         world
     }
 
     pub(super) fn run(mut self) -> Check<u64> {
         for _ in 0..2 + self.cluster.random.below(3) {
-            for _ in 0..self.cluster.random.below(1_500) {
+            // Much can be under way where crashes are rare.
+            let crash_once_in = self.cluster.random.pick(&[300, 300, 1_500]);
+            for _ in 0..self.cluster.random.below(5 * crash_once_in) {
                 self.event()?;
-                if self.cluster.random.once_in(300) {
+                if self.cluster.random.once_in(crash_once_in) {
                     self.crash()?;
                 }
             }
@@ -144,7 +161,9 @@ impl World {
             }
             2 => {
                 let core = self.cluster.random.index(self.cluster.disks.len());
-                self.written(core);
+                if self.slow != Some(core) || self.cluster.random.once_in(12) {
+                    self.written(core);
+                }
             }
             3..=5 => drop(self.feed(client, bytes)),
             6..=8 => drop(self.read(client, bytes)?),
@@ -168,7 +187,11 @@ impl World {
             return self.cut(nth);
         }
         if nth >= PUBLISHERS {
-            return self.clients[nth].subscribe(&GROUPS, self.granted);
+            let (client, random) = (&mut self.clients[nth], &mut self.cluster.random);
+            if self.leave && nth > PUBLISHERS && random.once_in(2) {
+                return client.unsubscribe(&GROUPS, random);
+            }
+            return client.subscribe(&GROUPS, self.granted);
         }
         let qos = self.cluster.random.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce]);
         let client = &mut self.clients[nth];
@@ -190,14 +213,19 @@ impl World {
         let cores = if random.once_in(3) { random.pick(&[1, 2, 3]) } else { old };
         self.cluster.say(|| format!("** crash, {old} cores, then {cores}"));
         if cores != old {
-            (self.judge.is_exact, self.judge.is_ordered) = (false, false);
+            self.judge.is_ordered = false;
         }
         start(self, cores, remains);
         Ok(())
     }
 
     fn cut(&mut self, nth: usize) {
-        self.cluster.say(|| format!("{} is cut", self.clients[nth].name));
+        let client = &self.clients[nth];
+        if client.begins_anew && client.peer.link.as_ref().is_some_and(|link| link.id.is_none()) {
+            // A CONNECT that arrives late would end the session of a later one.
+            return;
+        }
+        self.cluster.say(|| format!("{} is cut", client.name));
         if let Some(link) = self.clients[nth].peer.link.take()
             && let Some(id) = link.id
         {
@@ -207,8 +235,11 @@ impl World {
 
     fn take_connack(&mut self, nth: usize, session_present: bool) -> Check {
         let client = &mut self.clients[nth];
-        if client.is_kept && client.has_session && !session_present {
-            return violation("session", format!("that of {} is gone", client.name));
+        if client.is_kept && client.has_session && session_present == client.begins_anew {
+            return violation("session", format!("that of {} is there: {session_present}", client.name));
+        }
+        if client.begins_anew {
+            client.has_begun_anew();
         }
         client.has_session = true;
         if let Some(link) = &mut client.peer.link {

@@ -1,0 +1,96 @@
+//! A store that writes more slowly than Clients publish: whoever adds to it waits, and nobody else.
+
+use mqtt_broker::config::Limits;
+use mqtt_proto::packet::{Packet, Publish};
+use mqtt_proto::types::{Qos, Version};
+
+use crate::cluster::{limits, publish};
+use crate::disk::Disk;
+use crate::handing_on::{goes_away, name_on};
+use crate::seen::{ok, packet_id};
+
+const BYTES_MAX: usize = 100_000;
+
+fn little() -> Limits {
+    limits(|limits| {
+        limits.store_waiting_bytes_max = BYTES_MAX as u32;
+        limits.lane_bytes_max = 65_536;
+    })
+}
+
+#[test]
+fn who_publishes_retained_messages_waits_for_the_store() {
+    // At home on either core.
+    for topic in ["a", "b", "c", "d"] {
+        let (mut cluster, disk) = Disk::new(2, little());
+        let listener = cluster.connect(1, Version::V5, "listener");
+        cluster.subscribe(listener, "live", Qos::AtMostOnce);
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        let other = cluster.connect(0, Version::V5, "other");
+        disk.set_late(true);
+        let mut payload = vec![7; 10_000];
+        for number in 0..100 {
+            payload[0] = number;
+            let message = Publish { retain: true, ..publish(topic, &payload, Qos::AtMostOnce, 0) };
+            cluster.send(publisher, &Packet::Publish(message));
+        }
+        assert!(cluster.is_paused(publisher));
+        let waits = disk.waiting_bytes();
+        assert!((BYTES_MAX..2 * BYTES_MAX).contains(&waits), "{waits} bytes wait");
+        // What the store is not told of goes by, unless it needs a lane that is full.
+        cluster.publish(other, "live", b"x");
+        if !cluster.is_paused(other) {
+            cluster.expect_message(listener, "live", b"x");
+        }
+        for _ in 0..50 {
+            disk.commit(&mut cluster);
+            assert!(disk.waiting_bytes() < 2 * BYTES_MAX);
+        }
+        assert!(!cluster.is_paused(publisher) && !cluster.is_paused(other));
+        let late = cluster.connect(0, Version::V5, "late");
+        cluster.subscribe(late, topic, Qos::AtMostOnce);
+        assert_eq!(cluster.take(late).1[0], 99);
+    }
+}
+
+#[test]
+fn who_publishes_for_sessions_that_are_kept_waits_for_the_store() {
+    for (core, qos) in
+        [0, 1].into_iter().flat_map(|core| [(core, Qos::AtLeastOnce), (core, Qos::ExactlyOnce)])
+    {
+        let (mut cluster, disk) = Disk::new(2, little());
+        let name = name_on(&mut cluster, core, "away");
+        goes_away(&mut cluster, &name, "a");
+        let publisher = name_on(&mut cluster, 0, "publisher");
+        let publisher = cluster.connect(0, Version::V5, &publisher);
+        disk.set_late(true);
+        let payload = vec![7; 10_000];
+        for id in 1..=100 {
+            cluster.send(publisher, &Packet::Publish(publish("a", &payload, qos, id)));
+        }
+        assert!(cluster.is_paused(publisher));
+        let waits = disk.waiting_bytes();
+        assert!((BYTES_MAX..2 * BYTES_MAX).contains(&waits), "{waits} bytes wait");
+        (0..50).for_each(|_| disk.commit(&mut cluster));
+        for id in 1..=100 {
+            let answer = if qos == Qos::AtLeastOnce { Packet::PubAck } else { Packet::PubRec };
+            cluster.expect(publisher, |packet| assert_eq!(packet, &answer(ok(packet_id(id)))));
+        }
+    }
+}
+
+#[test]
+fn where_the_store_is_full_nobody_waits_for_it() {
+    let (mut cluster, disk) = Disk::new(1, little());
+    let publisher = cluster.connect(0, Version::V5, "publisher");
+    disk.set_late(true);
+    disk.set_full(true);
+    cluster.look_at_stores();
+    let payload = vec![7; 10_000];
+    for _ in 0..100 {
+        let message = Publish { retain: true, ..publish("a", &payload, Qos::AtMostOnce, 0) };
+        cluster.send(publisher, &Packet::Publish(message));
+    }
+    assert!(!cluster.is_paused(publisher));
+    assert_eq!(cluster.total(|stats| stats.dropped_retained_full), 100);
+}
