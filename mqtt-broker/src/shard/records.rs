@@ -99,8 +99,13 @@ impl Records {
     }
 
     fn tell_time(&mut self, now: Now) {
+        self.tell_time_after(now, TIME_EVERY);
+    }
+
+    /// Tells wall time unless it was told within so many milliseconds.
+    fn tell_time_after(&mut self, now: Now, millis: u64) {
         let at = self.wall(now);
-        if at >= self.told + TIME_EVERY {
+        if at >= self.told + millis {
             self.told = at;
             self.store.append_later(&Record::Time { at });
         }
@@ -151,6 +156,11 @@ impl Records {
     /// Tells `message`, which expires by monotonic time; its number.
     fn tell(&mut self, now: Now, message: &MessageRef<'_>, publisher: u32) -> u64 {
         let expires_at = message.expires_at.map(|at| self.wall_at(now, at));
+        if expires_at.is_some() {
+            // A start takes time up from what was told if the clock is behind: no message may have more time left than it came
+            // with [MQTT-3.3.2-6].
+            self.tell_time_after(now, 1);
+        }
         let message = MessageRef { expires_at, ..*message };
         self.append_later(now, &Record::Message { message, publisher, shared: false });
         self.messages += 1;

@@ -392,6 +392,45 @@ fn a_session_ends_by_the_time_that_its_client_was_away() {
 }
 
 #[test]
+fn a_snapshot_soon_behind_a_start_does_not_make_a_session_with_a_will_last_longer() {
+    for cores in CORES {
+        let (mut cluster, disk) = Disk::new(cores, Limits::default());
+        with_will(&mut cluster, "c", 100, 2, true);
+        let cluster = disk.restart(cluster, 0);
+        // Its time is over, and it stays for the sake of its Will.
+        let mut cluster = disk.restart(cluster, 3_600_000);
+        disk.snapshot(&mut cluster, 1_000_000, |_| ());
+        let mut cluster = disk.restart(cluster, 0);
+        cluster.advance(29_999);
+        assert_eq!(cluster.total(|stats| stats.sessions), 1);
+        cluster.advance(1);
+        assert_eq!(cluster.total(|stats| stats.sessions), 0);
+    }
+}
+
+#[test]
+fn a_message_has_no_more_time_left_behind_a_start_than_it_came_with() {
+    for cores in CORES {
+        let (mut cluster, disk) = Disk::new(cores, Limits::default());
+        goes_away(&mut cluster, "c", "a");
+        cluster.advance(500);
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        let expiry = [Property::MessageExpiryInterval(100)];
+        let message =
+            Publish { properties: Properties::new(&expiry), ..publish("a", b"x", Qos::AtLeastOnce, 1) };
+        cluster.send(publisher, &Packet::Publish(message));
+        cluster.now.wall_millis -= 10_000;
+        let mut cluster = disk.restart(cluster, 0);
+        let client = resume(&mut cluster, "c");
+        let left = cluster.expect(client, |packet| match packet {
+            Packet::Publish(publish) => publish.properties.message_expiry_interval(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(left, Some(100));
+    }
+}
+
+#[test]
 fn what_a_full_queue_or_time_has_dropped_stays_dropped() {
     for overflow in [Overflow::DropOldest, Overflow::DropNewest] {
         let bounds = limits(|limits| {

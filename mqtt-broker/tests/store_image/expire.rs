@@ -1,5 +1,6 @@
 //! What time takes away at a start, and what is settled between cores.
 
+use mqtt_broker::message::MessageRef;
 use mqtt_broker::store::image::Image;
 use mqtt_broker::store::record::{Identifiers, Record};
 use mqtt_proto::types::Qos;
@@ -128,6 +129,21 @@ fn messages_that_are_due_go_but_for_those_under_way() {
             raw(&Record::HandedOn { number: 1 }),
         ]
     );
+}
+
+#[test]
+fn a_message_on_its_way_to_be_retained_stays_although_its_time_is_over() {
+    let due = |retain| MessageRef { retain, ..message("t", b"new", Qos::ExactlyOnce, Some(5)) };
+    let turn = vec![
+        told(due(true)),
+        raw(&Record::HandOn { number: 1 }),
+        told(due(false)),
+        raw(&Record::HandOn { number: 2 }),
+    ];
+    let mut image = fold(&[turn]);
+    let told = expire(&mut image, 5);
+    assert!(image.pending().map(|pending| pending.number).eq([1]));
+    assert_eq!(told, [raw(&Record::Started { at: 5 }), raw(&Record::HandedOn { number: 2 })]);
 }
 
 #[test]

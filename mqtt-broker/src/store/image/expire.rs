@@ -45,7 +45,8 @@ impl Image {
         let is_due = |message: &GroupMessage| message.message.is_expired(now);
         self.groups.take_all(is_due, |group, number| tell(&Record::GroupTaken { group, number }));
         self.pending.retain(|pending| {
-            let expired = pending.message.is_expired(now);
+            // One that is to be retained has yet to take the place of an older one, and is gone from there at once.
+            let expired = pending.message.is_expired(now) && !pending.message.as_ref().retain;
             if expired {
                 tell(&Record::HandedOn { number: pending.number });
             }

@@ -87,14 +87,14 @@ impl Files {
         }
     }
 
-    /// What the files add up to, and the log to go on with. `each` sees every record.
+    /// What the files add up to, the log to go on with, and whether that has the mark of a clean end. `each` sees every record.
     pub(crate) fn read(
         &self,
         identity: Identity,
         segments_max: u32,
         seed: [u64; 4],
         mut each: impl FnMut(&Record<'_>),
-    ) -> (Image, Log) {
+    ) -> (Image, Log, bool) {
         let mut image = Image::new(seed);
         let (mut from, mut reach) = (1, 0);
         if let Some((file, last)) = &self.snapshot {
@@ -116,8 +116,9 @@ impl Files {
             image.apply(record.number, &said).expect("messages come first");
         }
         let found = reader.finish().expect("a crash is no damage");
+        let is_clean = found.clean;
         let config = LogConfig { identity, segment_bytes: SEGMENT_STEP, segments_max };
-        (image, Log::open(config, found))
+        (image, Log::open(config, found), is_clean)
     }
 
     /// The files of a new core that begins with this image.
@@ -266,6 +267,17 @@ impl Handle {
         let percent = random.pick(&[0, 50, 90]);
         disk.files.write(&write, || random.percent(percent));
         Some(disk.log.written(write, 0))
+    }
+
+    /// Nothing is appended any more: the log gets the mark of a clean end.
+    pub(crate) fn end(&self) {
+        self.0.borrow_mut().log.end();
+        self.go_on();
+    }
+
+    /// Whether the log has that, and all is written.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.0.borrow().log.is_ended()
     }
 
     /// A call of the shard is over: a write begins if none is under way.

@@ -22,7 +22,7 @@ use super::random::Random;
 
 pub(crate) use disk::{Handle, Left};
 pub(crate) use drive::{Drive, Rest};
-pub(crate) use peer::{Flow, Link, Message, Peer};
+pub(crate) use peer::{Flow, Link, Message, Peer, Phase};
 pub(crate) use start::{HASH_KEY, begin, home, start};
 
 pub(crate) type Check<T = ()> = Result<T, Violation>;

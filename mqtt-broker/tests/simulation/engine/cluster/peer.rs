@@ -1,7 +1,7 @@
 //! A Client's side of a session and its connection: what it has to send again it sends again, in order, and a QoS 2 message it
 //! takes once.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mqtt_broker::shard::{ConnectionId, Now};
 use mqtt_proto::codec::{self, Framer};
@@ -39,6 +39,8 @@ pub(crate) struct Message<'a> {
 
 pub(crate) struct Peer {
     version: Version,
+    /// QoS 1 and 2 messages that the broker may send without an acknowledgement.
+    in_flight_max: u16,
     pub(crate) flows: VecDeque<Flow>,
     /// QoS 2 messages that it has taken and whose PUBREL has not come.
     pub(crate) taken: BTreeMap<PacketId, usize>,
@@ -64,6 +66,13 @@ pub(crate) struct Link {
     pub(crate) to_broker: Vec<u8>,
     pub(super) from_broker: Vec<u8>,
     framer: Framer,
+    /// Bytes that were sent, and those of them that have arrived.
+    sent: u64,
+    arrived: u64,
+    /// Where acknowledgements end that free room for another message once they have arrived.
+    freed: VecDeque<u64>,
+    /// QoS 2 messages of this connection that are not over.
+    under_way: BTreeSet<PacketId>,
 }
 
 impl Link {
@@ -74,11 +83,24 @@ impl Link {
 
     /// What arrives next, `bytes` bytes at most.
     pub(super) fn next_input(&mut self, bytes: usize) -> Vec<u8> {
-        match self.goodbye.as_mut().filter(|_| self.to_broker.is_empty()) {
+        let some: Vec<u8> = match self.goodbye.as_mut().filter(|_| self.to_broker.is_empty()) {
             // By itself, so that it is certain what the connection ended by.
             Some(goodbye) => std::mem::take(goodbye),
             None => self.to_broker.drain(..bytes.min(self.to_broker.len())).collect(),
+        };
+        self.arrived += some.len() as u64;
+        some
+    }
+
+    /// A message came that takes room until it is over; how many there are now for the broker, which may have heard of fewer
+    /// acknowledgements when it sent this one.
+    fn takes_room(&mut self, id: PacketId, qos: Qos) -> usize {
+        while self.freed.pop_front_if(|at| *at <= self.arrived).is_some() {}
+        let others = self.freed.len() + self.under_way.len();
+        if qos == Qos::ExactlyOnce {
+            self.under_way.insert(id);
         }
+        others + 1
     }
 }
 
@@ -86,12 +108,16 @@ fn ok(id: PacketId) -> Ack<'static> {
     Ack::new(id, ReasonCode::SUCCESS)
 }
 
+/// What has no payload removes what is retained: nobody knows which message it is.
+const REMOVAL: usize = usize::MAX;
+
 /// Identifiers come round soon.
 const IDS: u16 = 4;
 
 impl Peer {
-    pub(crate) fn new(version: Version) -> Peer {
-        Peer { version, flows: VecDeque::new(), taken: BTreeMap::new(), link: None, next_id: 0 }
+    pub(crate) fn new(version: Version, in_flight_max: u16) -> Peer {
+        let (flows, taken) = (VecDeque::new(), BTreeMap::new());
+        Peer { version, in_flight_max, flows, taken, link: None, next_id: 0 }
     }
 
     /// Its session is another one: what belonged to the old one is gone.
@@ -123,6 +149,10 @@ impl Peer {
             to_broker: Vec::new(),
             from_broker: Vec::new(),
             framer: Framer::default(),
+            sent: 0,
+            arrived: 0,
+            freed: VecDeque::new(),
+            under_way: BTreeSet::new(),
         });
     }
 
@@ -133,7 +163,17 @@ impl Peer {
 
     pub(crate) fn send(&mut self, packet: &Packet<'_>) {
         if let Some(link) = self.link.as_mut().filter(|link| link.goodbye.is_none()) {
+            let before = link.to_broker.len();
             codec::encode(packet, self.version, &mut link.to_broker).expect("a Client's packet");
+            link.sent += (link.to_broker.len() - before) as u64;
+        }
+    }
+
+    /// Sends the last packet about a message of the broker's.
+    fn send_last(&mut self, packet: &Packet<'_>) {
+        self.send(packet);
+        if let Some(link) = &mut self.link {
+            link.freed.push_back(link.sent);
         }
     }
 
@@ -196,7 +236,10 @@ impl Peer {
     pub(crate) fn completed(&mut self, kind: PacketType, id: PacketId) {
         if kind == PacketType::PubRel {
             self.taken.remove(&id);
-            self.send(&Packet::PubComp(ok(id)));
+            match self.link.as_mut().is_some_and(|link| link.under_way.remove(&id)) {
+                true => self.send_last(&Packet::PubComp(ok(id))),
+                false => self.send(&Packet::PubComp(ok(id))),
+            }
         } else {
             self.flows.retain(|flow| flow.id != id);
         }
@@ -204,16 +247,23 @@ impl Peer {
 
     /// A message comes, and is acknowledged; its number if it is taken now. `name`: the Client's.
     pub(crate) fn take(&mut self, name: &str, publish: &Publish<'_>) -> Check<Option<usize>> {
-        let number = publish.payload.try_into().map(usize::from_le_bytes);
-        let message = number.expect("payloads are numbers");
+        let message = match publish.payload {
+            [] => REMOVAL,
+            number => number.try_into().map(usize::from_le_bytes).expect("payloads are numbers"),
+        };
         let id = publish.packet_id.expect("nothing is published at QoS 0");
+        let room = self.link.as_mut().map_or(0, |link| link.takes_room(id, publish.qos));
+        if room > self.in_flight_max.into() {
+            let text = format!("{name} gets {message}, which is the {room}th of {}", self.in_flight_max);
+            return violation("receive maximum", text);
+        }
         if publish.qos == Qos::AtLeastOnce {
-            self.send(&Packet::PubAck(ok(id)));
-            return Ok(Some(message));
+            self.send_last(&Packet::PubAck(ok(id)));
+            return Ok(Some(message).filter(|&message| message != REMOVAL));
         }
         self.send(&Packet::PubRec(ok(id)));
         match self.taken.insert(id, message) {
-            None => Ok(Some(message)),
+            None => Ok(Some(message).filter(|&message| message != REMOVAL)),
             Some(known) if known == message && publish.dup => Ok(None),
             Some(known) => {
                 let dup = publish.dup;

@@ -28,6 +28,18 @@ pub(crate) struct Remains {
     files: Vec<Files>,
     logs: Vec<Log>,
     pub(crate) images: Vec<Image>,
+    /// Whether all logs have the mark of a clean end.
+    pub(crate) are_clean: bool,
+}
+
+impl Remains {
+    fn add(&mut self, files: Files, found: (Image, Log, bool)) {
+        let (image, log, is_clean) = found;
+        self.files.push(files);
+        self.images.push(image);
+        self.logs.push(log);
+        self.are_clean &= is_clean;
+    }
 }
 
 impl Cluster {
@@ -36,13 +48,12 @@ impl Cluster {
         self.crashes += 1;
         self.shards.clear();
         self.moving.clear();
-        let mut remains = Remains { files: Vec::new(), logs: Vec::new(), images: Vec::new() };
+        let mut remains =
+            Remains { files: Vec::new(), logs: Vec::new(), images: Vec::new(), are_clean: true };
         for (core, disk) in std::mem::take(&mut self.disks).into_iter().enumerate() {
             let files = disk.crash(&mut self.random);
-            let (image, log) = files.read(self.identity(core), self.segments_max, SEED, &mut each);
-            remains.files.push(files);
-            remains.logs.push(log);
-            remains.images.push(image);
+            let found = files.read(self.identity(core), self.segments_max, SEED, &mut each);
+            remains.add(files, found);
         }
         self.chunks.borrow_mut().start(&remains.images)?;
         Ok(remains)
@@ -54,20 +65,19 @@ impl Cluster {
 
     /// New disks that hold these images.
     fn deal(&self, images: &[Image]) -> Remains {
-        let mut remains = Remains { files: Vec::new(), logs: Vec::new(), images: Vec::new() };
+        let mut remains =
+            Remains { files: Vec::new(), logs: Vec::new(), images: Vec::new(), are_clean: true };
         for (core, image) in images.iter().enumerate() {
             let identity = self.identity(core);
             let files = Files::begin(identity, image);
-            let (image, log) = files.read(identity, self.segments_max, SEED, |_| ());
-            remains.files.push(files);
-            remains.logs.push(log);
-            remains.images.push(image);
+            let found = files.read(identity, self.segments_max, SEED, |_| ());
+            remains.add(files, found);
         }
         remains
     }
 
     /// Time takes its share, and what was under way between cores is settled; the cores are made.
-    fn take_up(&mut self, Remains { files, mut logs, mut images }: Remains) -> Vec<Image> {
+    fn take_up(&mut self, Remains { files, mut logs, mut images, .. }: Remains) -> Vec<Image> {
         let note = |log: &mut Log, record: &Record<'_>| {
             log.append(record.kind(), |out| record.encode(out));
         };

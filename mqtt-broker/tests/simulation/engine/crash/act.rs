@@ -10,19 +10,21 @@ use mqtt_proto::types::{PacketId, Qos, TopicName, Version};
 use super::client::{Ask, Away, Client, Known, Options, WillPlan};
 use super::judge::{Kind, Published, matches};
 use super::world::World;
-use crate::engine::cluster::{Drive, Flow, HASH_KEY, Link, home};
+use crate::engine::cluster::{Drive, Flow, HASH_KEY, Handle, Link, home};
 
-const FILTERS: [&str; 7] = ["p/#", "p/0/+", "+/1/a", "p/1/a", "p/2/#", "w/#", "w/#"];
+const FILTERS: [&str; 9] = ["p/#", "p/0/+", "+/1/a", "p/1/a", "p/2/#", "w/#", "w/#", "r/#", "+/1"];
 const EXPIRIES: [u32; 3] = [1, 10, 3_000];
+
+/// The topic of a Client's Wills.
+pub(super) fn will_topic(client: &Client) -> String {
+    format!("w/{}", client.name)
+}
 
 impl World {
     /// A Client does something of its own accord.
     pub(super) fn act_for(&mut self, nth: usize) {
         if self.clients[nth].peer.link.is_none() {
-            // Whoever is away for long has much to come.
-            let stays_away =
-                self.cluster.limits.queue_memory_bytes_max > 0 && !self.cluster.random.once_in(5);
-            if !stays_away {
+            if self.cluster.random.once_in(self.back_once_in) {
                 self.come(nth);
             }
             return;
@@ -37,7 +39,7 @@ impl World {
             8 | 9 => self.unsubscribe(nth),
             10..=14 => {
                 let sets = self.cluster.random.percent(70);
-                self.publish(nth, format!("r/{nth}"), Qos::AtLeastOnce, Kind::Retained(sets));
+                self.publish(nth, format!("r/{nth}"), Kind::Retained(sets));
             }
             _ => self.publish_something(nth),
         }
@@ -45,8 +47,7 @@ impl World {
 
     pub(super) fn publish_something(&mut self, nth: usize) {
         let topic = format!("p/{nth}/{}", self.cluster.random.pick(&["a", "b"]));
-        let qos = self.cluster.random.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce]);
-        self.publish(nth, topic, qos, Kind::Plain);
+        self.publish(nth, topic, Kind::Plain);
     }
 
     pub(super) fn come(&mut self, nth: usize) {
@@ -74,19 +75,28 @@ impl World {
         let qos = self.cluster.random.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce]);
         let delay = if is_v5 { self.cluster.random.pick(&[0, 2, 20, 90]) } else { 0 };
         let expiry = (is_v5 && self.cluster.random.once_in(4)).then(|| self.cluster.random.pick(&EXPIRIES));
-        let (message, topic) = (self.judge.messages.len(), format!("w/{}", self.clients[nth].name));
+        let retain = self.cluster.random.once_in(3);
+        let (message, topic) = (self.judge.messages.len(), will_topic(&self.clients[nth]));
         let (sent_at, kind) = (self.cluster.now.wall_millis, Kind::Will);
-        let will = Published { by: nth, topic, qos, kind, expiry, sent_at, acknowledged_at: None };
+        let will = Published {
+            by: nth,
+            topic,
+            qos,
+            kind,
+            expiry,
+            sent_at,
+            acknowledged_at: None,
+            is_resent: false,
+            is_refused: false,
+        };
         self.judge.messages.push(will);
-        WillPlan { message, qos, delay, expiry }
+        WillPlan { message, qos, retain, delay, expiry }
     }
 
     /// Who is due has had its Will published.
     pub(super) fn publish_wills(&mut self) {
-        let cores = self.cluster.cores();
-        let homes: Vec<usize> = self.clients.iter().map(|client| home(cores, &client.name)).collect();
         let now = (self.cluster.now.millis, self.cluster.now.wall_millis);
-        self.wills.pass(now, &self.clients, &self.judge, |from, to| homes[from] == homes[to]);
+        self.wills.pass(now, &self.clients, &self.judge);
     }
 
     pub(super) fn cut(&mut self, nth: usize) {
@@ -119,9 +129,16 @@ impl World {
         let away = Away { soonest, latest: self.latest, is_on_disk: false };
         let known = self.clients[nth].away.get_or_insert(away);
         (known.latest, known.is_on_disk) = (self.latest, false);
-        if link.is_accepted {
-            self.wills.ended(nth, link.has_said_goodbye(), self.cluster.now.millis);
+        if !link.is_accepted {
+            return;
         }
+        let is_v5 = self.clients[nth].party.version == Version::V5;
+        if link.has_said_goodbye() && !is_v5 && self.cluster.disks.iter().any(Handle::has_refused) {
+            // A message before DISCONNECT that waited may have ended the connection by being refused.
+            self.wills.doubt(nth);
+        }
+        let takes_leave = self.is_stopping || link.has_said_goodbye();
+        self.wills.ended(nth, takes_leave, self.cluster.now.millis);
     }
 
     /// Takes its leave, so that it has no Will any more.
@@ -186,16 +203,34 @@ impl World {
         Some((client, id))
     }
 
-    fn publish(&mut self, nth: usize, topic: String, qos: Qos, kind: Kind) {
+    fn publish(&mut self, nth: usize, topic: String, kind: Kind) {
         let is_v5 = self.clients[nth].party.version == Version::V5;
+        let qos = match kind {
+            // One that is sent again at QoS 1 may be retained behind a later one at QoS 2.
+            Kind::Retained(_) if nth.is_multiple_of(2) => Qos::AtLeastOnce,
+            Kind::Retained(_) => Qos::ExactlyOnce,
+            _ => self.cluster.random.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce]),
+        };
         let expiry = (is_v5 && self.cluster.random.once_in(4)).then(|| self.cluster.random.pick(&EXPIRIES));
         let client = &mut self.clients[nth];
-        let Some(id) = Some(()).filter(|()| client.peer.is_ready()).and_then(|()| client.free_id()) else {
+        let flows_max = if is_v5 { self.cluster.limits.receive_maximum } else { u16::MAX };
+        if !client.peer.is_ready() || client.peer.flows.len() >= flows_max.into() {
             return;
-        };
+        }
+        let Some(id) = client.free_id() else { return };
         let message = self.judge.messages.len();
         let sent_at = self.cluster.now.wall_millis;
-        let published = Published { by: nth, topic, qos, kind, expiry, sent_at, acknowledged_at: None };
+        let published = Published {
+            by: nth,
+            topic,
+            qos,
+            kind,
+            expiry,
+            sent_at,
+            acknowledged_at: None,
+            is_resent: false,
+            is_refused: false,
+        };
         self.cluster.say(|| format!("{} publishes {message} {published:?}", client.name));
         client.peer.publish(id, message, published.to_send());
         self.judge.messages.push(published);

@@ -64,6 +64,7 @@ pub(super) struct Away {
 pub(super) struct WillPlan {
     pub(super) message: usize,
     pub(super) qos: Qos,
+    pub(super) retain: bool,
     pub(super) delay: u32,
     pub(super) expiry: Option<u32>,
 }
@@ -80,11 +81,17 @@ pub(super) struct Client {
     /// Of the last connection: whether its CONNECT had Clean Start, and the message of the Will that it had.
     pub(super) clean: bool,
     pub(super) brought: Option<usize>,
+    /// The broker has said that it ends.
+    pub(super) is_told_of_end: bool,
     pub(super) peer: Peer,
 }
 
 impl Client {
-    pub(super) fn new(nth: usize, party: Party) -> Client {
+    pub(super) fn new(nth: usize, party: Party, in_flight_max: u16) -> Client {
+        let in_flight_max = match party.version {
+            Version::V5 => in_flight_max.min(party.receive_maximum),
+            _ => in_flight_max,
+        };
         Client {
             name: format!("{}-{nth}", if party.expiry == 0 { "guest" } else { "client" }),
             party,
@@ -95,7 +102,8 @@ impl Client {
             asked: Vec::new(),
             clean: false,
             brought: None,
-            peer: Peer::new(party.version),
+            is_told_of_end: false,
+            peer: Peer::new(party.version, in_flight_max),
         }
     }
 
@@ -118,9 +126,13 @@ impl Client {
             self.session = Known::Unsure;
         }
         (self.clean, self.brought) = (clean, will.map(|will| will.message));
+        self.is_told_of_end = false;
         let is_v5 = self.party.version == Version::V5;
-        let expiry = [Property::SessionExpiryInterval(self.party.expiry)];
-        let (topic, payload) = (format!("w/{}", self.name), will.map(|will| will.message.to_le_bytes()));
+        let properties = [
+            Property::ReceiveMaximum(self.party.receive_maximum),
+            Property::SessionExpiryInterval(self.party.expiry),
+        ];
+        let (topic, payload) = (super::act::will_topic(self), will.map(|will| will.message.to_le_bytes()));
         let mut of_will = Vec::new();
         if let Some(will) = will.filter(|_| is_v5) {
             of_will.push(Property::WillDelayInterval(will.delay));
@@ -130,12 +142,12 @@ impl Client {
             topic: TopicName::new(&topic).expect("a topic"),
             payload,
             qos: will.qos,
-            retain: false,
+            retain: will.retain,
             properties: Properties::new(&of_will),
         });
         self.peer.send(&Packet::Connect(Connect {
             clean_start: clean || !is_v5 && self.party.expiry == 0,
-            properties: Properties::new(if is_v5 && self.party.expiry != 0 { &expiry } else { &[] }),
+            properties: Properties::new(if is_v5 { &properties } else { &[] }),
             will,
             ..Connect::new(self.party.version, &self.name)
         }));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mqtt_proto::types::{Qos, TopicFilter, TopicName};
 
-use super::client::{Client, Wanted};
+use super::client::{Client, Options, Wanted};
 use crate::engine::cluster::{Check, Message, violation};
 
 /// A message that a Client has published.
@@ -21,6 +21,10 @@ pub(super) struct Published {
     pub(super) sent_at: u64,
     /// The latest that the broker may have thought it was at the acknowledgement, by wall time.
     pub(super) acknowledged_at: Option<u64>,
+    /// A 5.0 Client has sent it again on another connection: the first may have been refused without its knowing.
+    pub(super) is_resent: bool,
+    /// It was refused, and is not sent again.
+    pub(super) is_refused: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,13 +40,14 @@ pub(super) enum Kind {
 pub(super) struct Taken<'a> {
     pub(super) message: usize,
     pub(super) qos: Qos,
+    pub(super) retain: bool,
     pub(super) identifiers: &'a [u32],
 }
 
 #[derive(Default)]
 pub(super) struct Judge {
     pub(super) messages: Vec<Published>,
-    /// By Client and message: how often it was taken.
+    /// By Client and message: how often it was taken, but for what is sent for being retained.
     taken: BTreeMap<(usize, usize), u64>,
     /// By Client and message: what was taken at QoS 1, and may come once more whatever its QoS is then.
     taken_at_1: BTreeSet<(usize, usize)>,
@@ -63,28 +68,32 @@ impl Judge {
     }
 
     /// The Client with this number takes a message that is no Will. `latest`: how late the broker may think it
-    /// is. `unordered`: what came in order may have been refused, and have been sent again.
+    /// is. `has_refused`: what was sent again may have been refused when it came in its order, and nobody have heard of it.
     pub(super) fn take(
         &mut self,
         nth: usize,
         client: &Client,
         taken: &Taken<'_>,
-        (latest, unordered): (u64, bool),
+        (latest, has_refused): (u64, bool),
     ) -> Check {
-        self.check_invited(nth, client, taken.message)?;
+        self.check_invited(nth, client, taken)?;
         self.check_options(nth, client, taken)?;
-        let &Taken { message, qos, .. } = taken;
+        let &Taken { message, qos, retain, .. } = taken;
         let published = &self.messages[message];
+        if published.is_refused {
+            return violation("refused", format!("{} gets {message}, {published:?}", client.name));
+        }
+        let is_known = self.has_taken(nth, message);
         let before = self.taken.entry((nth, message)).or_default();
-        *before += 1;
+        *before += u64::from(!retain);
         if qos == Qos::AtLeastOnce {
             self.taken_at_1.insert((nth, message));
         }
         if message < self.settled && published.kind == Kind::Plain {
             return violation("again", format!("{} gets {message} again, which was over", client.name));
         }
-        if *before > 1 {
-            let exact = !self.taken_at_1.contains(&(nth, message)) && !client.is_guest();
+        if is_known {
+            let exact = *before > 1 && !self.taken_at_1.contains(&(nth, message)) && !client.is_guest();
             return match exact {
                 true => violation("once", format!("{} gets {message} {before} times at QoS 2", client.name)),
                 false => Ok(()),
@@ -98,7 +107,7 @@ impl Judge {
                 && (published.by != nth || wanted.leads_home(message))
         };
         if message < *last
-            && !unordered
+            && !(has_refused && published.is_resent)
             && !published.may_be_expired(latest)
             && client.wanted.iter().any(is_owed)
         {
@@ -108,19 +117,34 @@ impl Judge {
         Ok(())
     }
 
-    /// A Client takes a Will, which is judged elsewhere.
-    pub(super) fn take_will(&mut self, nth: usize, client: &Client, message: usize) -> Check {
-        self.check_invited(nth, client, message)?;
-        *self.taken.entry((nth, message)).or_default() += 1;
-        Ok(())
+    /// A Client takes a Will, which is judged elsewhere; whether it may come once only.
+    pub(super) fn take_will(&mut self, nth: usize, client: &Client, taken: &Taken<'_>) -> Check<bool> {
+        self.check_invited(nth, client, taken)?;
+        let of = (nth, taken.message);
+        *self.taken.entry(of).or_default() += 1;
+        if taken.qos == Qos::AtLeastOnce {
+            self.taken_at_1.insert(of);
+        }
+        Ok(!self.taken_at_1.contains(&of) && !client.is_guest())
+    }
+
+    /// The publisher hears that the broker does not take a message.
+    pub(super) fn refused(&mut self, message: usize) -> Check {
+        let published = &mut self.messages[message];
+        published.is_refused = !published.is_resent;
+        match self.taken.keys().find(|(_, taken)| published.is_refused && *taken == message) {
+            Some((nth, _)) => violation("refused", format!("client {nth} got {message}, {published:?}")),
+            None => Ok(()),
+        }
     }
 
     /// It has, or had, a subscription that leads to the message.
-    fn check_invited(&self, nth: usize, client: &Client, message: usize) -> Check {
+    fn check_invited(&self, nth: usize, client: &Client, taken: &Taken<'_>) -> Check {
+        let message = taken.message;
         let published = &self.messages[message];
         let wants = |(filter, wanted): (&&str, &Wanted)| {
             let left_out = published.by == nth
-                && published.kind == Kind::Plain
+                && !taken.retain
                 && wanted.granted.is_some_and(|(options, from)| options.of.no_local && from <= message);
             !left_out && matches(filter, &published.topic)
         };
@@ -140,9 +164,14 @@ impl Judge {
         let to_it = |filter: &&&str| matches(filter, &published.topic);
         let had_more = client.past.keys().filter(to_it).any(|filter| client.past[filter] > taken.message);
         let mut granted = Vec::new();
+        // Whatever was retained has come.
+        let mut is_live = taken.message >= self.settled;
         for filter in client.wanted.keys().filter(to_it) {
             match client.wanted[filter].granted.filter(|(_, from)| *from <= taken.message) {
-                Some((options, _)) => granted.push(options),
+                Some((options, from)) => {
+                    granted.push(options);
+                    is_live &= from < self.settled;
+                }
                 None => return Ok(()),
             }
         }
@@ -155,11 +184,28 @@ impl Judge {
         let mut came = taken.identifiers.to_vec();
         asked.sort_unstable();
         came.sort_unstable();
-        if taken.qos != most.min(published.qos) || asked != came {
-            let text = format!("{} gets {taken:?} by {granted:?}, {published:?}", client.name);
-            return violation("options", text);
+        let of_all = taken.qos == most.min(published.qos) && asked == came;
+        // For being retained it comes for one subscription alone.
+        let of_one = |options: &Options| {
+            let identifier: &[u32] = if options.identifier == 0 { &[] } else { &[options.identifier] };
+            taken.qos == options.of.qos.min(published.qos) && came == identifier
+        };
+        let as_published = granted.iter().any(|options| options.of.retain_as_published);
+        let is_right = match (taken.retain, published.kind) {
+            (true, Kind::Retained(_)) => {
+                (of_all && (as_published || !is_live)) || (granted.iter().any(of_one) && !is_live)
+            }
+            (true, _) => false,
+            (false, Kind::Retained(_)) => of_all && !as_published,
+            (false, _) => of_all,
+        };
+        match is_right {
+            true => Ok(()),
+            false => {
+                let text = format!("{} gets {taken:?} by {granted:?}, {published:?}", client.name);
+                violation("options", text)
+            }
         }
-        Ok(())
     }
 
     /// What is owed has come. `latest`: how late the broker may think it is.
@@ -170,7 +216,7 @@ impl Judge {
                 for (at, message) in self.messages.iter().enumerate().skip(from) {
                     let is_own = message.by == nth;
                     let owed = message.acknowledged_at.is_some()
-                        && message.kind == Kind::Plain
+                        && matches!(message.kind, Kind::Plain | Kind::Retained(true))
                         && matches(filter, &message.topic)
                         && (!is_own || wanted.leads_home(at))
                         && !message.may_be_expired(latest);
@@ -191,7 +237,8 @@ impl Judge {
         found: Option<usize>,
         (now, latest): (u64, u64),
     ) -> Check {
-        let of_topic = self.messages.iter().enumerate().filter(|(_, message)| message.topic == topic);
+        let is_of_it = |message: &Published| message.topic == topic && !message.is_refused;
+        let of_topic = self.messages.iter().enumerate().filter(|(_, message)| is_of_it(message));
         let sent: Vec<(usize, &Published)> = of_topic.collect();
         let last = sent.iter().rposition(|(_, message)| message.acknowledged_at.is_some());
         let may_be = &sent[last.unwrap_or(0)..];
@@ -214,7 +261,7 @@ impl Judge {
 
 impl Wanted {
     /// Whether it certainly matches a message of the Client's own.
-    fn leads_home(&self, message: usize) -> bool {
+    pub(super) fn leads_home(&self, message: usize) -> bool {
         self.granted.is_some_and(|(options, from)| !options.of.no_local && from <= message)
     }
 }
@@ -232,6 +279,19 @@ impl Published {
 
     pub(super) fn may_be_expired(&self, latest: u64) -> bool {
         self.expiry.is_some_and(|seconds| latest >= self.sent_at + u64::from(seconds) * 1000)
+    }
+
+    /// The least and the most seconds that can be left of a message that was sent between these times.
+    pub(super) fn may_be_left(&self, soonest: u64, latest: u64) -> Option<(u32, u32)> {
+        let seconds = self.expiry?;
+        let left = |since: u64, at: u64| {
+            let left = (since + u64::from(seconds) * 1000).saturating_sub(at).div_ceil(1000);
+            u32::try_from(left).map_or(seconds, |left| left.min(seconds))
+        };
+        // A Will has its time before it from when it is published on.
+        let waits_at_most =
+            if self.kind == Kind::Will { latest } else { self.acknowledged_at.unwrap_or(latest) };
+        Some((left(self.sent_at, latest), left(waits_at_most, soonest.max(self.sent_at))))
     }
 
     fn is_expired(&self, now: u64) -> bool {

@@ -1,8 +1,8 @@
 //! Crashes: a whole broker with its disks in memory, killed at any instant and started again, on as many cores or on others.
 //!
 //! What the broker has acknowledged has to reach every subscriber that was there, QoS 2 once, in order; sessions last as
-//! long as they are to, Wills are published in time and once. Disks are full, slow, or fail. A run is a row of steps drawn
-//! from its seed; between two of them anything may wait.
+//! long as they are to, Wills are published in time and once. Disks are full, slow, or fail, and at times the broker ends of
+//! its own accord. A run is a row of steps drawn from its seed; between two of them anything may wait.
 
 mod act;
 mod client;

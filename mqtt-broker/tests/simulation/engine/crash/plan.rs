@@ -12,11 +12,15 @@ pub(crate) struct Setting {
     /// The last one reads what is retained in quiet moments, and does nothing else.
     pub(crate) parties: Vec<Party>,
     pub(crate) in_flight_max: u16,
+    /// Of the broker, which 5.0 Clients heed.
+    pub(crate) receive_maximum: u16,
     pub(crate) output_bytes_max: u32,
     /// Segments that the log of a core may have.
     pub(crate) segments_max: u32,
     /// Bytes of queues from which on those of Clients that are away are parked; 0: none ever is.
     pub(crate) queue_memory_bytes_max: u64,
+    /// A Client that is away and could come back does so once in so many times.
+    pub(crate) back_once_in: u64,
     /// Bytes of a chunk of what is parked.
     pub(crate) chunk_bytes: usize,
     pub(crate) store_waiting_bytes_max: u32,
@@ -30,6 +34,8 @@ pub(crate) struct Party {
     pub(crate) expiry: u32,
     /// Whether it has a Will.
     pub(crate) has_will: bool,
+    /// Receive Maximum of a 5.0 Client.
+    pub(crate) receive_maximum: u16,
 }
 
 /// Something that happens. A step that does not apply when its turn comes is passed over.
@@ -76,6 +82,8 @@ pub(crate) enum What {
     Fail,
     /// Power fails, and the broker starts again.
     Crash,
+    /// The broker ends of its own accord, and starts again.
+    Stop,
     /// Everybody comes back and all comes to rest; what is owed has to be there.
     Calm,
 }
@@ -93,30 +101,42 @@ pub(crate) fn plan(seed: u64) -> (Setting, Vec<Step>) {
     let mut parties: Vec<Party> = (0..2 + random.index(4)).map(|nth| party(nth, &mut random)).collect();
     parties.push(Party { expiry: 0, has_will: false, ..parties[0] });
     let mut parking = Random::new(seed, &[10]);
+    let queue_memory_bytes_max = parking.pick(&QUEUE_BYTES);
+    // Whoever is away for long has much to come.
+    let back_once_in = match queue_memory_bytes_max {
+        0 => Random::new(seed, &[15]).pick(&[1, 1, 4, 20]),
+        _ => 5,
+    };
     let setting = Setting {
         cores,
         parties,
         in_flight_max: random.pick(&[1, 2, 100]),
+        receive_maximum: Random::new(seed, &[12]).pick(&[1, 2, 100]),
         output_bytes_max: random.pick(&[1024, 1 << 20]),
         segments_max: random.pick(&[6, 8, 10_000, 10_000]),
-        queue_memory_bytes_max: parking.pick(&QUEUE_BYTES),
+        queue_memory_bytes_max,
+        back_once_in,
         chunk_bytes: parking.pick(&[64 << 10, 100, 100, 200]),
         store_waiting_bytes_max: Random::new(seed, &[11]).pick(&WAITING_BYTES),
     };
     // Rare things happen in some runs only, so that others have long stretches without.
     let (fills, fails, slows) = (random.once_in(2), random.once_in(2), random.once_in(3));
+    let fills_often = fills && Random::new(seed, &[14]).once_in(2);
+    let stops = Random::new(seed, &[13]).once_in(2);
     let parks = setting.queue_memory_bytes_max > 0;
     let mut steps = Vec::new();
     let mut add = |what, random: &mut Random| steps.push(Step { what, draw: random.next() });
     for _ in 0..2 + random.below(4) {
         for _ in 0..random.below(1_500) {
             let what = match random.below(1_400) {
+                0 if stops => What::Stop,
                 0..=2 => What::Crash,
                 3 if fails => What::Fail,
                 4 | 5 if fills => What::Fill,
                 6 if fills => What::Room,
                 7 if fills => What::Refuse,
                 8 if slows => What::Slow,
+                9..=14 if fills_often => What::Fill,
                 9..=16 if parks => What::Pile,
                 9..=20 => What::PassLong,
                 21..=220 => What::Deliver,
@@ -149,5 +169,5 @@ fn party(nth: usize, random: &mut Random) -> Party {
         2 if version == Version::V5 => random.pick(&EXPIRIES),
         _ => u32::MAX,
     };
-    Party { version, expiry, has_will: random.percent(60) }
+    Party { version, expiry, has_will: random.percent(60), receive_maximum: random.pick(&[1, 3, u16::MAX]) }
 }

@@ -1,17 +1,54 @@
 //! Power fails, the broker starts again on what is left, and Clients do not know how far it had come.
 
-use mqtt_broker::shard::Now;
+use mqtt_broker::shard::{Now, Shard};
 use mqtt_broker::store::image::Image;
 use mqtt_broker::store::record::Record;
 
 use super::client::{Away, Client};
 use super::world::World;
-use crate::engine::cluster::{Check, Handle, start, violation};
+use crate::engine::cluster::{Check, Drive, Handle, start, violation};
 
 impl World {
+    /// The broker ends of its own accord: it tells its Clients, writes what there is, and marks that. Then it starts again.
+    pub(super) fn stop(&mut self) -> Check {
+        self.cluster.say(|| "** stop".to_owned());
+        self.is_stopping = true;
+        let mut moved = true;
+        while moved {
+            moved = false;
+            for core in 0..self.cluster.shards.len() {
+                self.call(core, Shard::shutdown);
+                moved |= self.written(core);
+                while self.serve(core)? {
+                    moved = true;
+                }
+            }
+            for lane in 0..self.cluster.lanes.len() {
+                moved |= self.deliver(lane);
+            }
+            moved |= self.arrive();
+            for nth in 0..self.clients.len() {
+                while self.read(nth, usize::MAX)? {
+                    moved = true;
+                }
+            }
+        }
+        for core in 0..self.cluster.disks.len() {
+            self.cluster.disks[core].end();
+            while self.written(core) {}
+            if !self.cluster.disks[core].is_ended() && !self.cluster.disks[core].is_stuck() {
+                return violation("end", format!("core {core} does not come to an end"));
+            }
+        }
+        self.crash()?;
+        self.is_stopping = false;
+        Ok(())
+    }
+
     /// Power fails, and the broker starts on what is left, on as many cores or on others.
     pub(super) fn crash(&mut self) -> Check {
         self.has_refused |= self.cluster.disks.iter().any(Handle::has_refused);
+        let is_ended = self.cluster.disks.iter().all(Handle::is_ended);
         let mut odd = None;
         let old = self.cluster.cores();
         let remains = self.cluster.kill(|record| {
@@ -19,6 +56,9 @@ impl World {
         })?;
         if let Some(record) = odd {
             return violation("kept", format!("of a session that ends with its connection: {record}"));
+        }
+        if is_ended && !remains.are_clean {
+            return violation("end", "a log that was ended has no mark of that".to_owned());
         }
         let pending: usize = remains.images.iter().map(|image: &Image| image.pending().len()).sum();
         if std::mem::take(&mut self.is_calm) && pending > 0 {
@@ -40,7 +80,8 @@ impl World {
             }
             client.crashed(before, self.latest);
         }
-        self.wills.crashed(millis, self.cluster.now.millis);
+        let now = self.cluster.now;
+        self.wills.crashed(millis, now.millis, (now.wall_millis, self.latest), &self.clients);
         start(self, cores, remains);
         Ok(())
     }

@@ -7,7 +7,7 @@ use super::client::{Ask, Known};
 use super::judge::{Kind, Taken};
 use super::wills::GRACE;
 use super::world::World;
-use crate::engine::cluster::{Check, Handle, violation};
+use crate::engine::cluster::{Check, Handle, Phase, violation};
 
 impl World {
     /// The broker ends no connection unless its Client cannot be told otherwise that the store is full.
@@ -16,6 +16,8 @@ impl World {
         let Some(link) = client.peer.link.as_ref().filter(|link| link.is_accepted) else { return Ok(()) };
         match client.party.version {
             _ if link.has_said_goodbye() || link.is_doubtful => Ok(()),
+            Version::V5 if self.is_stopping && client.is_told_of_end => Ok(()),
+            Version::V3_1_1 if self.is_stopping => Ok(()),
             Version::V5 => violation("ended", format!("the broker ends the connection of {}", client.name)),
             _ => self.check_refusal(nth, ReasonCode::QUOTA_EXCEEDED),
         }
@@ -39,6 +41,7 @@ impl World {
                     return Ok(());
                 };
                 if ack.reason.is_error() {
+                    self.judge.refused(message)?;
                     return self.check_refusal(nth, ack.reason);
                 }
                 self.judge.messages[message].acknowledged_at.get_or_insert(self.latest);
@@ -53,6 +56,9 @@ impl World {
             }
             Packet::UnsubAck(unsuback) => self.take_answer(nth, unsuback.packet_id, true),
             Packet::Publish(publish) => return self.take_publish(nth, &publish),
+            Packet::Disconnect(disconnect) => {
+                client.is_told_of_end = disconnect.reason == ReasonCode::SERVER_SHUTTING_DOWN;
+            }
             _ => {}
         }
         Ok(())
@@ -96,6 +102,10 @@ impl World {
             self.wills.accepted(nth, brought, ended, self.cluster.now.millis);
         }
         self.cluster.say(|| format!("{} sends again what is left of {:?}", client.name, client.peer.flows));
+        let is_v5 = client.party.version == Version::V5;
+        for flow in client.peer.flows.iter().filter(|flow| is_v5 && flow.phase == Phase::Publish) {
+            self.judge.messages[flow.message].is_resent = true;
+        }
         client.peer.resend(|message| self.judge.messages[message].to_send());
         Ok(())
     }
@@ -142,16 +152,18 @@ impl World {
     fn judge_it(&mut self, nth: usize, publish: &Publish<'_>, message: usize) -> Check {
         let (client, published) = (&self.clients[nth], &self.judge.messages[message]);
         let left = publish.properties.message_expiry_interval();
-        // The store knows to a second how late it was before a clock went back.
-        let more = u32::from(self.latest > self.cluster.now.wall_millis);
-        let is_right = match published.expiry {
-            Some(seconds) if client.party.version == Version::V5 => {
-                left.is_some_and(|left| left <= seconds + more)
+        let since = client.peer.link.as_ref().map_or(0, |link| link.since.wall_millis);
+        let is_right = match published.may_be_left(since, self.latest) {
+            Some((least, most)) if client.party.version == Version::V5 => {
+                left.is_some_and(|left| (least.max(1)..=most).contains(&left) || left == 0 && publish.dup)
             }
             _ => left.is_none(),
         };
         if !is_right {
-            let text = format!("{} gets {message} with {left:?} seconds left: {published:?}", client.name);
+            let text = format!(
+                "{} gets {message} with {left:?} seconds left, at {}: {published:?}",
+                client.name, self.cluster.now.wall_millis
+            );
             return violation("expiry", text);
         }
         let qos = publish.qos;
@@ -159,14 +171,15 @@ impl World {
             self.found.insert(published.topic.clone(), message);
             return Ok(());
         }
+        let identifiers: Vec<u32> = publish.properties.subscription_identifiers().collect();
+        let taken = Taken { message, qos, retain: publish.retain, identifiers: &identifiers };
         if published.kind == Kind::Will {
             let is_first = qos == Qos::ExactlyOnce || !publish.dup;
-            self.wills.take(nth, message, (qos, is_first), self.cluster.now.millis)?;
-            return self.judge.take_will(nth, client, message);
+            let is_exact = self.judge.take_will(nth, client, &taken)?;
+            let how = (is_first, is_exact);
+            return self.wills.take(nth, message, (qos, publish.retain), how, self.cluster.now.millis);
         }
-        let identifiers: Vec<u32> = publish.properties.subscription_identifiers().collect();
-        let unordered = self.has_refused || self.cluster.disks.iter().any(Handle::has_refused);
-        let taken = Taken { message, qos, identifiers: &identifiers };
-        self.judge.take(nth, client, &taken, (self.latest, unordered))
+        let has_refused = self.has_refused || self.cluster.disks.iter().any(Handle::has_refused);
+        self.judge.take(nth, client, &taken, (self.latest, has_refused))
     }
 }

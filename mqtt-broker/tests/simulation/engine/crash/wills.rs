@@ -3,7 +3,7 @@
 
 use mqtt_proto::types::Qos;
 
-use super::client::{Client, Wanted, WillPlan};
+use super::client::{Away, Client, Wanted, WillPlan};
 use super::judge::{Judge, matches};
 use crate::engine::cluster::{Check, violation};
 
@@ -18,14 +18,23 @@ enum Fate {
     /// Its Client is gone: it is published between these times, unless that comes back. `again`: it may have been already,
     /// in a life that ended before all of that was on the disk.
     Waits { from: u64, by: u64, again: bool },
-    /// It was published; to whom it is owed is told beside.
-    Published,
+    /// It was published; to whom it is owed is told beside. `is_told`: that is on the disk.
+    Published { is_told: bool },
     /// Its Client took its leave.
     Dropped,
     /// It may be published, or not.
     Open,
     /// It is not published any more.
     Over,
+}
+
+/// What is known of a Will that is over, whoever got it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Was {
+    NotYet,
+    Published,
+    NotPublished,
+    Unknown,
 }
 
 #[derive(Debug)]
@@ -35,6 +44,7 @@ struct Will {
     /// Seconds that it waits, which the end of its session cuts short.
     waits: u64,
     fate: Fate,
+    was: Was,
     /// Subscribers that are to get it.
     owed_to: Vec<usize>,
     /// They were found in this life of the broker.
@@ -56,7 +66,8 @@ impl Wills {
         let waits = u64::from(plan.delay.min(session_expiry));
         let (fate, came) = (Fate::Open, vec![0; clients]);
         let (is_counted, owed_to) = (false, Vec::new());
-        self.0.push(Will { client, plan, waits, fate, owed_to, is_counted, most: 1, came, published_at: 0 });
+        let (was, most, published_at) = (Was::NotYet, 1, 0);
+        self.0.push(Will { client, plan, waits, fate, was, owed_to, is_counted, most, came, published_at });
     }
 
     /// A CONNECT of the Client may have arrived that takes its Will away, or publishes it by ending its session.
@@ -101,28 +112,24 @@ impl Wills {
         }
     }
 
-    /// The broker has done what was due. `clients` are all; `reaches` says whether what the first Client's Will brings
-    /// about for the second is kept in the same log.
-    pub(super) fn pass(
-        &mut self,
-        (now, wall): (u64, u64),
-        clients: &[Client],
-        judge: &Judge,
-        reaches: impl Fn(usize, usize) -> bool,
-    ) {
+    /// The broker has done what was due.
+    pub(super) fn pass(&mut self, (now, wall): (u64, u64), clients: &[Client], judge: &Judge) {
         for will in &mut self.0 {
             let Fate::Waits { from, by, again } = will.fate else { continue };
             if from > now {
                 continue;
             }
             let topic = &judge.messages[will.plan.message].topic;
-            let wants = |client: &Client| {
-                let subscribed =
-                    |(filter, wanted): (&&str, &Wanted)| wanted.owed_from.is_some() && matches(filter, topic);
-                !client.is_guest() && client.wanted.iter().any(subscribed)
+            let is_owed = |nth: usize| {
+                let wants = |(filter, wanted): (&&str, &Wanted)| {
+                    wanted.owed_from.is_some()
+                        && matches(filter, topic)
+                        && (nth != will.client || wanted.leads_home(will.plan.message))
+                };
+                // Its own session may end with it.
+                let lasts = nth != will.client || clients[nth].party.expiry == u32::MAX;
+                !clients[nth].is_guest() && lasts && clients[nth].wanted.iter().any(wants)
             };
-            let is_owed =
-                |nth: usize| nth != will.client && wants(&clients[nth]) && reaches(will.client, nth);
             if again || will.is_counted {
                 // If it was published before, then to those who had subscribed at that time.
                 will.owed_to.retain(|&nth| is_owed(nth));
@@ -139,7 +146,7 @@ impl Wills {
             }
             let is_coming = clients[will.client].peer.link.as_ref().is_some_and(|link| !link.is_closed);
             // One that is just coming back may be in time.
-            will.fate = if is_coming { Fate::Open } else { Fate::Published };
+            will.fate = if is_coming { Fate::Open } else { Fate::Published { is_told: false } };
         }
     }
 
@@ -150,28 +157,42 @@ impl Wills {
 
     /// All that was appended is on the disk.
     pub(super) fn on_disk(&mut self) {
-        for will in self.0.iter_mut().filter(|will| will.fate == Fate::Dropped) {
-            will.fate = Fate::Over;
+        for will in &mut self.0 {
+            match &mut will.fate {
+                Fate::Dropped => will.fate = Fate::Over,
+                Fate::Published { is_told } => *is_told = true,
+                _ => {}
+            }
         }
     }
 
-    /// Power has failed at `before`, and the broker has started again at `now`.
-    pub(super) fn crashed(&mut self, before: u64, now: u64) {
+    /// Power has failed at `before`, and the broker has started again at `now`. `wall`: what time it may be for it.
+    pub(super) fn crashed(&mut self, before: u64, now: u64, wall: (u64, u64), clients: &[Client]) {
         for will in &mut self.0 {
-            // The store knows to a second how late it was.
-            let by = now + (will.waits * 1000 + 1000).max(GRACE);
             // Who had that time behind an earlier start has what is left of it.
-            let from = if will.most > 1 { now } else { now + GRACE };
+            let least = if will.most > 1 { 0 } else { GRACE };
+            let waits = will.waits * 1000;
+            // At QoS 1 it may come once more.
             will.most += u64::from(will.fate != Fate::Over);
-            will.is_counted = false;
+            will.is_counted &= matches!(will.fate, Fate::Published { is_told: true });
+            // It waits from the end of the connection on, or from this start if nobody knows of that.
+            let (from, by) = match clients[will.client].away.filter(|_| will.fate != Fate::Armed) {
+                Some(Away { soonest, latest, is_on_disk }) => {
+                    let latest = if is_on_disk { latest } else { wall.1 };
+                    let left = |since: u64, wall: u64| (since + waits).saturating_sub(wall).min(waits);
+                    (left(soonest, wall.1), left(latest, wall.0))
+                }
+                None => (waits, waits),
+            };
+            let (from, by) = (now + from.max(least), now + by.max(GRACE));
             will.fate = match will.fate {
                 Fate::Armed => Fate::Waits { from, by, again: false },
                 Fate::Waits { from: was, again, .. } => {
                     Fate::Waits { from, by, again: again || was <= before }
                 }
-                Fate::Published => Fate::Waits { from, by, again: true },
+                Fate::Published { is_told: false } => Fate::Waits { from, by, again: true },
                 Fate::Dropped | Fate::Open => Fate::Open,
-                Fate::Over => Fate::Over,
+                fate => fate,
             };
         }
     }
@@ -179,13 +200,21 @@ impl Wills {
     /// All has come to rest, and every Client is there.
     pub(super) fn check(&mut self, clients: &[Client], judge: &Judge, latest: u64) -> Check {
         for will in &mut self.0 {
-            if will.fate == Fate::Published {
+            if let Fate::Published { .. } = will.fate {
                 let expiry = will.plan.expiry.map(|seconds| will.published_at + u64::from(seconds) * 1000);
                 let may_be_expired = expiry.is_some_and(|at| latest >= at);
                 let missing = will.owed_to.iter().find(|&&nth| !judge.has_taken(nth, will.plan.message));
                 if let Some(&nth) = missing.filter(|_| !may_be_expired) {
                     return violation("will", format!("{} never got {will:?}", clients[nth].name));
                 }
+            }
+            if will.was == Was::NotYet {
+                will.was = match will.fate {
+                    Fate::Armed => Was::NotYet,
+                    Fate::Published { .. } => Was::Published,
+                    Fate::Dropped | Fate::Over => Was::NotPublished,
+                    Fate::Waits { .. } | Fate::Open => Was::Unknown,
+                };
             }
             if will.fate != Fate::Armed {
                 will.fate = Fate::Over;
@@ -194,22 +223,59 @@ impl Wills {
         Ok(())
     }
 
-    /// A Client takes a Will. `is_first`: as one that comes for the first time.
+    /// What is retained of a Client's Wills is the last that was published to be. All has come to rest.
+    pub(super) fn check_retained(&self, client: usize, found: Option<usize>, latest: u64) -> Check {
+        let mut may_be = vec![None];
+        for will in self.0.iter().filter(|will| will.client == client && will.plan.retain) {
+            let this = Some(will.plan.message);
+            match will.was {
+                Was::Published => may_be = vec![this],
+                Was::Unknown => may_be.push(this),
+                Was::NotYet | Was::NotPublished => continue,
+            }
+            let may_be_over = |seconds: u32| {
+                will.was == Was::Unknown || latest >= will.published_at + u64::from(seconds) * 1000
+            };
+            if will.plan.expiry.is_some_and(may_be_over) {
+                may_be.push(None);
+            }
+        }
+        match may_be.contains(&found) {
+            true => Ok(()),
+            false => violation("will", format!("{found:?} of client {client} is retained, not {may_be:?}")),
+        }
+    }
+
+    /// A Client takes a Will. `is_first`: as one that comes for the first time. `is_exact`: it comes at QoS 2 whenever it does,
+    /// to a session that outlives crashes.
     pub(super) fn take(
         &mut self,
         nth: usize,
         message: usize,
-        (qos, is_first): (Qos, bool),
+        (qos, retain): (Qos, bool),
+        (is_first, is_exact): (bool, bool),
         now: u64,
     ) -> Check {
         let Some(will) = self.0.iter_mut().find(|will| will.plan.message == message) else { return Ok(()) };
+        let may_be_out = match will.fate {
+            Fate::Armed => false,
+            Fate::Waits { from, again, .. } => again || now >= from,
+            Fate::Dropped | Fate::Over => matches!(will.was, Was::Published | Was::Unknown),
+            Fate::Published { .. } | Fate::Open => true,
+        };
+        if retain && will.plan.retain && may_be_out {
+            // A subscription may bring it long after it was published, again and again.
+            return Ok(());
+        }
         will.came[nth] += u64::from(is_first);
+        let most = if is_exact { 1 } else { will.most };
         let what = match will.fate {
+            _ if retain && !will.plan.retain => "as retained",
             Fate::Armed => "whose Client is connected",
             Fate::Waits { from, again: false, .. } if now < from => "before its time",
             Fate::Dropped => "whose Client took its leave",
             Fate::Over => "which was over",
-            _ if will.came[nth] > will.most => "once too often",
+            _ if will.came[nth] > most => "once too often",
             _ => return Ok(()),
         };
         violation("will", format!("client {nth} gets one {what}, at QoS {}: {will:?}", qos.bits()))

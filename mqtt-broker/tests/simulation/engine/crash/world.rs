@@ -6,6 +6,7 @@ use mqtt_broker::config::Limits;
 use mqtt_proto::packet::Packet;
 use mqtt_proto::types::Version;
 
+use super::act::will_topic;
 use super::client::{Client, Known};
 use super::judge::Judge;
 use super::plan::{Setting, Step, What};
@@ -14,7 +15,7 @@ use crate::engine::cluster::{Check, Cluster, Drive, Handle, Left, Peer, Rest, be
 use crate::engine::random::Random;
 
 /// What the last Client reads when all is at rest.
-const RETAINED: &str = "r/#";
+const RETAINED: [&str; 2] = ["r/#", "w/#"];
 /// What other cores still do when the log of one has failed.
 const DYING_MAX: u64 = 20;
 
@@ -26,10 +27,14 @@ pub(super) struct World {
     pub(super) clients: Vec<Client>,
     pub(super) judge: Judge,
     pub(super) wills: Wills,
+    /// A Client that is away and could come back does so once in so many times.
+    pub(super) back_once_in: u64,
     /// Something may have been refused since all was quiet, in this life or an earlier one.
     pub(super) has_refused: bool,
     /// What the last Client found retained, by topic.
     pub(super) found: BTreeMap<String, usize>,
+    /// The broker ends of its own accord.
+    pub(super) is_stopping: bool,
     /// All has come to rest just now, so nothing may be on its way between cores.
     pub(super) is_calm: bool,
 }
@@ -102,6 +107,7 @@ impl World {
         limits.session_expiry_max_seconds = u32::MAX;
         limits.session_expiry_v3_seconds = u32::MAX;
         limits.in_flight_max = setting.in_flight_max;
+        limits.receive_maximum = setting.receive_maximum;
         limits.output_bytes_max = setting.output_bytes_max;
         limits.queue_memory_bytes_max = setting.queue_memory_bytes_max;
         limits.store_waiting_bytes_max = setting.store_waiting_bytes_max;
@@ -111,11 +117,13 @@ impl World {
         let mut world = World {
             latest: cluster.now.wall_millis,
             cluster,
-            clients: parties.map(|(nth, party)| Client::new(nth, *party)).collect(),
+            clients: parties.map(|(nth, party)| Client::new(nth, *party, setting.in_flight_max)).collect(),
             judge: Judge::default(),
             wills: Wills::default(),
+            back_once_in: setting.back_once_in,
             has_refused: false,
             found: BTreeMap::new(),
+            is_stopping: false,
             is_calm: false,
         };
         begin(&mut world, setting.cores);
@@ -186,6 +194,7 @@ impl World {
             What::Slow => self.slow()?,
             What::Fail => self.fail()?,
             What::Crash => self.crash()?,
+            What::Stop => self.stop()?,
             What::Calm => self.calm()?,
         }
         Ok(())
@@ -208,7 +217,7 @@ impl World {
             return violation("answered", text);
         }
         self.found.clear();
-        self.subscribe(probe, RETAINED);
+        RETAINED.iter().for_each(|filter| self.subscribe(probe, filter));
         self.rest(Rest::All)?;
         self.judge.check(&self.clients, self.latest)?;
         self.wills.check(&self.clients, &self.judge, self.latest)?;
@@ -216,6 +225,8 @@ impl World {
             let topic = format!("r/{nth}");
             let found = self.found.get(&topic).copied();
             self.judge.check_retained(&topic, found, (self.cluster.now.wall_millis, self.latest))?;
+            let will = self.found.get(&will_topic(&self.clients[nth])).copied();
+            self.wills.check_retained(nth, will, self.latest)?;
         }
         self.judge.settle();
         self.cut(probe);

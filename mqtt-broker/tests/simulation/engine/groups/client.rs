@@ -29,8 +29,8 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(name: String, is_kept: bool) -> Client {
-        let (groups, asked, peer) = (BTreeMap::new(), Vec::new(), Peer::new(Version::V5));
+    pub(super) fn new(name: String, is_kept: bool, in_flight_max: u16) -> Client {
+        let (groups, asked, peer) = (BTreeMap::new(), Vec::new(), Peer::new(Version::V5, in_flight_max));
         Client {
             name,
             is_kept,

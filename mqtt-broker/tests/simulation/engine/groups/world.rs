@@ -106,12 +106,13 @@ impl World {
         let members = 1 + random.index(4);
         let (leave, end) = (random.percent(50), random.percent(30));
         let slow = random.percent(60).then(|| random.index(usize::from(cores)));
-        let mut clients: Vec<_> =
-            (0..PUBLISHERS).map(|nth| Client::new(format!("from-{nth}"), true)).collect();
+        let mut clients: Vec<_> = (0..PUBLISHERS)
+            .map(|nth| Client::new(format!("from-{nth}"), true, limits.in_flight_max))
+            .collect();
         for nth in 0..members {
             // What was begun at QoS 2 for a session that ends goes to nobody [MQTT-4.8.2-5].
             let is_kept = nth == 0 || granted == Qos::ExactlyOnce || random.percent(60);
-            let mut member = Client::new(format!("member-{nth}"), is_kept);
+            let mut member = Client::new(format!("member-{nth}"), is_kept, limits.in_flight_max);
             let groups = (0..GROUPS.len()).filter(|_| nth == 0 || random.percent(60));
             member.groups = groups.map(|group| (group, false)).collect();
             clients.push(member);
