@@ -395,13 +395,13 @@ fn a_session_ends_by_the_time_that_its_client_was_away() {
 fn a_snapshot_soon_behind_a_start_does_not_make_a_session_with_a_will_last_longer() {
     for cores in CORES {
         let (mut cluster, disk) = Disk::new(cores, Limits::default());
-        with_will(&mut cluster, "c", 100, 2, true);
+        with_will(&mut cluster, "c", 10, 2, true);
         let cluster = disk.restart(cluster, 0);
         // Its time is over, and it stays for the sake of its Will.
-        let mut cluster = disk.restart(cluster, 3_600_000);
+        let mut cluster = disk.restart(cluster, 15_000);
         disk.snapshot(&mut cluster, 1_000_000, |_| ());
         let mut cluster = disk.restart(cluster, 0);
-        cluster.advance(29_999);
+        cluster.advance(14_999);
         assert_eq!(cluster.total(|stats| stats.sessions), 1);
         cluster.advance(1);
         assert_eq!(cluster.total(|stats| stats.sessions), 0);
