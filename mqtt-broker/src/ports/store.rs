@@ -56,6 +56,12 @@ pub trait Store {
         true
     }
 
+    /// Whether there is room for records of what is over. While there is none either, whoever would wait for any record is
+    /// refused: nothing tells when that could be written.
+    fn has_reserve(&self) -> bool {
+        true
+    }
+
     /// Bytes of what was appended and is not on its way to the disk yet.
     fn waiting_bytes(&self) -> u64 {
         0

@@ -115,6 +115,10 @@ impl Shard {
         // The session that has just ended, if one has, makes room for this one.
         self.budget.own.sessions = self.sessions.len() as u64;
         let session = match present {
+            // It would wait for its CONNACK until somebody makes room.
+            Some(_) if self.records.are_stuck() => {
+                return self.refuse(key, connect.version, ReasonCode::QUOTA_EXCEEDED);
+            }
             Some(session) => session,
             None if self.budget.sessions() >= u64::from(self.limits.sessions_max) => {
                 return self.refuse(key, connect.version, ReasonCode::QUOTA_EXCEEDED);

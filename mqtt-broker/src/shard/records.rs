@@ -29,6 +29,8 @@ pub(super) struct Records {
     lacking: u64,
     /// Whether the store was full when it was asked last.
     full: bool,
+    /// And had no room for what is over.
+    stuck: bool,
     /// Whether more than so many bytes waited to be written, and not yet half of them were.
     behind: bool,
     waiting_max: u64,
@@ -48,6 +50,7 @@ impl Records {
             told: 0,
             lacking: 0,
             full: false,
+            stuck: false,
             behind: false,
             waiting_max,
             keeps,
@@ -131,6 +134,7 @@ impl Records {
     /// Asks once more whether there is room, and how much waits.
     pub(super) fn look_for_room(&mut self) {
         self.full = !self.store.has_room(ROOM_BYTES);
+        self.stuck = self.full && !self.store.has_reserve();
         // One that is full refuses, and then nobody has to wait.
         let most = if self.behind { self.waiting_max / 2 } else { self.waiting_max };
         self.behind = !self.full && self.store.waiting_bytes() > most;
@@ -146,6 +150,11 @@ impl Records {
     #[inline]
     pub(super) fn are_full(&self) -> bool {
         self.full
+    }
+
+    /// Whether there is no room for records of what is over either.
+    pub(super) fn are_stuck(&self) -> bool {
+        self.stuck
     }
 
     /// Whether there is no room for ordinary records of so many bytes.

@@ -31,6 +31,8 @@ struct Log {
     /// Whether nothing is committed before it is asked for.
     is_late: bool,
     is_full: bool,
+    /// And has no room for what is over.
+    is_stuck: bool,
     cold: ColdFile,
 }
 
@@ -96,6 +98,10 @@ impl Store for OfCore {
 
     fn has_room(&self, _: usize) -> bool {
         !self.1.borrow()[self.0].is_full
+    }
+
+    fn has_reserve(&self) -> bool {
+        !self.1.borrow()[self.0].is_stuck
     }
 
     fn status(&self) -> StoreStatus {
@@ -169,6 +175,12 @@ impl Disk {
     /// Whether the disk is full.
     pub(crate) fn set_full(&self, is_full: bool) {
         self.logs.borrow_mut().iter_mut().for_each(|log| log.is_full = is_full);
+    }
+
+    /// Full, with nothing left for what is over.
+    pub(crate) fn set_stuck(&self, is_stuck: bool) {
+        self.set_full(is_stuck);
+        self.logs.borrow_mut().iter_mut().for_each(|log| log.is_stuck = is_stuck);
     }
 
     /// Commits all that was appended.

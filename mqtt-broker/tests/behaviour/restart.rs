@@ -592,6 +592,27 @@ fn a_full_store_refuses_what_would_need_it_and_goes_on_with_the_rest() {
     }
 }
 
+/// Nothing could be said to it before somebody makes room.
+#[test]
+fn without_any_room_a_client_is_refused_though_its_session_is_there() {
+    for cores in CORES {
+        let (mut cluster, disk) = Disk::new(cores, Limits::default());
+        goes_away(&mut cluster, "c", "a");
+        let publisher = cluster.connect(0, Version::V5, "publisher");
+        cluster.publish_1(publisher, "a", b"x");
+        disk.set_stuck(true);
+        cluster.look_at_stores();
+        let expiry = [Property::SessionExpiryInterval(u32::MAX)];
+        let back =
+            Connect { properties: Properties::new(&expiry), clean_start: false, ..connect(Version::V5, "c") };
+        assert_eq!(cluster.connect_reason(0, back), ReasonCode::QUOTA_EXCEEDED);
+        cluster.connect(0, Version::V5, "passing");
+        disk.set_stuck(false);
+        cluster.look_at_stores();
+        is_back(&mut cluster, "c", "a", ["x"]);
+    }
+}
+
 /// What the broker says of itself is about one start of it.
 #[test]
 fn nothing_of_the_sys_tree_is_in_the_store() {

@@ -39,6 +39,10 @@ impl Store for LogStore {
         self.log.borrow_mut().room_for(bytes, Purpose::Keep) != Room::Full
     }
 
+    fn has_reserve(&self) -> bool {
+        self.log.borrow_mut().room_for(1, Purpose::CleanUp) != Room::Full
+    }
+
     fn waiting_bytes(&self) -> u64 {
         self.log.borrow().waiting_bytes()
     }

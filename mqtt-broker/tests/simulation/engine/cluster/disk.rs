@@ -179,6 +179,10 @@ impl Store for Handle {
         has_room
     }
 
+    fn has_reserve(&self) -> bool {
+        self.0.borrow_mut().log.room_for(1, Purpose::CleanUp) != Room::Full
+    }
+
     fn waiting_bytes(&self) -> u64 {
         self.0.borrow().log.waiting_bytes()
     }
