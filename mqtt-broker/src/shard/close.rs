@@ -22,7 +22,7 @@ impl Shard {
 
     /// As [`Shard::close`], with the `reason` that hooks are told.
     pub(super) fn close_for(&mut self, key: Key, tell: Option<ReasonCode>, will: bool, reason: ReasonCode) {
-        if self.is_leaving(key) || self.leaving == Some(key) {
+        if self.lost_at(key).is_some() {
             return self.forget_lost(key, will, reason);
         }
         let (free, lacks_connack) = (self.gates.free(key), self.gates.holds_connack(key));
@@ -47,7 +47,7 @@ impl Shard {
         }
         self.stats.bytes_sent += last.len() as u64;
         self.actions.push_back(Action::Close { id: key.into(), last, abort: false });
-        self.leave(connection, will, reason);
+        self.leave(connection, will, reason, self.now.millis);
     }
 
     /// The Network Connection is gone already. What its Client had sent counts, also if it waits to be handled: the
@@ -57,7 +57,7 @@ impl Shard {
             && connection.live().is_some()
             && let Some(held) = &mut connection.held
         {
-            held.is_last = true;
+            held.lost_at = Some(self.now.millis);
             // As if a send were under way for ever.
             connection.output.outstanding = connection.output.outstanding.max(1);
             return;
@@ -70,11 +70,19 @@ impl Shard {
         self.connections.get(key).is_some_and(Connection::is_leaving)
     }
 
-    /// Forgets a connection that is gone. `will` and `reason` count unless its Client took its leave.
+    /// When a connection was lost, if it was and what its Client had sent waits or is being handled.
+    fn lost_at(&self, key: Key) -> Option<u64> {
+        let waits = self.connections.get(key).and_then(|connection| connection.held.as_ref()?.lost_at);
+        waits.or_else(|| self.leaving.filter(|&(leaving, _)| leaving == key).map(|(_, at)| at))
+    }
+
+    /// Forgets a connection that is gone, and has been since it was lost. `will` and `reason` count unless its Client took its
+    /// leave.
     pub(super) fn forget_lost(&mut self, key: Key, will: bool, reason: ReasonCode) {
+        let lost_at = self.lost_at(key).unwrap_or(self.now.millis);
         let (will, reason) = self.last_word(key).unwrap_or((will, reason));
         if let Some(connection) = self.forget_connection(key) {
-            self.leave(connection, will, reason);
+            self.leave(connection, will, reason, lost_at);
         }
     }
 
@@ -107,8 +115,8 @@ impl Shard {
         Some(connection)
     }
 
-    /// What the session has to do with the end of its connection.
-    fn leave(&mut self, mut connection: Connection, will: bool, reason: ReasonCode) {
+    /// What the session has to do with the end of its connection, which was at `ended_at`.
+    fn leave(&mut self, mut connection: Connection, will: bool, reason: ReasonCode, ended_at: u64) {
         let buffer = core::mem::take(&mut connection.output.buffer);
         self.recycle(buffer);
         if let State::Live(live) = &connection.state {
@@ -127,7 +135,7 @@ impl Shard {
                 debug!(client_id, %reason, "disconnected");
                 self.ports.hooks.on_event(&Event::Disconnected { client_id, reason });
             }
-            self.detach(key, will);
+            self.detach(key, will, ended_at);
         }
     }
 

@@ -197,8 +197,9 @@ pub(super) struct Held {
     pub(super) answers: Vec<(u16, Permission)>,
     /// Monotonic milliseconds since when the first packet in `input` waits. Those behind it may have come later.
     pub(super) since: u64,
-    /// The Client has gone behind it: what it had sent still counts, and nothing is said to it any more.
-    pub(super) is_last: bool,
+    /// The Client has gone behind it, then (monotonic milliseconds): what it had sent still counts, and nothing is said to it
+    /// any more.
+    pub(super) lost_at: Option<u64>,
 }
 
 /// What held input waits for.
@@ -322,7 +323,7 @@ impl Connection {
 
     /// Whether the Client has gone, and what it had sent waits to be handled.
     pub(super) fn is_leaving(&self) -> bool {
-        self.held.as_ref().is_some_and(|held| held.is_last)
+        self.held.as_ref().is_some_and(|held| held.lost_at.is_some())
     }
 
     pub(super) fn live(&self) -> Option<&Live> {

@@ -141,9 +141,9 @@ impl Shard {
         // A packet that waits once more keeps the answers it has, and goes on waiting.
         let answers = core::mem::take(&mut self.answers);
         let since = self.now.millis - core::mem::take(&mut self.waited);
-        let is_last = self.leaving == Some(key);
-        connection.held = Some(Box::new(Held { input, packet_bytes, why, answers, since, is_last }));
-        if !is_last {
+        let lost_at = self.leaving.filter(|&(leaving, _)| leaving == key).map(|(_, at)| at);
+        connection.held = Some(Box::new(Held { input, packet_bytes, why, answers, since, lost_at }));
+        if lost_at.is_none() {
             self.actions.push_back(Action::PauseRead { id: key.into() });
         }
         match why {
@@ -174,13 +174,14 @@ impl Shard {
                 // The first packet asks again and finds its answers.
                 self.answers = core::mem::take(&mut held.answers);
                 self.waited = self.now.millis - held.since;
-                self.leaving = held.is_last.then_some(key);
+                self.leaving = held.lost_at.map(|at| (key, at));
                 self.process(key, &input);
                 self.waited = 0;
-                if self.leaving.take().is_some() {
+                if self.leaving.is_some() {
                     if !self.is_leaving(key) {
                         self.forget_lost(key, true, ReasonCode::UNSPECIFIED_ERROR);
                     }
+                    self.leaving = None;
                     return;
                 }
                 let Some(connection) = self.connections.get_mut(key) else { return };

@@ -57,9 +57,9 @@ impl Shard {
         }
     }
 
-    /// The session's connection has ended. `will`: whether its Will is to be published.
-    pub(super) fn detach(&mut self, key: Key, will: bool) {
-        let now = self.now.millis;
+    /// The session's connection has ended at `ended_at`, in monotonic milliseconds, now or before. `will`: whether its Will is to
+    /// be published.
+    pub(super) fn detach(&mut self, key: Key, will: bool, ended_at: u64) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.disconnected();
         let had_will = !will && session.take_will().is_some();
@@ -73,17 +73,17 @@ impl Shard {
             self.end_session(key);
             return;
         }
-        let at = self.records.wall(self.now);
+        let at = self.records.wall(self.now).saturating_sub(self.now.millis - ended_at);
         self.records.append_later(self.now, &Record::Closed { client_id: &session.client_id, at });
         let expiry_millis = u64::from(session.expiry_seconds) * 1000;
         if session.expiry_seconds != u32::MAX {
-            let ends_at = now + expiry_millis;
+            let ends_at = ended_at + expiry_millis;
             session.set_end(ends_at);
             self.ends.set(key.index, ends_at);
         }
         match session.known_aside_mut().and_then(|aside| aside.will.as_mut()) {
             Some(will) if will.delay_seconds > 0 => {
-                let due_at = now + u64::from(will.delay_seconds) * 1000;
+                let due_at = ended_at + u64::from(will.delay_seconds) * 1000;
                 (will.due_at, will.away_since) = (Some(due_at), at);
                 self.wills.insert((due_at, key));
             }

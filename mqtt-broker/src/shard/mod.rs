@@ -168,7 +168,7 @@ pub struct Shard {
     /// Milliseconds that the packet at hand was held.
     waited: u64,
     /// The connection whose last input is being handled: its Client has gone.
-    leaving: Option<Key>,
+    leaving: Option<(Key, u64)>,
     // Kept between calls for their memory alone.
     spares: Spares,
     frame: Frame,

@@ -647,3 +647,35 @@ fn what_waits_of_a_client_that_went_is_given_up_when_it_comes_back_or_after_a_wh
         }
     }
 }
+
+/// A session's time runs from the end of its connection on, not from when the last that it had sent was handled.
+#[test]
+fn a_session_is_away_since_its_connection_was_lost_though_something_waits() {
+    for cores in [1, 2, 8] {
+        let (mut cluster, asked) = cluster(cores, limits(|_| {}));
+        let expiry = [Property::SessionExpiryInterval(5)];
+        let connect = |clean_start| Connect {
+            properties: Properties::new(&expiry),
+            clean_start,
+            ..connect(Version::V5, "c")
+        };
+        for comes_back_at_once in [true, false] {
+            let (client, _) = cluster.connect_with(0, connect(true));
+            cluster.send(client, &Packet::Publish(publish("later", b"x", Qos::AtMostOnce, 1)));
+            cluster.cut(client);
+            cluster.advance(4_999);
+            assert_eq!(cluster.total(|stats| stats.sessions), 1);
+            if comes_back_at_once {
+                cluster.advance(1);
+                let (client, present) = cluster.connect_with(0, connect(false));
+                assert!(!present, "its time is over");
+                cluster.cut(client);
+                permit(&mut cluster, question(&asked, "publish later"));
+            } else {
+                permit(&mut cluster, question(&asked, "publish later"));
+                cluster.advance(1);
+                assert_eq!(cluster.total(|stats| stats.sessions), 0);
+            }
+        }
+    }
+}

@@ -113,8 +113,16 @@ pub(crate) trait Drive {
                     (link.id, link.handover) = (None, handover);
                 }
             }
-            Action::Established { .. } | Action::PauseRead { .. } | Action::ResumeRead { .. } => {}
+            Action::PauseRead { id } => self.paused(core, id, true),
+            Action::ResumeRead { id } => self.paused(core, id, false),
+            Action::Established { .. } => {}
             other => panic!("an action that the simulation does not know: {other:?}"),
+        }
+    }
+
+    fn paused(&mut self, core: usize, id: ConnectionId, is_paused: bool) {
+        if let Some(link) = self.client_of(core, id).and_then(|nth| self.link(nth)) {
+            link.is_paused = is_paused;
         }
     }
 

@@ -59,6 +59,8 @@ pub(crate) struct Link {
     pub(crate) is_accepted: bool,
     /// The CONNECT of an earlier connection has arrived late, and may have taken the session over.
     pub(crate) is_doubtful: bool,
+    /// What has arrived waits to be handled, and would go on doing so behind the connection's end.
+    pub(crate) is_paused: bool,
     /// When CONNECT was sent.
     pub(crate) since: Now,
     /// DISCONNECT, behind which the Client sends nothing; empty once it has arrived.
@@ -144,6 +146,7 @@ impl Peer {
             is_closed: false,
             is_accepted: false,
             is_doubtful: false,
+            is_paused: false,
             since,
             goodbye: None,
             to_broker: Vec::new(),

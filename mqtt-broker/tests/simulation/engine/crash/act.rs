@@ -126,15 +126,19 @@ impl World {
             self.wills.may_be_back(nth);
         }
         let soonest = if link.is_accepted { self.cluster.now.wall_millis } else { link.since.wall_millis };
-        let away = Away { soonest, latest: self.latest, is_on_disk: false };
+        let away = Away { soonest, latest: self.latest, is_told: !link.is_paused, is_on_disk: false };
         let known = self.clients[nth].away.get_or_insert(away);
-        (known.latest, known.is_on_disk) = (self.latest, false);
+        (known.latest, known.is_told, known.is_on_disk) = (self.latest, !link.is_paused, false);
         if !link.is_accepted {
             return;
         }
         let is_v5 = self.clients[nth].party.version == Version::V5;
         if link.has_said_goodbye() && !is_v5 && self.cluster.disks.iter().any(Handle::has_refused) {
             // A message before DISCONNECT that waited may have ended the connection by being refused.
+            self.wills.doubt(nth);
+        }
+        if link.is_paused {
+            // The broker may end, or go on, before what is waiting was handled, the DISCONNECT included.
             self.wills.doubt(nth);
         }
         let takes_leave = self.is_stopping || link.has_said_goodbye();

@@ -55,6 +55,8 @@ pub(super) enum Known {
 pub(super) struct Away {
     pub(super) soonest: u64,
     pub(super) latest: u64,
+    /// Whether the store was told as it happened.
+    pub(super) is_told: bool,
     /// Whether the store knows for certain.
     pub(super) is_on_disk: bool,
 }

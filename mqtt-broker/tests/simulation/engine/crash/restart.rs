@@ -83,6 +83,8 @@ impl World {
         let now = self.cluster.now;
         self.wills.crashed(millis, now.millis, (now.wall_millis, self.latest), &self.clients);
         start(self, cores, remains);
+        // Nobody comes and goes in the same millisecond: what happens now is behind the start.
+        self.pass(1);
         Ok(())
     }
 
@@ -108,9 +110,11 @@ impl Client {
         match (&mut self.away, link) {
             // Whether the end of its connection was kept, or its coming back, is not known: it may count from the start.
             (Some(away), link) if !away.is_on_disk || link.is_some() => {
-                (away.latest, away.is_on_disk) = (latest, false);
+                (away.latest, away.is_told, away.is_on_disk) = (latest, true, false);
             }
-            (None, Some(_)) => self.away = Some(Away { soonest: before, latest, is_on_disk: false }),
+            (None, Some(_)) => {
+                self.away = Some(Away { soonest: before, latest, is_told: true, is_on_disk: false })
+            }
             _ => {}
         }
     }

@@ -177,7 +177,7 @@ impl Wills {
             will.is_counted &= matches!(will.fate, Fate::Published { is_told: true });
             // It waits from the end of the connection on, or from this start if nobody knows of that.
             let (from, by) = match clients[will.client].away.filter(|_| will.fate != Fate::Armed) {
-                Some(Away { soonest, latest, is_on_disk }) => {
+                Some(Away { soonest, latest, is_on_disk, .. }) => {
                     let latest = if is_on_disk { latest } else { wall.1 };
                     let left = |since: u64, wall: u64| (since + waits).saturating_sub(wall).min(waits);
                     (left(soonest, wall.1), left(latest, wall.0))

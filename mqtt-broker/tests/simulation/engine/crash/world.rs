@@ -78,6 +78,11 @@ impl Drive for World {
         if client.away.is_some() {
             client.may_be_back(self.latest);
         }
+        // The old CONNECT may have had Clean Start.
+        if client.session == Known::There && client.peer.link.as_ref().is_some_and(|link| link.is_accepted) {
+            client.session = Known::Unsure;
+            return self.cut(nth);
+        }
         // Whose session its CONNECT finds is not known: it comes once more, with Clean Start.
         if client.session == Known::Unsure && !client.clean {
             self.cut(nth);
@@ -90,7 +95,7 @@ impl Drive for World {
             self.clients
                 .iter_mut()
                 .filter_map(|client| client.away.as_mut())
-                .for_each(|away| away.is_on_disk = true);
+                .for_each(|away| away.is_on_disk = away.is_told);
         }
     }
 
@@ -127,6 +132,7 @@ impl World {
             is_calm: false,
         };
         begin(&mut world, setting.cores);
+        world.pass(1);
         world
     }
 
