@@ -12,7 +12,7 @@
 //!
 //! Invariant: a chunk is on the disk before the log tells of it, and until the log has told that it is over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -294,6 +294,31 @@ impl ColdFiles {
     }
 }
 
+/// Puts the files that none of `images` needs, which the next start removes, into the folder `aside` too: they belong to what
+/// was damaged, and cost nothing as long as both have them.
+///
+/// # Errors
+/// The system refuses it.
+pub(super) fn keep_unnamed(directory: &Path, aside: &Path, images: &[Image]) -> Result<(), StoreError> {
+    let (from, to) = (folder(directory), folder(aside));
+    let named: BTreeSet<u64> = images.iter().flat_map(Image::chunks).map(|chunk| chunk.file).collect();
+    let keep = || {
+        let mut unnamed = numbers(&from)?;
+        unnamed.retain(|number| !named.contains(number));
+        if unnamed.is_empty() {
+            return Ok(());
+        }
+        make_folder(&to)?;
+        for number in unnamed {
+            let (old, new) = (file(&from, number), file(&to, number));
+            // Not every file system has a second name for a file, and it may have got it before.
+            fs::hard_link(&old, &new).or_else(|_| fs::rename(&old, &new))?;
+        }
+        sync_folder(&to)
+    };
+    keep().map_err(StoreError::system("keep what belongs to damaged files in", &to))
+}
+
 /// The messages of a chunk in the data directory `directory`.
 ///
 /// # Errors
@@ -336,13 +361,18 @@ fn file(folder: &Path, number: u64) -> PathBuf {
 
 /// A new file, whose name is on the disk.
 fn make(folder: &Path, number: u64) -> io::Result<File> {
+    make_folder(folder)?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file(folder, number))?;
+    sync_folder(folder)?;
+    Ok(file)
+}
+
+fn make_folder(folder: &Path) -> io::Result<()> {
     if !folder.exists() {
         DirBuilder::new().mode(0o700).create(folder)?;
         sync_folder(folder.parent().unwrap_or(Path::new(".")))?;
     }
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file(folder, number))?;
-    sync_folder(folder)?;
-    Ok(file)
+    Ok(())
 }
 
 /// The numbers of the files there are.
