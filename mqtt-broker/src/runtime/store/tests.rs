@@ -138,8 +138,21 @@ fn expected(clients: u32, each: u32) -> Vec<Vec<String>> {
 
 /// A store of two cores with something in it, closed.
 fn filled(place: &Place) {
-    let mut stored = place.open(2).expect("a new one");
-    fill(&mut stored, 6, 3);
+    fill(&mut begun(place), 6, 3);
+}
+
+/// A store of two cores, each of which is the home of some of six Clients: its key is drawn.
+fn begun(place: &Place) -> Stored {
+    loop {
+        let stored = place.open(2).expect("a new one");
+        let key = stored.directory.hash_key();
+        let home = |client| home_of(key, 2, Home::Session(&format!("client-{client}")));
+        if (1..6).any(|client| home(client) != home(0)) {
+            return stored;
+        }
+        drop(stored);
+        fs::remove_dir_all(&place.0).expect("it is there");
+    }
 }
 
 fn some_segment(place: &Place) -> PathBuf {
@@ -306,7 +319,7 @@ fn files_of_chunks_that_nobody_names_any_more_are_kept_with_what_was_damaged() {
     ];
     for salvage in salvages {
         let place = Place::new();
-        let mut stored = place.open(2).expect("a new one");
+        let mut stored = begun(&place);
         fill(&mut stored, 6, 3);
         let key = stored.directory.hash_key();
         // The log of core 0 is damaged, and this one is not.
