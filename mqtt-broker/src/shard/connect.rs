@@ -85,6 +85,10 @@ impl Shard {
 
     /// Accepts an approved CONNECT on the home core of its session.
     pub(super) fn accept(&mut self, key: Key, connect: &Connect<'_>, approved: Approved) -> Step {
+        if connect.will.is_some() && self.records.are_behind() {
+            // A Will is kept as a message is; who comes and goes is not held back by not being read.
+            return self.refuse(key, connect.version, ReasonCode::SERVER_BUSY);
+        }
         let Approved { client_id, assigned, identity, data } = approved;
         let peer = PeerLimits::from_connect(connect);
         let asked = self.asked_expiry(connect, &peer);

@@ -146,13 +146,18 @@ impl Shard {
 
     /// Removes the retained message of `topic`, if there is one.
     fn remove_retained(&mut self, topic: &str) -> Commit {
-        let Some(removed) = self.retained.remove(topic) else { return Commit::Now };
-        self.expiries.remove(&removed);
-        self.count_retained();
-        match outlives(topic) {
+        match self.forget_retained(topic) {
             true => self.records.append(self.now, &Record::RetainedRemoved { topic }),
             false => Commit::Now,
         }
+    }
+
+    /// Takes the retained message of `topic` out of memory; whether the store has to know.
+    fn forget_retained(&mut self, topic: &str) -> bool {
+        let Some(removed) = self.retained.remove(topic) else { return false };
+        self.expiries.remove(&removed);
+        self.count_retained();
+        outlives(topic)
     }
 
     /// Removes the retained messages whose Message Expiry Interval is over [MQTT-3.3.2-5]. If more than a turn's share
@@ -161,7 +166,10 @@ impl Shard {
         for _ in 0..EXPIRED_MAX {
             let Some(due) = self.expiries.pop_due(self.now.millis) else { return };
             // Nobody waits for this record: after a restart the message is as expired as before.
-            self.remove_retained(due.topic());
+            let topic = due.topic();
+            if self.forget_retained(topic) {
+                self.records.append_later(self.now, &Record::RetainedRemoved { topic });
+            }
         }
     }
 

@@ -1,10 +1,10 @@
 //! A store that writes more slowly than Clients publish: whoever adds to it waits, and nobody else.
 
 use mqtt_broker::config::Limits;
-use mqtt_proto::packet::{Packet, Publish};
-use mqtt_proto::types::{Qos, Version};
+use mqtt_proto::packet::{Connect, Packet, Properties, Publish, Will};
+use mqtt_proto::types::{Qos, ReasonCode, TopicName, Version};
 
-use crate::cluster::{limits, publish};
+use crate::cluster::{connect, limits, publish};
 use crate::disk::Disk;
 use crate::handing_on::{goes_away, name_on};
 
@@ -72,6 +72,36 @@ fn who_publishes_for_sessions_that_are_kept_waits_for_the_store() {
         assert!((BYTES_MAX..2 * BYTES_MAX).contains(&waits), "{waits} bytes wait");
         (0..50).for_each(|_| disk.commit(&mut cluster));
         assert!(!cluster.is_paused(publisher));
+    }
+}
+
+/// Clients that come and go would add to it without being read.
+#[test]
+fn who_connects_with_a_will_is_refused_while_the_store_is_behind() {
+    for (version, busy) in
+        [(Version::V5, ReasonCode::SERVER_BUSY), (Version::V3_1_1, ReasonCode::SERVER_UNAVAILABLE)]
+    {
+        for core in [0, 1] {
+            let (mut cluster, disk) = Disk::new(2, little());
+            let name = name_on(&mut cluster, core, "with will");
+            let payload = vec![7; 10_000];
+            let topic = TopicName::new("will").expect("a topic");
+            let properties = Properties::EMPTY;
+            let will = Will { qos: Qos::AtLeastOnce, retain: false, topic, payload: &payload, properties };
+            let with_will = Connect { will: Some(will), ..connect(version, &name) };
+            disk.set_late(true);
+            // Each takes the place of the one before.
+            for _ in 0..100 {
+                let client = cluster.open(0, version);
+                cluster.send(client, &Packet::Connect(with_will));
+            }
+            let waits = disk.waiting_bytes();
+            assert!((BYTES_MAX..2 * BYTES_MAX).contains(&waits), "{waits} bytes wait");
+            assert_eq!(cluster.connect_reason(0, with_will), busy);
+            disk.set_late(false);
+            disk.commit(&mut cluster);
+            cluster.connect_with(0, with_will);
+        }
     }
 }
 

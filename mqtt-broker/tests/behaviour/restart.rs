@@ -270,6 +270,22 @@ fn retained_messages_are_there_unless_they_were_removed_or_have_expired() {
     }
 }
 
+/// After a restart it is as expired as before: the record is no reason for a write.
+#[test]
+fn nobody_waits_for_the_record_of_a_retained_message_that_has_expired() {
+    let (mut cluster, disk) = Disk::new(1, Limits::default());
+    let publisher = cluster.connect(0, Version::V5, "publisher");
+    let expiry = [Property::MessageExpiryInterval(10)];
+    let properties = Properties::new(&expiry);
+    let message = Publish { retain: true, properties, ..publish("a", b"x", Qos::AtMostOnce, 0) };
+    cluster.send(publisher, &Packet::Publish(message));
+    let removed = |disk: &Disk| disk.count(|record| matches!(record, Record::RetainedRemoved { .. }));
+    let before = disk.awaited();
+    assert_eq!(removed(&disk), 0);
+    cluster.advance(11_000);
+    assert_eq!((removed(&disk), disk.awaited()), (1, before));
+}
+
 /// Connects with a Will; the session is kept for `expiry` seconds.
 fn with_will(cluster: &mut Cluster, name: &str, expiry: u32, delay: u32, clean_start: bool) -> ClientId {
     let (expiry, delay) = ([Property::SessionExpiryInterval(expiry)], [Property::WillDelayInterval(delay)]);

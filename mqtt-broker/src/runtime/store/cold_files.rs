@@ -12,7 +12,7 @@
 //!
 //! Invariant: a chunk is on the disk before the log tells of it, and until the log has told that it is over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use tracing::{error, warn};
 
 use super::StoreError;
+use super::again::is_passing;
 use super::cold::{ColdDone, ColdJob, Park};
 use super::files::sync_folder;
 use crate::store::cold::{Chunk, chunk_records, put_chunk, read_chunk};
@@ -72,6 +73,17 @@ impl Needed {
     fn is_sparse(&self) -> bool {
         self.live * NEEDED_SHARE < self.bytes && !self.is_told
     }
+}
+
+/// Why a chunk was not read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unread {
+    /// For a shortage that passes, which says nothing of the chunk.
+    #[error("{0}")]
+    Short(io::Error),
+    /// It is not there as it was written; in words.
+    #[error("{0}")]
+    Damaged(String),
 }
 
 impl ColdFiles {
@@ -128,8 +140,8 @@ impl ColdFiles {
     /// Does what is to be done; the answer, if one is waited for.
     ///
     /// # Errors
-    /// Messages that were acknowledged cannot be read, and are not to be passed over; in words.
-    pub(super) fn handle(&mut self, job: ColdJob, now: u64) -> Result<Option<ColdDone>, String> {
+    /// Messages that were acknowledged cannot be read, and are not to be passed over.
+    pub(super) fn handle(&mut self, job: ColdJob, now: u64) -> Result<Option<ColdDone>, Unread> {
         Ok(match job {
             ColdJob::Park(parks) => Some(ColdDone::Parked(self.park(parks))),
             ColdJob::Load(ticket, chunk) => Some(ColdDone::Loaded(ticket, self.load(chunk)?)),
@@ -195,20 +207,21 @@ impl ColdFiles {
         Ok(chunks)
     }
 
-    fn load(&self, chunk: Chunk) -> Result<Option<Vec<Delivery>>, String> {
+    fn load(&self, chunk: Chunk) -> Result<Option<Vec<Delivery>>, Unread> {
         let error = match read(&self.folder, self.key, chunk) {
             Ok(messages) => return Ok(Some(messages)),
-            Err(error) => error,
+            Err(Unread::Damaged(error)) => error,
+            Err(short) => return Err(short),
         };
         let what = format!(
             "{error}: {} messages that wait for a Client that was away cannot be read",
             chunk.messages
         );
         if !self.salvage {
-            return Err(format!(
+            return Err(Unread::Damaged(format!(
                 "{what}. \"mqttd store check\" says what else is damaged, and \"mqttd store repair --salvage\" goes on \
                  without it (on_damage = \"salvage\" in [store])"
-            ));
+            )));
         }
         error!("{what}");
         Ok(None)
@@ -225,14 +238,14 @@ impl ColdFiles {
             let read = read_bytes(&self.folder, chunk).and_then(|bytes| {
                 chunk_records(&bytes, self.key, chunk)
                     .map(<[u8]>::to_vec)
-                    .map_err(|error| failed(&self.folder, chunk, &error))
+                    .map_err(|error| Unread::Damaged(failed(&self.folder, chunk, &error)))
             });
             match read {
                 Ok(read) => records.push((ticket, chunk.messages, read)),
                 // It was over before its turn came.
                 Err(_) if !self.files.contains_key(&chunk.file) => {}
                 Err(error) => {
-                    warn!(error, "messages that wait for a Client that is away stay where they are")
+                    warn!(%error, "messages that wait for a Client that is away stay where they are")
                 }
             }
         }
@@ -294,20 +307,45 @@ impl ColdFiles {
     }
 }
 
+/// Puts the files that none of `images` needs, which the next start removes, into the folder `aside` too: they belong to what
+/// was damaged, and cost nothing as long as both have them.
+///
+/// # Errors
+/// The system refuses it.
+pub(super) fn keep_unnamed(directory: &Path, aside: &Path, images: &[Image]) -> Result<(), StoreError> {
+    let (from, to) = (folder(directory), folder(aside));
+    let named: BTreeSet<u64> = images.iter().flat_map(Image::chunks).map(|chunk| chunk.file).collect();
+    let keep = || {
+        let mut unnamed = numbers(&from)?;
+        unnamed.retain(|number| !named.contains(number));
+        if unnamed.is_empty() {
+            return Ok(());
+        }
+        make_folder(&to)?;
+        for number in unnamed {
+            let (old, new) = (file(&from, number), file(&to, number));
+            // Not every file system has a second name for a file, and it may have got it before.
+            fs::hard_link(&old, &new).or_else(|_| fs::rename(&old, &new))?;
+        }
+        sync_folder(&to)
+    };
+    keep().map_err(StoreError::system("keep what belongs to damaged files in", &to))
+}
+
 /// The messages of a chunk in the data directory `directory`.
 ///
 /// # Errors
-/// It cannot be read, in words.
-pub(super) fn read_in(directory: &Path, key: [u64; 2], chunk: Chunk) -> Result<Vec<Delivery>, String> {
+/// It cannot be read.
+pub(super) fn read_in(directory: &Path, key: [u64; 2], chunk: Chunk) -> Result<Vec<Delivery>, Unread> {
     read(&folder(directory), key, chunk)
 }
 
-fn read(folder: &Path, key: [u64; 2], chunk: Chunk) -> Result<Vec<Delivery>, String> {
+fn read(folder: &Path, key: [u64; 2], chunk: Chunk) -> Result<Vec<Delivery>, Unread> {
     let bytes = read_bytes(folder, chunk)?;
-    read_chunk(&bytes, key, chunk).map_err(|error| failed(folder, chunk, &error))
+    read_chunk(&bytes, key, chunk).map_err(|error| Unread::Damaged(failed(folder, chunk, &error)))
 }
 
-fn read_bytes(folder: &Path, chunk: Chunk) -> Result<Vec<u8>, String> {
+fn read_bytes(folder: &Path, chunk: Chunk) -> Result<Vec<u8>, Unread> {
     let read = || {
         let file = File::open(file(folder, chunk.file))?;
         // A reference that is wrong takes no memory.
@@ -318,7 +356,10 @@ fn read_bytes(folder: &Path, chunk: Chunk) -> Result<Vec<u8>, String> {
         file.read_exact_at(&mut bytes, chunk.offset)?;
         io::Result::Ok(bytes)
     };
-    read().map_err(|error| failed(folder, chunk, &error))
+    read().map_err(|error| match is_passing(&error) {
+        true => Unread::Short(error),
+        false => Unread::Damaged(failed(folder, chunk, &error)),
+    })
 }
 
 fn failed(folder: &Path, chunk: Chunk, error: &dyn fmt::Display) -> String {
@@ -336,13 +377,18 @@ fn file(folder: &Path, number: u64) -> PathBuf {
 
 /// A new file, whose name is on the disk.
 fn make(folder: &Path, number: u64) -> io::Result<File> {
+    make_folder(folder)?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file(folder, number))?;
+    sync_folder(folder)?;
+    Ok(file)
+}
+
+fn make_folder(folder: &Path) -> io::Result<()> {
     if !folder.exists() {
         DirBuilder::new().mode(0o700).create(folder)?;
         sync_folder(folder.parent().unwrap_or(Path::new(".")))?;
     }
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file(folder, number))?;
-    sync_folder(folder)?;
-    Ok(file)
+    Ok(())
 }
 
 /// The numbers of the files there are.

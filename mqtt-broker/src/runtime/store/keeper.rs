@@ -3,7 +3,7 @@
 //!
 //! A core asks for one segment at a time to be made, and for one to be opened, has one write of a snapshot under way, has
 //! chunks written while there are too many messages in its memory, and one chunk at a time read for a Client; so what waits
-//! here is bounded. Chunks are moved from one file to another only while nothing else is to be done. Answers come as commands. The thread has the directory, so that the lock is given up once it ends, which
+//! here is bounded. What a shortage that passes keeps from being opened or read is tried again. Chunks are moved from one file to another only while nothing else is to be done. Answers come as commands. The thread has the directory, so that the lock is given up once it ends, which
 //! is when all cores have.
 
 use std::collections::{HashMap, VecDeque};
@@ -12,19 +12,21 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
 use ahash::RandomState;
 use tracing::warn;
 
+use super::again::{Again, is_passing};
 use super::cold::{ColdDone, ColdJob};
-use super::cold_files::ColdFiles;
+use super::cold_files::{ColdFiles, Unread};
 use super::directory::Directory;
 use super::files;
 use crate::config::CoreId;
 use crate::ring::monotonic_millis;
 use crate::runtime::shared::{BrokerError, Command, Shared};
+use crate::store::cold::Chunk;
 use crate::store::log::{Segment, SnapshotWrite};
 
 /// What a core wants done.
@@ -97,6 +99,7 @@ struct Keeper<'a> {
     snapshots: HashMap<CoreId, File, RandomState>,
     /// What is done when there is nothing else to be done: one batch of chunks a core at most.
     later: VecDeque<(CoreId, ColdJob)>,
+    again: Again<(CoreId, Job)>,
 }
 
 impl<'a> Keeper<'a> {
@@ -104,7 +107,7 @@ impl<'a> Keeper<'a> {
         // The keys are cores of ours: nobody aims at them.
         let hasher = RandomState::with_seeds(0, 0, 0, 0);
         let snapshots = HashMap::with_hasher(hasher);
-        Keeper { directory, cold, shared, snapshots, later: VecDeque::new() }
+        Keeper { directory, cold, shared, snapshots, later: VecDeque::new(), again: Again::default() }
     }
 
     fn run(mut self, jobs: &Receiver<(CoreId, Job)>) {
@@ -113,9 +116,13 @@ impl<'a> Keeper<'a> {
             let files = self.directory.core(core.0);
             let done = match job {
                 Job::Make(segment) => Done::Made(files.make_segment(segment)),
-                Job::Open(segment) => {
-                    Done::Opened(segment, files.open_to_write(segment, self.directory.direct))
-                }
+                Job::Open(segment) => match files.open_to_write(segment, self.directory.direct) {
+                    Err(error) if is_passing(&error) => {
+                        self.again.put((core, Job::Open(segment)), &error, monotonic_millis());
+                        continue;
+                    }
+                    opened => Done::Opened(segment, opened),
+                },
                 Job::Remove(segment) => {
                     let path = files.segment(segment.number);
                     if let Err(error) = std::fs::remove_file(&path) {
@@ -129,29 +136,61 @@ impl<'a> Keeper<'a> {
                 }
                 Job::Publish(from) => Done::Published(self.publish(core, from)),
                 Job::Cold(job) => {
+                    if let ColdJob::Release(over) = &job {
+                        self.forget_loads(over);
+                    }
+                    let load = match &job {
+                        &ColdJob::Load(ticket, chunk) => Some(ColdJob::Load(ticket, chunk)),
+                        _ => None,
+                    };
                     let done = self.cold.handle(job, monotonic_millis());
                     self.tell_sparse();
                     match done {
                         Ok(Some(done)) => Done::Cold(done),
                         Ok(None) => continue,
+                        Err(Unread::Short(error)) => {
+                            let load = Job::Cold(load.expect("nothing else fails so"));
+                            self.again.put((core, load), &error, monotonic_millis());
+                            continue;
+                        }
                         // Nothing is given up for good: the next start has it all.
-                        Err(message) => {
+                        Err(Unread::Damaged(message)) => {
                             self.shared.fail(Some(BrokerError::Store { core, message }));
                             return jobs.iter().for_each(drop);
                         }
                     }
                 }
             };
+            self.again.done();
             self.shared.core(core).command(Command::Store(done));
+        }
+    }
+
+    /// Who waits for one of these chunks, which could not be read, is told that it is over: its file may go.
+    fn forget_loads(&mut self, over: &[Chunk]) {
+        let is_over = |(_, job): &(CoreId, Job)| matches!(job, Job::Cold(ColdJob::Load(_, chunk)) if over.contains(chunk));
+        for (core, job) in self.again.extract(is_over) {
+            if let Job::Cold(ColdJob::Load(ticket, _)) = job {
+                let done = Done::Cold(ColdDone::Loaded(ticket, None));
+                self.shared.core(core).command(Command::Store(done));
+            }
         }
     }
 
     /// What is to be done next, once there is something; nothing: all cores have ended.
     fn next(&mut self, jobs: &Receiver<(CoreId, Job)>) -> Option<(CoreId, Job)> {
         loop {
-            let next = match self.later.is_empty() {
-                true => Ok(jobs.recv().ok()?),
-                false => jobs.try_recv(),
+            let now = monotonic_millis();
+            if let Some(next) = self.again.poll(now) {
+                return Some(next);
+            }
+            let next = match (self.later.is_empty(), self.again.pause(now)) {
+                (true, None) => Ok(jobs.recv().ok()?),
+                (true, Some(pause)) => match jobs.recv_timeout(pause) {
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    next => Ok(next.ok()?),
+                },
+                (false, _) => jobs.try_recv(),
             };
             match next {
                 Ok((core, Job::Cold(job @ ColdJob::Move(_)))) => self.later.push_back((core, job)),
@@ -208,3 +247,6 @@ impl<'a> Keeper<'a> {
         let _ = std::fs::remove_file(files::unfinished(&path));
     }
 }
+
+#[cfg(test)]
+mod tests;

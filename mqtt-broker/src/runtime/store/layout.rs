@@ -1,7 +1,8 @@
 //! Another layout: for another number of cores, or of what could be salvaged.
 //!
 //! The new one is a snapshot a core. It is all on the disk before META names it, and the old one is removed, or moved aside,
-//! only after that; so at any instant META names a layout that is whole.
+//! only after that; so at any instant META names a layout that is whole. Files of chunks that nobody names in what could be
+//! salvaged are in the damaged layout by then, and are moved aside with it.
 
 use std::fs::File;
 use std::io;
@@ -9,10 +10,11 @@ use std::os::unix::fs::FileExt as _;
 
 use tracing::{error, info};
 
-use super::StoreError;
 use super::directory::Directory;
 use super::files::{self, CoreFiles};
+use super::meta::Meta;
 use super::recover::Found;
+use super::{StoreError, cold_files};
 use crate::shard::home_of;
 use crate::store::image::Image;
 use crate::store::log::{Identity, SnapshotWriter};
@@ -45,7 +47,14 @@ pub(super) fn go_over(
     if old_cores != cores {
         info!(from = old_cores, to = cores, "the number of cores has changed: dealing the store out anew");
     }
-    lay_out(directory, found.into_iter().map(|found| found.image).collect(), cores, seed)
+    let is_damaged = !damage.is_empty();
+    let images = deal(directory, found.into_iter().map(|found| found.image).collect(), cores, seed);
+    let meta = write_layout(directory, &images)?;
+    if is_damaged {
+        let aside = directory.layout();
+        cold_files::keep_unnamed(directory.path(), &aside, &images)?;
+    }
+    directory.switch(meta)
 }
 
 /// Deals `images` out to `cores` cores, writes them as a layout, and goes over to it.
@@ -55,15 +64,26 @@ pub(super) fn lay_out(
     cores: u16,
     seed: [u64; 4],
 ) -> Result<(), StoreError> {
+    let images = deal(directory, images, cores, seed);
+    let meta = write_layout(directory, &images)?;
+    directory.switch(meta)
+}
+
+fn deal(directory: &Directory, images: Vec<Image>, cores: u16, seed: [u64; 4]) -> Vec<Image> {
     let key = directory.meta.hash_key;
-    let images = Image::deal(images, cores, seed, |what, cores| home_of(key, cores, what));
+    Image::deal(images, cores, seed, |what, cores| home_of(key, cores, what))
+}
+
+/// Writes a layout of these images, one a core: what META is to say of it.
+fn write_layout(directory: &Directory, images: &[Image]) -> Result<Meta, StoreError> {
+    let cores = u16::try_from(images.len()).expect("one a core");
     let meta = directory.next_layout(cores)?;
-    for (core, image) in (0..).zip(&images) {
+    for (core, image) in (0..).zip(images) {
         let files = directory.core_of(&meta, core);
         let identity = Identity { store: meta.store, core };
         write(&files, identity, image).map_err(StoreError::system("write a snapshot in", &files.folder))?;
     }
-    directory.switch(meta)
+    Ok(meta)
 }
 
 /// Writes an image as the snapshot that a log begins with.

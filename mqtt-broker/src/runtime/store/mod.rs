@@ -14,6 +14,7 @@
 //!
 //! Invariant: a file has its name only once all of it is on the disk; META is the last to change.
 
+mod again;
 mod cold;
 mod cold_files;
 mod directory;

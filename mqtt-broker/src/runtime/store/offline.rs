@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 
+use super::cold_files::Unread;
 use super::directory::{Directory, LOCK};
 use super::files::CoreFiles;
 use super::recover::{self, Found};
@@ -132,14 +133,23 @@ impl OfflineStore {
 
     /// Reads what waits for Clients that are away and is in chunks. The image loses what cannot be read.
     fn look_at_chunks(&self, found: &mut Found, salvage: bool) -> Result<(), StoreError> {
-        let mut damage = Vec::new();
+        let (mut damage, mut short) = (Vec::new(), None);
         found.image.retain_parked(|client_id, chunk, messages| {
             let read = self.read_chunk(chunk);
-            if let Err(what) = &read {
-                damage.push(format!("{what}: {messages} messages that waited for {client_id:?} are gone"));
+            let is_there = read.is_ok();
+            match read {
+                Ok(_) => {}
+                Err(Unread::Short(error)) => short = Some(error),
+                Err(Unread::Damaged(what)) => {
+                    damage
+                        .push(format!("{what}: {messages} messages that waited for {client_id:?} are gone"));
+                }
             }
-            read.is_ok()
+            is_there
         });
+        if let Some(error) = short {
+            return Err(StoreError::system("read what waits in", self.path())(error));
+        }
         if let Some(what) = damage.first().filter(|_| !salvage) {
             return Err(StoreError::Cold { what: what.clone() });
         }
@@ -147,7 +157,7 @@ impl OfflineStore {
         Ok(())
     }
 
-    fn read_chunk(&self, chunk: Chunk) -> Result<Vec<Delivery>, String> {
+    fn read_chunk(&self, chunk: Chunk) -> Result<Vec<Delivery>, Unread> {
         cold_files::read_in(self.directory.path(), self.directory.hash_key(), chunk)
     }
 
@@ -162,7 +172,10 @@ impl OfflineStore {
             let over = std::mem::take(&mut taken);
             match self.read_chunk(chunk) {
                 Ok(messages) => messages.into_iter().skip(over).map(Ok).collect(),
-                Err(what) => vec![Err(StoreError::Cold { what })],
+                Err(Unread::Short(error)) => {
+                    vec![Err(StoreError::system("read what waits in", self.path())(error))]
+                }
+                Err(Unread::Damaged(what)) => vec![Err(StoreError::Cold { what })],
             }
         });
         parked.chain(session.waiting().cloned().map(Ok))

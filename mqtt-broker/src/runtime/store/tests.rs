@@ -9,9 +9,10 @@ use mqtt_proto::packet::SubscriptionOptions;
 use mqtt_proto::types::{PacketId, Qos, TopicName};
 
 use super::directory::Directory;
-use super::{OnDamage, Restored, StoreConfig, StoreError, Stored, layout, open, recover};
+use super::{OfflineStore, OnDamage, Restored, StoreConfig, StoreError, Stored, layout, open, recover};
 use crate::message::MessageRef;
 use crate::shard::home_of;
+use crate::store::cold::{Chunk, ChunkWriter, put_chunk};
 use crate::store::image::Home;
 use crate::store::log::PAGE;
 use crate::store::record::{Identifiers, Record};
@@ -137,8 +138,21 @@ fn expected(clients: u32, each: u32) -> Vec<Vec<String>> {
 
 /// A store of two cores with something in it, closed.
 fn filled(place: &Place) {
-    let mut stored = place.open(2).expect("a new one");
-    fill(&mut stored, 6, 3);
+    fill(&mut begun(place), 6, 3);
+}
+
+/// A store of two cores, each of which is the home of some of six Clients: its key is drawn.
+fn begun(place: &Place) -> Stored {
+    loop {
+        let stored = place.open(2).expect("a new one");
+        let key = stored.directory.hash_key();
+        let home = |client| home_of(key, 2, Home::Session(&format!("client-{client}")));
+        if (1..6).any(|client| home(client) != home(0)) {
+            return stored;
+        }
+        drop(stored);
+        fs::remove_dir_all(&place.0).expect("it is there");
+    }
 }
 
 fn some_segment(place: &Place) -> PathBuf {
@@ -265,6 +279,67 @@ fn damaged_files_are_kept_wherever_a_salvage_ends() {
     place.open(2).expect("the new one is right");
     assert_eq!(place.names("damaged-"), ["damaged-1"]);
     assert!(place.0.join("damaged-1/core-0/segment-00000000").exists());
+}
+
+/// The first file of chunks, with one.
+fn put_chunk_file(place: &Place, key: [u64; 2], client_id: &str) -> Chunk {
+    let mut writer = ChunkWriter::default();
+    let (topic, qos, retain) = (TopicName::try_from("a/b").expect("a topic"), Qos::AtLeastOnce, false);
+    let message = MessageRef { topic, properties: &[], payload: b"parked", qos, retain, expires_at: None };
+    let identifiers = Identifiers::EMPTY;
+    writer.append(
+        &Record::Message { message, publisher: 0, shared: false },
+        &Record::Enqueued { client_id, qos, retain, identifiers, packet_id: None },
+    );
+    let (messages, records) = writer.finish();
+    let mut bytes = Vec::new();
+    let chunk = put_chunk(&mut bytes, key, (1, 0), messages, &records);
+    fs::create_dir(place.0.join("cold")).expect("made");
+    fs::write(place.0.join("cold/000000000001"), bytes).expect("written");
+    chunk
+}
+
+/// Files of chunks that only what is gone has named belong to it; one that is still needed stays where it is.
+#[test]
+fn files_of_chunks_that_nobody_names_any_more_are_kept_with_what_was_damaged() {
+    let salvages: [fn(&Place); 3] = [
+        |place| drop(place.salvage(2)),
+        |place| {
+            let mut store = OfflineStore::open(&place.0).expect("META is right");
+            let cores = store.read(OnDamage::Salvage, &AtomicU64::new(0)).expect("it keeps what it can");
+            store.salvage(cores).expect("written");
+        },
+        // It ends before anything is moved, and is done once more by the next start.
+        |place| {
+            let mut directory = Directory::open(&place.0, 2).expect("META is right");
+            let found =
+                recover::read(&directory, SEED, true, &AtomicU64::new(0)).expect("it keeps what it can");
+            layout::go_over(&mut directory, found, 2, SEED).expect("gone over");
+        },
+    ];
+    for salvage in salvages {
+        let place = Place::new();
+        let mut stored = begun(&place);
+        fill(&mut stored, 6, 3);
+        let key = stored.directory.hash_key();
+        // The log of core 0 is damaged, and this one is not.
+        let client = (0..6).map(|client| format!("client-{client}"));
+        let client_id = client.into_iter().find(|id| home_of(key, 2, Home::Session(id)) == 1);
+        let client_id = &*client_id.expect("there is one on each core");
+        let chunk = put_chunk_file(&place, key, client_id);
+        append(&mut stored.cores[1], &Record::Parked { client_id, chunk });
+        write(&mut stored.cores[1]);
+        drop(stored);
+        let (named, unnamed) = ("cold/000000000001", "cold/000000000002");
+        fs::copy(place.0.join(named), place.0.join(unnamed)).expect("copied");
+        flip(&some_segment(&place), 2 * PAGE as u64 + 60);
+        salvage(&place);
+        drop(place.open(2).expect("nothing is damaged any more"));
+        let kept = fs::read(place.0.join("damaged-1").join(unnamed)).expect("nothing removes it");
+        assert_eq!(kept, fs::read(place.0.join(named)).expect("it is needed"));
+        assert!(!place.0.join(unnamed).exists(), "nobody needs it");
+        assert!(!place.0.join("damaged-1").join(named).exists());
+    }
 }
 
 #[test]

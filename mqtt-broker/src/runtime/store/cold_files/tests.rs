@@ -248,7 +248,8 @@ fn a_chunk_that_does_not_verify_ends_the_broker_unless_it_is_to_be_salvaged() {
         let mut files = place.open(&[image(&chunks)], salvage).expect("they are long enough");
         assert_eq!(loaded(&mut files, chunks[0]).as_deref(), Some(&b"one"[..]));
         match files.handle(ColdJob::Load(1, chunks[1]), 0) {
-            Err(what) => {
+            Err(error) => {
+                let what = error.to_string();
                 assert!(!salvage && what.contains("000000000001") && what.contains("repair"), "{what}");
                 assert!(what.contains(&format!("from byte {} on", chunks[1].offset)), "{what}");
             }
