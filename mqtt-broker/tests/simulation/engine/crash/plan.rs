@@ -92,7 +92,10 @@ const EXPIRIES: [u32; 3] = [5, 40, 100];
 const QUEUE_BYTES: [u64; 6] = [0, 0, 0, 1, 300, 1_000];
 
 /// What may wait for a disk before publishers do.
-const WAITING_BYTES: [u32; 4] = [1 << 30, 1 << 30, 1_000, 100];
+const WAITING_BYTES: [u32; 4] = [WAITING_MANY, WAITING_MANY, 1_000, 100];
+
+/// More than a run has to write.
+pub(crate) const WAITING_MANY: u32 = 1 << 30;
 
 /// The run of a seed.
 pub(crate) fn plan(seed: u64) -> (Setting, Vec<Step>) {

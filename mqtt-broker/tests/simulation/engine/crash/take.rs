@@ -83,6 +83,15 @@ impl World {
 
     fn take_connack(&mut self, nth: usize, connack: &ConnAck<'_>) -> Check {
         if connack.reason.is_error() {
+            let client = &self.clients[nth];
+            let is_busy = match client.party.version {
+                Version::V5 => connack.reason == ReasonCode::SERVER_BUSY,
+                _ => connack.reason == ReasonCode::SERVER_UNAVAILABLE,
+            };
+            // A Will has to be kept, and the store may have much to write.
+            if is_busy && client.brought.is_some() && self.may_be_behind {
+                return Ok(());
+            }
             return self.check_refusal(nth, connack.reason);
         }
         self.check_session(nth, connack.session_present)?;

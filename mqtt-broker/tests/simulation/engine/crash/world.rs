@@ -9,7 +9,7 @@ use mqtt_proto::types::Version;
 use super::act::will_topic;
 use super::client::{Client, Known};
 use super::judge::Judge;
-use super::plan::{Setting, Step, What};
+use super::plan::{Setting, Step, WAITING_MANY, What};
 use super::wills::Wills;
 use crate::engine::cluster::{Check, Cluster, Drive, Handle, Left, Peer, Rest, begin, violation};
 use crate::engine::random::Random;
@@ -31,6 +31,8 @@ pub(super) struct World {
     pub(super) back_once_in: u64,
     /// Something may have been refused since all was quiet, in this life or an earlier one.
     pub(super) has_refused: bool,
+    /// The store may have as much to write as it is to have at most.
+    pub(super) may_be_behind: bool,
     /// What the last Client found retained, by topic.
     pub(super) found: BTreeMap<String, usize>,
     /// The broker ends of its own accord.
@@ -127,6 +129,7 @@ impl World {
             wills: Wills::default(),
             back_once_in: setting.back_once_in,
             has_refused: false,
+            may_be_behind: setting.store_waiting_bytes_max < WAITING_MANY,
             found: BTreeMap::new(),
             is_stopping: false,
             is_calm: false,
