@@ -55,6 +55,8 @@ pub(super) struct Judge {
     last: BTreeMap<(usize, String), usize>,
     /// Messages before this one were all settled in a quiet moment: they may not come again.
     settled: usize,
+    /// A store has ever refused something.
+    pub(super) has_refused: bool,
 }
 
 impl Judge {
@@ -242,6 +244,9 @@ impl Judge {
         let sent: Vec<(usize, &Published)> = of_topic.collect();
         let last = sent.iter().rposition(|(_, message)| message.acknowledged_at.is_some());
         let may_be = &sent[last.unwrap_or(0)..];
+        // As in `take`: what was sent again may have been taken behind those that were sent later.
+        let late = sent.iter().filter(|(_, message)| self.has_refused && message.is_resent);
+        let may_be: Vec<&(usize, &Published)> = may_be.iter().chain(late).collect();
         let can_be_none = last.is_none()
             || may_be
                 .iter()

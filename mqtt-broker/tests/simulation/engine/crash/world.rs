@@ -230,6 +230,7 @@ impl World {
         self.rest(Rest::All)?;
         self.judge.check(&self.clients, self.latest)?;
         self.wills.check(&self.clients, &self.judge, self.latest)?;
+        self.judge.has_refused |= self.has_refused || self.cluster.disks.iter().any(Handle::has_refused);
         for nth in 0..probe {
             let topic = format!("r/{nth}");
             let found = self.found.get(&topic).copied();
