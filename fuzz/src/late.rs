@@ -76,6 +76,12 @@ impl Late {
         state.committed[core]
     }
 
+    /// Whether anything that was appended is not safe yet.
+    pub(crate) fn is_behind(&self) -> bool {
+        let state = self.0.borrow();
+        state.committed != state.appended
+    }
+
     fn ask<T>(&self, ticket: Ticket, question: Question, now: T) -> Decision<T> {
         let mut state = self.0.borrow_mut();
         if !state.late[question as usize] {

@@ -58,7 +58,8 @@ pub fn run(data: &[u8]) {
         }
         run.cluster.run();
         run.look();
-        if !run.cluster.lanes_stalled {
+        // A message of a shared group may wait between two cores until it is safe.
+        if !run.cluster.lanes_stalled && !run.late.is_behind() {
             run.account();
         }
     }
