@@ -186,6 +186,7 @@ impl World {
         let filter = self.cluster.random.pick(&filters);
         let Some((client, packet_id)) = self.ask(nth, filter) else { return };
         client.asked.push((packet_id, Ask::Unsubscribe(filter)));
+        client.changes += 1;
         client.wanted.insert(filter, Default::default());
         let list = [filter];
         let filters = Filters::new(&list);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mqtt_proto::packet::{Connect, Packet, Properties, Property, SubscriptionOptions, Will};
 use mqtt_proto::types::{PacketId, Qos, TopicName, Version};
 
+use super::judge::matches;
 use super::plan::Party;
 use crate::engine::cluster::Peer;
 
@@ -79,6 +80,8 @@ pub(super) struct Client {
     pub(super) wanted: BTreeMap<&'static str, Wanted>,
     /// Subscriptions that ended, and the message before which all may still come that matched.
     pub(super) past: BTreeMap<&'static str, usize>,
+    /// How often it began anew or gave up a subscription.
+    pub(super) changes: u32,
     pub(super) asked: Vec<(PacketId, Ask)>,
     /// Of the last connection: whether its CONNECT had Clean Start, and the message of the Will that it had.
     pub(super) clean: bool,
@@ -101,12 +104,19 @@ impl Client {
             away: None,
             wanted: BTreeMap::new(),
             past: BTreeMap::new(),
+            changes: 0,
             asked: Vec::new(),
             clean: false,
             brought: None,
             is_told_of_end: false,
             peer: Peer::new(party.version, in_flight_max),
         }
+    }
+
+    /// Whether what comes live of a topic may have RETAIN set.
+    pub(super) fn is_as_published(&self, topic: &str) -> bool {
+        let to_it = self.wanted.iter().filter(|(filter, _)| matches(filter, topic));
+        to_it.filter_map(|(_, wanted)| wanted.granted).any(|(options, _)| options.of.retain_as_published)
     }
 
     /// Whether its session ends with its connection.
@@ -170,6 +180,7 @@ impl Client {
         self.session = Known::None;
         self.wanted.clear();
         self.past.clear();
+        self.changes += 1;
         self.peer.forget();
     }
 }

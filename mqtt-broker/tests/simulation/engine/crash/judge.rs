@@ -53,6 +53,10 @@ pub(super) struct Judge {
     taken_at_1: BTreeSet<(usize, usize)>,
     /// By Client and topic: the message that was taken last for the first time.
     last: BTreeMap<(usize, String), usize>,
+    /// By Client and topic: what came for being retained, and how often the Client had changed what it wants.
+    shown: BTreeMap<(usize, String), (usize, u32)>,
+    /// Those of them that an earlier message came behind: they come once more.
+    outrun: BTreeMap<(usize, String), (usize, u32)>,
     /// Messages before this one were all settled in a quiet moment: they may not come again.
     settled: usize,
     /// A store has ever refused something.
@@ -63,6 +67,8 @@ impl Judge {
     /// All that moved has come to rest, and all that was taken is acknowledged and on the disk.
     pub(super) fn settle(&mut self) {
         self.settled = self.messages.len();
+        self.shown.clear();
+        self.outrun.clear();
     }
 
     pub(super) fn has_taken(&self, client: usize, message: usize) -> bool {
@@ -85,6 +91,8 @@ impl Judge {
         if published.is_refused {
             return violation("refused", format!("{} gets {message}, {published:?}", client.name));
         }
+        let of_topic = (nth, published.topic.clone());
+        self.outrun.retain(|of, (shown, _)| *of != of_topic || *shown > message);
         let is_known = self.has_taken(nth, message);
         let before = self.taken.entry((nth, message)).or_default();
         *before += u64::from(!retain);
@@ -101,7 +109,17 @@ impl Judge {
                 false => Ok(()),
             };
         }
-        let last = self.last.entry((nth, published.topic.clone())).or_insert(message);
+        let is_shown = retain && !client.is_as_published(&published.topic);
+        if is_shown {
+            self.shown.insert(of_topic.clone(), (message, client.changes));
+        } else if let Some(shown) = self.shown.get(&of_topic)
+            && (message < shown.0 && client.changes == shown.1)
+        {
+            // The retained one was read while this was on its way from another core; it is on that way too then, so that
+            // what comes last is what was published last.
+            self.outrun.insert(of_topic.clone(), *shown);
+        }
+        let last = self.last.entry(of_topic).or_insert(if is_shown { 0 } else { message });
         // One that came before the subscription may be sent once more behind those that came later.
         let is_owed = |(filter, wanted): (&&str, &Wanted)| {
             wanted.owed_from.is_some_and(|from| from <= message)
@@ -115,7 +133,9 @@ impl Judge {
         {
             return violation("order", format!("{} gets {message} behind {last}", client.name));
         }
-        *last = message.max(*last);
+        if !is_shown {
+            *last = message.max(*last);
+        }
         Ok(())
     }
 
@@ -226,6 +246,16 @@ impl Judge {
                         return violation("lost", format!("{} never got {at}, {message:?}", client.name));
                     }
                 }
+            }
+        }
+        for ((nth, topic), (shown, changes)) in &self.outrun {
+            let (client, message) = (&clients[*nth], &self.messages[*shown]);
+            if client.changes == *changes && !message.is_refused && !message.may_be_expired(latest) {
+                let text = format!(
+                    "{} had {shown}, which {topic} retained, and is left with an earlier one",
+                    client.name
+                );
+                return violation("order", text);
             }
         }
         Ok(())
