@@ -117,6 +117,9 @@ echo "$sessions sessions with a subscription and a queued message, $retained ret
 ((windows > 0)) || exit 0
 # Whether a snapshot is being written.
 is_writing() { compgen -G "$data/layout-*/core-*/snapshot-*.new" >/dev/null; }
+# Waits so many seconds without starting a process, which others would have to wait for.
+exec 9<> <(:)
+pause() { read -r -t "$1" -u 9 || true; }
 "$load" paced --persistent --qos 1 --pairs 20 --rate 5000 --payload 8000 --duration 100000 --broker "127.0.0.1:$port" --json \
     >/dev/null 2>&1 &
 writer=$!
@@ -134,7 +137,7 @@ measure() {
         reader=$!
         while kill -0 "$reader" 2>/dev/null; do
             if is_writing; then kind=with; fi
-            sleep 0.02
+            pause 0.02
         done
         wait "$reader"
         if [[ $kind == with ]]; then with=$((with + 1)); else without=$((without + 1)); fi

@@ -131,7 +131,7 @@ impl Directory {
     /// not count any more.
     pub(super) fn keep_damaged(&self, report: &str) -> Result<(), StoreError> {
         let path = self.layout().join(REPORT);
-        files::finish(&path, |file| file.write_all(report.as_bytes()))
+        files::finish(&path, false, |file| file.write_all(report.as_bytes()))
             .map_err(StoreError::system("write", &path))
     }
 
@@ -268,6 +268,6 @@ fn make_layout(directory: &Path, meta: &Meta) -> Result<(), StoreError> {
 
 fn write_meta(directory: &Path, meta: &Meta) -> Result<(), StoreError> {
     let path = directory.join("META");
-    files::finish(&path, |file| file.write_all(meta.encode().as_bytes()))
+    files::finish(&path, false, |file| file.write_all(meta.encode().as_bytes()))
         .map_err(StoreError::system("write", &path))
 }

@@ -21,8 +21,14 @@ const SNAPSHOT: &str = "snapshot-";
 /// wait until it is done with that.
 pub(super) const SYNC_BYTES: usize = 1 << 20;
 
-/// Bytes of zeros that are written and synced at once.
-const ZEROS: usize = SYNC_BYTES;
+/// Bytes of zeros that are written at once.
+const ZEROS_BYTES: usize = 128 << 10;
+
+/// Whole pages, as what goes past the page cache has to be.
+#[repr(align(4096))]
+struct Zeros([u8; ZEROS_BYTES]);
+
+static ZEROS: Zeros = Zeros([0; ZEROS_BYTES]);
 
 /// A folder with the files of one core.
 #[derive(Clone, Debug)]
@@ -97,17 +103,17 @@ impl CoreFiles {
         Ok(())
     }
 
-    /// Makes a segment: zeros, all on the disk before it has its name.
-    pub(super) fn make_segment(&self, segment: Segment) -> io::Result<()> {
-        let path = self.segment(segment.number);
-        finish(&path, |file| {
-            let zeros = vec![0; ZEROS.min(segment.bytes as usize)];
+    /// Makes a segment: zeros, all on the disk before it has its name. `direct`: they go past the page cache.
+    pub(super) fn make_segment(&self, segment: Segment, direct: bool) -> io::Result<()> {
+        finish(&self.segment(segment.number), direct, |file| {
             let mut left = segment.bytes as usize;
             while left > 0 {
-                let now = left.min(zeros.len());
-                file.write_all(&zeros[..now])?;
-                file.sync_data()?;
+                let now = left.min(ZEROS_BYTES);
+                file.write_all(&ZEROS.0[..now])?;
                 left -= now;
+                if left.is_multiple_of(SYNC_BYTES) {
+                    file.sync_data()?;
+                }
             }
             Ok(())
         })
@@ -138,9 +144,14 @@ pub(super) fn unfinished(path: &Path) -> PathBuf {
 }
 
 /// Makes a file whose bytes `fill` writes; it has its name once all of it is on the disk. Should that fail nothing is left.
-pub(super) fn finish(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+/// `direct`: they go past the page cache, as whole pages.
+pub(super) fn finish(
+    path: &Path,
+    direct: bool,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
     let new = unfinished(path);
-    let made = create(&new).and_then(|mut file| {
+    let made = create(&new, direct).and_then(|mut file| {
         fill(&mut file)?;
         name(&file, path)
     });
@@ -150,9 +161,11 @@ pub(super) fn finish(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>
     made
 }
 
-/// A file under the name that it has while it is made.
-pub(super) fn create(new: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(new)
+/// A file under the name that it has while it is made. `direct`: what is written to it goes past the page cache, whose pages
+/// would have to be found and filled while the cores of the broker wait for this processor.
+pub(super) fn create(new: &Path, direct: bool) -> io::Result<File> {
+    let flags = if direct { libc::O_DIRECT } else { 0 };
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(flags).open(new)
 }
 
 /// Gives a file that was made for it the name `path`, once it is on the disk.
@@ -181,7 +194,7 @@ pub(super) fn can_write_direct(folder: &Path) -> io::Result<bool> {
     let memory = vec![0u8; 2 * PAGE];
     let start = memory.as_ptr().align_offset(PAGE);
     let probe = || {
-        create(&path)?;
+        create(&path, false)?;
         open_synced(&path, true)?.write_all_at(&memory[start..start + PAGE], 0)
     };
     let written = probe();

@@ -115,7 +115,7 @@ impl<'a> Keeper<'a> {
         while let Some((core, job)) = self.next(jobs) {
             let files = self.directory.core(core.0);
             let done = match job {
-                Job::Make(segment) => Done::Made(files.make_segment(segment)),
+                Job::Make(segment) => Done::Made(files.make_segment(segment, self.directory.direct)),
                 Job::Open(segment) => match files.open_to_write(segment, self.directory.direct) {
                     Err(error) if is_passing(&error) => {
                         self.again.put((core, Job::Open(segment)), &error, monotonic_millis());
@@ -214,7 +214,7 @@ impl<'a> Keeper<'a> {
     fn write(&mut self, core: CoreId, from: u64, write: &SnapshotWrite) -> io::Result<()> {
         if write.offset == 0 {
             let path = self.directory.core(core.0).snapshot(from);
-            self.snapshots.insert(core, files::create(&files::unfinished(&path))?);
+            self.snapshots.insert(core, files::create(&files::unfinished(&path), self.directory.direct)?);
         }
         let file = self.snapshots.get(&core).expect("the first write made it");
         let mut written = file.write_all_at(&write.pages, write.offset);

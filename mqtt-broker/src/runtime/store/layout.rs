@@ -88,7 +88,7 @@ fn write_layout(directory: &Directory, images: &[Image]) -> Result<Meta, StoreEr
 
 /// Writes an image as the snapshot that a log begins with.
 fn write(files: &CoreFiles, identity: Identity, image: &Image) -> io::Result<()> {
-    files::finish(&files.snapshot(1), |file| {
+    files::finish(&files.snapshot(1), false, |file| {
         let mut writer = SnapshotWriter::new(identity, 1);
         let mut failed = Ok(());
         image.write_snapshot(|record| {

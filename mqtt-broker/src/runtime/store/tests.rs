@@ -103,7 +103,7 @@ fn append(core: &mut Restored, record: &Record<'_>) {
 fn write(core: &mut Restored) {
     loop {
         if let Some(segment) = core.log.poll_make() {
-            core.files.make_segment(segment).expect("made");
+            core.files.make_segment(segment, false).expect("made");
             core.log.made(true);
         } else if let Some(write) = core.log.poll_write() {
             let file = core.files.open_to_write(write.segment, false).expect("opened");
