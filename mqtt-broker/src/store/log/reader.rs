@@ -334,9 +334,8 @@ impl<'m, M: Media> Reader<'m, M> {
                 return Ok(None);
             }
             match self.look(found, offset)? {
-                Here::Commit(header) => return Ok(Some((offset, header))),
-                Here::Half(header) if !self.config.salvage => return Ok(Some((offset, header))),
-                _ => {}
+                Here::Commit(header) | Here::Half(header) => return Ok(Some((offset, header))),
+                Here::Nothing => {}
             }
         }
     }
