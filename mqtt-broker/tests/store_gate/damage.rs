@@ -136,6 +136,7 @@ fn a_damaged_commit_before_a_torn_one_is_not_taken_for_torn() {
     store.disk.file(before).bytes_mut()[damaged as usize + 48] ^= 1;
     let damage = judge(&store.disk, &store.model, false, &mut Row::default()).expect("it was acknowledged");
     assert_eq!((damage.place, damage.fault), (Place::Segment(before, damaged), Fault::Commit));
+    salvage(&store.disk, &store.model, false);
 }
 
 #[test]

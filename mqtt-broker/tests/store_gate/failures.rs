@@ -1,6 +1,6 @@
 //! Disks that refuse: writes that fail, and no room for another segment.
 
-use mqtt_broker::store::log::{Purpose, Room, SEGMENT_STEP};
+use mqtt_broker::store::log::{PAGE, Purpose, Room, SEGMENT_STEP};
 
 use crate::Row;
 use crate::disk::SECTOR;
@@ -102,6 +102,80 @@ fn without_room_for_a_segment_nothing_is_lost_and_clean_up_goes_on() {
         store.model.check(&store.disk).expect("nothing is damaged");
     }
     row.report("no room for a segment");
+}
+
+/// On a full disk there is no other: what a start took from the reserve it would never give back.
+#[test]
+fn starts_in_a_row_take_no_segment_each() {
+    let pages = SEGMENT_STEP as usize / PAGE - 1;
+    for is_ended in [false, true] {
+        let mut store = Store::new(8);
+        store.make();
+        let mut written = 0;
+        while written < 2 * pages {
+            // A record that tells of the start, and the mark of the end.
+            store.append_unasked(vec![(1, vec![2; 100])]);
+            store.flush();
+            if is_ended {
+                store.log.end();
+                store.flush();
+            }
+            written += 1 + usize::from(is_ended);
+            assert_eq!(store.log.live().len(), written.div_ceil(pages), "all pages are used");
+            store = Store::start(store.disk, store.model, 8, written as u64);
+        }
+        assert_eq!(store.log.free(), 1);
+    }
+}
+
+/// Whoever is killed in the middle of a write leaves it behind. What came of that is not written over.
+#[test]
+fn a_start_goes_on_in_a_fresh_segment_if_something_was_torn() {
+    let torn = |lands: fn(usize) -> bool| {
+        let mut store = Store::new(8);
+        store.make();
+        for _ in 0..2 {
+            store.append_unasked(vec![(1, vec![2; 10_000])]);
+            store.flush();
+        }
+        store.append_unasked(vec![(1, vec![2; 10_000])]);
+        let write = store.log.poll_write().expect("something waits");
+        store.disk.file(write.segment).write(write.offset, &write.pages, lands);
+        let mut store = Store::start(store.disk, store.model, 8, 1);
+        let found = store.model.check(&store.disk).expect("a crash is no damage");
+        store.append_unasked(vec![(3, vec![4; 10])]);
+        store.flush();
+        store.model.check(&store.disk).expect("nothing is damaged");
+        (found.torn.is_some(), store.log.live().len())
+    };
+    assert_eq!(torn(|sector| sector < 1), (true, 2), "its header is there");
+    assert_eq!(torn(|sector| sector > 1), (false, 1), "nothing tells of it");
+    assert_eq!(torn(|_| false), (false, 1));
+    assert_eq!(torn(|_| true), (false, 1), "all of it is there");
+}
+
+/// What is there of the chain lies before the place where the next commit would go.
+#[test]
+fn a_start_goes_on_in_a_fresh_segment_if_a_chain_was_torn() {
+    let mut store = Store::new(20);
+    store.make();
+    store.append_unasked(vec![(1, vec![1; 100])]);
+    store.flush();
+    store.append_unasked(vec![(2, vec![2; 2 * SEGMENT_STEP as usize])]);
+    // As much as goes into the first segment, and the header of the next.
+    for _ in 0..2 {
+        let write = store.log.poll_write().expect("something waits");
+        store.land(write);
+    }
+    assert_eq!(store.log.live().len(), 2);
+    let mut store = Store::start(store.disk, store.model, 20, 1);
+    for _ in 0..20 {
+        store.make();
+        store.append_unasked(vec![(3, vec![3; 10])]);
+        store.flush();
+        let found = store.model.check(&store.disk).expect("nothing is damaged");
+        assert!(found.torn.is_none() && found.live.len() >= 3, "{found:?}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::path::Path;
 use mqtt_broker::message::MessageRef;
 use mqtt_broker::store::cold::{ChunkWriter, chunk_records, put_chunk, read_chunk};
 use mqtt_broker::store::log::{
-    Identity, Log, LogConfig, ReadConfig, Reader, Recovered, SEGMENT_STEP, SnapshotReader, SnapshotWriter,
+    Identity, Log, LogConfig, PAGE, ReadConfig, Reader, Recovered, SEGMENT_STEP, SnapshotReader, SnapshotWriter,
 };
 use mqtt_broker::store::record::{Identifiers, Record};
 use mqtt_proto::types::{Qos, TopicName};
@@ -17,6 +17,9 @@ use mqtt_proto::types::{Qos, TopicName};
 use crate::disk::{Disk, File};
 
 const IDENTITY: Identity = Identity { store: *b"a golden store's", core: 2 };
+
+/// A byte of the last record, in the second segment.
+const TORN: usize = 0x4035;
 
 /// What the files say.
 fn records() -> Vec<(u64, u8, Vec<u8>)> {
@@ -71,22 +74,33 @@ fn the_log_is_written_and_read_as_it_always_was() {
     log.end();
     flush(&mut disk, &mut log);
     assert!(log.is_ended());
-    let mut log = Log::open(config, read(&disk).1);
-    write(&mut disk, &mut log, &records[4..], &[5]);
-
     let mut golden = Disk::default();
-    for number in 0..3 {
-        let mut bytes = golden_file(&format!("segment-{number}.hex"), disk.files[&number].bytes());
-        bytes.resize(SEGMENT_STEP as usize, 0);
-        golden.files.insert(number, File::new(bytes));
+    for number in 0..2 {
+        golden.files.insert(number, golden_segment(&format!("segment-{number}.hex"), &disk.files[&number]));
     }
-    let (found, recovered) = read(&golden);
-    assert!(found == records);
-    assert_eq!((recovered.clean, recovered.next, recovered.live.len()), (false, 6, 3));
-    golden.files.remove(&2);
     let (found, recovered) = read(&golden);
     assert!(found == records[..4]);
     assert_eq!((recovered.clean, recovered.next, recovered.live.len()), (true, 5, 2));
+
+    // A start goes on behind the mark of a clean end.
+    let mut log = Log::open(config, read(&disk).1);
+    write(&mut disk, &mut log, &records[4..], &[5]);
+    let again = golden_segment("segment-1-again.hex", &disk.files[&1]);
+    golden.files.insert(1, again);
+    let (found, recovered) = read(&golden);
+    assert!(found == records);
+    assert_eq!((recovered.clean, recovered.next, recovered.live.len()), (false, 6, 2));
+
+    // Where that was torn the next one goes on in another segment, as each start did once.
+    disk.file(1).bytes_mut()[TORN] ^= 1;
+    let mut log = Log::open(config, read(&disk).1);
+    write(&mut disk, &mut log, &records[4..], &[5]);
+    disk.file(1).bytes_mut()[TORN - TORN % PAGE..].fill(0);
+    golden.files.insert(1, golden_segment("segment-1.hex", &disk.files[&1]));
+    golden.files.insert(2, golden_segment("segment-2.hex", &disk.files[&2]));
+    let (found, recovered) = read(&golden);
+    assert!(found == records);
+    assert_eq!((recovered.clean, recovered.next, recovered.live.len()), (false, 6, 3));
 }
 
 #[test]
@@ -151,6 +165,13 @@ fn a_chunk_is_written_and_read_as_it_always_was() {
             found.iter().map(|found| (found.message.as_ref().payload, found.qos, found.retain)).collect();
         assert_eq!(found, [(&b"hi"[..], Qos::ExactlyOnce, false), (b"", Qos::AtLeastOnce, true)]);
     }
+}
+
+/// A golden segment, as it was `written`.
+fn golden_segment(name: &str, written: &File) -> File {
+    let mut bytes = golden_file(name, written.bytes());
+    bytes.resize(SEGMENT_STEP as usize, 0);
+    File::new(bytes)
 }
 
 /// The bytes of a golden file, which must be `written` but for zeros at its end.

@@ -349,20 +349,20 @@ impl Disk {
 
     /// Has the segments made, opened and removed that the log asks for. Answers whether one is to be made.
     fn keep_segments(&mut self) -> bool {
-        let (make, next) = {
+        let (make, wanted) = {
             let mut log = self.log.borrow_mut();
             while let Some(segment) = log.poll_remove() {
                 self.jobs.ask(self.core, Job::Remove(segment));
             }
-            (log.poll_make(), log.next_segment())
+            (log.poll_make(), [log.current_segment(), log.next_segment()])
         };
         if let Some(segment) = make {
             self.jobs.ask(self.core, Job::Make(segment));
         }
-        if let Some(next) = next
-            && self.open.iter().all(|&(number, _)| number != next)
-        {
-            self.open(next);
+        for segment in wanted.into_iter().flatten() {
+            if self.open.iter().all(|&(number, _)| number != segment) {
+                self.open(segment);
+            }
         }
         make.is_some()
     }

@@ -64,6 +64,9 @@ pub struct Recovered {
     pub damage: Vec<Damage>,
     /// The segments that hold the log, oldest first.
     pub live: Vec<Live>,
+    /// Where the next commit goes in the last of them. None if that is full, or if something is left there that was dropped: a
+    /// commit of which the header is there, or part of a chain, would be taken for one that was written later.
+    pub(super) end: Option<u64>,
     pub(super) free: Vec<Segment>,
     pub(super) next_number: u32,
     /// The highest that was used.
@@ -96,6 +99,8 @@ pub struct Reader<'m, M: Media> {
     is_behind_gap: bool,
     clean: bool,
     torn: Option<Torn>,
+    /// Where the log ends in its last segment.
+    end: Option<u64>,
     records: u64,
 }
 
@@ -145,6 +150,7 @@ impl<'m, M: Media> Reader<'m, M> {
             is_behind_gap: false,
             clean: false,
             torn: None,
+            end: None,
             records: 0,
         })
     }
@@ -191,6 +197,7 @@ impl<'m, M: Media> Reader<'m, M> {
             self.next = reach + 1;
         }
         let generation = self.survey.generation();
+        let end = self.end.filter(|_| self.torn.is_none() && self.verdict.damage.is_empty());
         let segments = self.survey.live.iter().zip(self.holds);
         Ok(Recovered {
             next: self.next,
@@ -199,6 +206,7 @@ impl<'m, M: Media> Reader<'m, M> {
             torn: self.torn,
             damage: self.verdict.damage,
             live: segments.map(|(found, last)| Live { segment: found.segment, last }).collect(),
+            end,
             free: self.survey.free,
             next_number: self.survey.next_number,
             generation,
@@ -334,9 +342,8 @@ impl<'m, M: Media> Reader<'m, M> {
                 return Ok(None);
             }
             match self.look(found, offset)? {
-                Here::Commit(header) => return Ok(Some((offset, header))),
-                Here::Half(header) if !self.config.salvage => return Ok(Some((offset, header))),
-                _ => {}
+                Here::Commit(header) | Here::Half(header) => return Ok(Some((offset, header))),
+                Here::Nothing => {}
             }
         }
     }
@@ -367,6 +374,8 @@ impl<'m, M: Media> Reader<'m, M> {
         let begun = self.chain.take().map(|open| open.torn);
         let begun = begun.map_or(torn, |begun| Torn { bytes: begun.bytes + torn.bytes, ..begun });
         self.torn = (begun.bytes > 0).then_some(begun);
+        let bytes = self.survey.live.last().map_or(0, |found| found.segment.bytes);
+        self.end = Some(self.offset).filter(|&offset| offset < u64::from(bytes));
         self.at = self.survey.live.len();
     }
 

@@ -108,7 +108,8 @@ enum Ending {
 }
 
 impl Log {
-    /// Goes on with a log as it was found; in a fresh segment, whatever room the last one has.
+    /// Goes on with a log as it was found, in its last segment. If that is full, or has something in it that was torn, in a
+    /// fresh one.
     ///
     /// What was found has to be durable before anything is written: the last process may have ended before the disk had
     /// what a cache gives out. So the segments that hold the log are synced first.
@@ -118,6 +119,7 @@ impl Log {
     /// If the segments of `config` are not as they have to be.
     pub fn open(config: LogConfig, found: Recovered) -> Log {
         assert!(config.segments_max >= 4, "one to write to, one that is next, two in reserve");
+        let last = found.live.last().map(|live| live.segment);
         Log {
             identity: config.identity,
             seed: config.identity.seed(),
@@ -129,7 +131,7 @@ impl Log {
                 found.free.into(),
                 found.next_number,
             ),
-            current: None,
+            current: last.zip(found.end),
             generation: found.generation,
             chain: None,
             buffer: Some(Buffer::new()),
@@ -310,6 +312,12 @@ impl Log {
     /// The segments that hold the log, oldest first.
     pub fn live(&self) -> impl ExactSizeIterator<Item = Live> {
         self.space.live()
+    }
+
+    /// The segment that the next commit goes to, if there is room in one that was begun.
+    pub fn current_segment(&self) -> Option<u32> {
+        let is_open = |&(segment, offset): &(Segment, u64)| offset < u64::from(segment.bytes);
+        self.current.filter(is_open).map(|(segment, _)| segment.number)
     }
 
     /// The segment that is begun when the current one is full.

@@ -10,7 +10,7 @@ use mqtt_broker::ports::{Cold, Commit, Store};
 use mqtt_broker::shard::{Shard, SnapshotPosition};
 use mqtt_broker::store::image::Image;
 use mqtt_broker::store::log::{
-    Identity, Log, LogConfig, LogFailed, Media, Purpose, ReadConfig, Reader, Room, SEGMENT_STEP,
+    Identity, Log, LogConfig, LogFailed, Media, PAGE, Purpose, ReadConfig, Reader, Room, SEGMENT_STEP,
     SnapshotReader, SnapshotWriter, Source, Write,
 };
 use mqtt_broker::store::record::Record;
@@ -44,6 +44,31 @@ pub(crate) struct Files {
     /// The snapshot, and the last record that it was made of.
     snapshot: Option<(File, u64)>,
     left: Left,
+    used: Used,
+}
+
+/// What was done with segments since the files are there.
+#[derive(Clone, Copy, Default)]
+struct Used {
+    /// Segments that were begun.
+    begun: u64,
+    /// Pages of commits that were written, or were being written at a crash.
+    pages: u64,
+    /// Starts that found something torn.
+    torn: u64,
+}
+
+impl Used {
+    /// A segment is used to its end, but where something is torn in it: a start by itself begins none.
+    fn check(self) {
+        const EACH: u64 = SEGMENT_STEP as u64 / PAGE as u64 - 1;
+        let Used { begun, pages, torn } = self;
+        assert!(begun <= pages / EACH + 1 + torn, "{begun} segments for {pages} pages, {torn} times torn");
+    }
+
+    fn add(&mut self, write: &Write) {
+        self.pages += write.pages.len() as u64 / PAGE as u64;
+    }
 }
 
 /// A file; a copy shares the bytes until either changes.
@@ -89,7 +114,7 @@ impl Files {
 
     /// What the files add up to, the log to go on with, and whether that has the mark of a clean end. `each` sees every record.
     pub(crate) fn read(
-        &self,
+        &mut self,
         identity: Identity,
         segments_max: u32,
         seed: [u64; 4],
@@ -109,13 +134,15 @@ impl Files {
             reach = *last;
         }
         let config = ReadConfig { identity, from, reach, salvage: false };
-        let mut reader = Reader::open(self, config).expect("a crash is no damage");
+        let mut reader = Reader::open(&*self, config).expect("a crash is no damage");
         while let Some(record) = reader.next_record().expect("a crash is no damage") {
             let said = Record::decode(record.kind, record.body).expect("written by a shard");
             each(&said);
             image.apply(record.number, &said).expect("messages come first");
         }
         let found = reader.finish().expect("a crash is no damage");
+        self.used.torn += u64::from(found.torn.is_some());
+        self.used.check();
         let is_clean = found.clean;
         let config = LogConfig { identity, segment_bytes: SEGMENT_STEP, segments_max };
         (image, Log::open(config, found), is_clean)
@@ -270,6 +297,7 @@ impl Handle {
         let write = disk.writing.take()?;
         let percent = random.pick(&[0, 50, 90]);
         disk.files.write(&write, || random.percent(percent));
+        disk.files.used.add(&write);
         Some(disk.log.written(write, 0))
     }
 
@@ -303,6 +331,10 @@ impl Handle {
         let disk = &mut *self.0.borrow_mut();
         let write = disk.writing.take()?;
         disk.files.write(&write, || true);
+        match write.offset {
+            0 => disk.files.used.begun += 1,
+            _ => disk.files.used.add(&write),
+        }
         let bytes = write.pages.len();
         Some(disk.log.written(write, bytes).expect("all of it is written"))
     }
@@ -346,6 +378,7 @@ impl Handle {
         if let Some(write) = disk.writing.take() {
             let percent = random.pick(&[0, 50, 90, 100]);
             files.write(&write, || random.percent(percent));
+            files.used.add(&write);
         }
         files
     }

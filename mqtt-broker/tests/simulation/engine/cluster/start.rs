@@ -51,7 +51,7 @@ impl Cluster {
         let mut remains =
             Remains { files: Vec::new(), logs: Vec::new(), images: Vec::new(), are_clean: true };
         for (core, disk) in std::mem::take(&mut self.disks).into_iter().enumerate() {
-            let files = disk.crash(&mut self.random);
+            let mut files = disk.crash(&mut self.random);
             let found = files.read(self.identity(core), self.segments_max, SEED, &mut each);
             remains.add(files, found);
         }
@@ -69,7 +69,7 @@ impl Cluster {
             Remains { files: Vec::new(), logs: Vec::new(), images: Vec::new(), are_clean: true };
         for (core, image) in images.iter().enumerate() {
             let identity = self.identity(core);
-            let files = Files::begin(identity, image);
+            let mut files = Files::begin(identity, image);
             let found = files.read(identity, self.segments_max, SEED, |_| ());
             remains.add(files, found);
         }

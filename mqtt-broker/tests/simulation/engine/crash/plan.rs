@@ -84,6 +84,8 @@ pub(crate) enum What {
     Crash,
     /// The broker ends of its own accord, and starts again.
     Stop,
+    /// Disks without any room, and several starts one behind the other.
+    Starts,
     /// Everybody comes back and all comes to rest; what is owed has to be there.
     Calm,
 }
@@ -141,6 +143,7 @@ pub(crate) fn plan(seed: u64) -> (Setting, Vec<Step>) {
                 8 if slows => What::Slow,
                 9..=14 if fills_often => What::Fill,
                 9..=16 if parks => What::Pile,
+                17 if fills => What::Starts,
                 9..=20 => What::PassLong,
                 21..=220 => What::Deliver,
                 221..=320 => What::Written,

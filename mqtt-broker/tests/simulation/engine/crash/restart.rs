@@ -6,11 +6,11 @@ use mqtt_broker::store::record::Record;
 
 use super::client::{Away, Client};
 use super::world::World;
-use crate::engine::cluster::{Check, Drive, Handle, start, violation};
+use crate::engine::cluster::{Check, Drive, Handle, Left, start, violation};
 
 impl World {
     /// The broker ends of its own accord: it tells its Clients, writes what there is, and marks that. Then it starts again.
-    pub(super) fn stop(&mut self) -> Check {
+    pub(super) fn stop(&mut self, may_deal: bool) -> Check {
         self.cluster.say(|| "** stop".to_owned());
         self.is_stopping = true;
         let mut moved = true;
@@ -40,13 +40,31 @@ impl World {
                 return violation("end", format!("core {core} does not come to an end"));
             }
         }
-        self.crash()?;
+        self.crash(may_deal)?;
         self.is_stopping = false;
         Ok(())
     }
 
-    /// Power fails, and the broker starts on what is left, on as many cores or on others.
-    pub(super) fn crash(&mut self) -> Check {
+    /// Disks have no room, and the broker starts on them several times: it goes on with what it has.
+    pub(super) fn starts(&mut self) -> Check {
+        self.cluster.disks.iter().for_each(|disk| disk.leave(Left::Nothing));
+        for _ in 0..3 + self.cluster.random.below(6) {
+            for core in 0..self.cluster.disks.len() {
+                // Some of what the start has told is on the disk.
+                for _ in 0..self.cluster.random.below(4) {
+                    self.written(core);
+                }
+            }
+            match self.cluster.random.once_in(2) {
+                true => self.stop(false)?,
+                false => self.crash(false)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Power fails, and the broker starts on what is left, on as many cores or, if it may, on others.
+    pub(super) fn crash(&mut self, may_deal: bool) -> Check {
         self.has_refused |= self.cluster.disks.iter().any(Handle::has_refused);
         let is_ended = self.cluster.disks.iter().all(Handle::is_ended);
         let mut odd = None;
@@ -70,7 +88,7 @@ impl World {
         let Now { millis, wall_millis: before } = self.cluster.now;
         self.turn_clocks();
         let random = &mut self.cluster.random;
-        let cores = if random.once_in(3) { random.pick(&[1, 2, 3]) } else { old };
+        let cores = if may_deal && random.once_in(3) { random.pick(&[1, 2, 3]) } else { old };
         let turned = self.cluster.now.wall_millis as i64 - before as i64;
         self.cluster.say(|| format!("** crash, {old} cores, then {cores}, wall time {turned:+}"));
         for (nth, client) in self.clients.iter_mut().enumerate() {

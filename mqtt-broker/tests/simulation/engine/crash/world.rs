@@ -202,8 +202,9 @@ impl World {
             What::Refuse => self.refuse()?,
             What::Slow => self.slow()?,
             What::Fail => self.fail()?,
-            What::Crash => self.crash()?,
-            What::Stop => self.stop()?,
+            What::Crash => self.crash(true)?,
+            What::Stop => self.stop(true)?,
+            What::Starts => self.starts()?,
             What::Calm => self.calm()?,
         }
         Ok(())
@@ -323,6 +324,6 @@ impl World {
             }
         }
         (self.cluster.held, self.cluster.is_dying) = (None, false);
-        self.crash()
+        self.crash(true)
     }
 }
