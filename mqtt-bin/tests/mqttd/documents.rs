@@ -9,7 +9,7 @@ use crate::process::command;
 const WITH_FILES: [&str; 4] =
     ["README.md", "docs/configuration.md", "docs/migrating-from-mosquitto.md", "docs/operating.md"];
 
-fn document(name: &str) -> String {
+pub(crate) fn document(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
@@ -40,7 +40,7 @@ fn check(name: &str, text: &str) -> Result<String, String> {
 }
 
 /// The cells of every table row whose first cell is a name in code.
-fn rows(text: &str) -> Vec<Vec<&str>> {
+pub(crate) fn rows(text: &str) -> Vec<Vec<&str>> {
     text.lines().filter_map(cells).collect()
 }
 

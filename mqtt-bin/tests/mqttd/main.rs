@@ -1,5 +1,6 @@
 //! mqttd as a process: what its user and its clients see.
 
+mod bounds;
 mod client;
 mod documents;
 mod faults;

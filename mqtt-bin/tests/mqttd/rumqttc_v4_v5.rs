@@ -36,6 +36,15 @@ macro_rules! behaviours {
                 }
             }
 
+            fn note(&mut self, packet: Packet) {
+                match packet {
+                    Packet::Publish(publish) => self.messages.push(publish),
+                    Packet::PubAck(_) | Packet::PubComp(_) => self.acknowledged += 1,
+                    Packet::SubAck(_) => self.subscribed += 1,
+                    _ => {}
+                }
+            }
+
             fn subscribe(&mut self, filter: &str, qos: QoS) {
                 let before = self.subscribed;
                 self.client.subscribe(filter, qos).expect("its queue has room");
@@ -216,17 +225,6 @@ mod v4 {
 
     behaviours!();
 
-    impl Peer {
-        fn note(&mut self, packet: Packet) {
-            match packet {
-                Packet::Publish(publish) => self.messages.push(publish),
-                Packet::PubAck(_) | Packet::PubComp(_) => self.acknowledged += 1,
-                Packet::SubAck(_) => self.subscribed += 1,
-                _ => {}
-            }
-        }
-    }
-
     fn limit_packets(options: &mut MqttOptions) {
         options.set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);
     }
@@ -249,17 +247,6 @@ mod v5 {
     use super::*;
 
     behaviours!();
-
-    impl Peer {
-        fn note(&mut self, packet: Packet) {
-            match packet {
-                Packet::Publish(publish) => self.messages.push(publish),
-                Packet::PubAck(_) | Packet::PubComp(_) => self.acknowledged += 1,
-                Packet::SubAck(_) => self.subscribed += 1,
-                _ => {}
-            }
-        }
-    }
 
     fn limit_packets(options: &mut MqttOptions) {
         options.set_max_packet_size(Some(PACKET_BYTES_MAX as u32));

@@ -29,51 +29,54 @@ use crate::message::Spares;
 use crate::ports::Commit;
 use crate::store::record::Record;
 
-/// Messages of other cores' groups, by that core and their number there.
-#[derive(Debug, Default)]
-pub(super) struct Begun(BTreeSet<(u16, u64)>);
+/// What sessions of this core have begun.
+#[derive(Debug)]
+pub(super) struct Begun {
+    core: CoreId,
+    /// Messages of other cores' groups, by that core and their number there.
+    of_others: BTreeSet<(u16, u64)>,
+}
 
 impl Begun {
+    pub(super) fn new(core: CoreId) -> Begun {
+        Begun { core, of_others: BTreeSet::new() }
+    }
+
     pub(super) fn insert(&mut self, owner: u16, number: u64) {
-        self.0.insert((owner, number));
+        self.of_others.insert((owner, number));
     }
 
     pub(super) fn has(&self, of: OfGroup) -> bool {
-        self.0.contains(&(of.group.owner, of.number))
+        self.of_others.contains(&(of.group.owner, of.number))
     }
 
     /// The group's core knows for good.
     pub(super) fn forget(&mut self, owner: CoreId, number: u64) {
-        self.0.remove(&(owner.0, number));
+        self.of_others.remove(&(owner.0, number));
     }
 
     /// Those of this core's groups.
     pub(super) fn of(&self, owner: u16) -> impl Iterator<Item = u64> {
-        self.0.range((owner, 0)..=(owner, u64::MAX)).map(|&(_, number)| number)
+        self.of_others.range((owner, 0)..=(owner, u64::MAX)).map(|&(_, number)| number)
     }
 
     /// Those behind this one, in order.
     pub(super) fn behind(&self, last: (u16, u64)) -> impl Iterator<Item = (u16, u64)> {
-        self.0.range((Bound::Excluded(last), Bound::Unbounded)).copied()
+        self.of_others.range((Bound::Excluded(last), Bound::Unbounded)).copied()
     }
-}
 
-/// What is told that a message was begun.
-pub(super) struct Beginning<'s> {
-    pub(super) core: CoreId,
-    pub(super) now: Now,
-    pub(super) groups: &'s mut OwnedGroups,
-    pub(super) begun: &'s mut Begun,
-    pub(super) records: &'s mut Records,
-    pub(super) spares: &'s mut Spares,
-}
-
-impl Beginning<'_> {
     /// A session of this core begins to send this message at QoS 2, behind the record of that if the session `is_recorded`.
-    pub(super) fn begin(self, of: OfGroup, is_recorded: bool) -> Commit {
-        let Beginning { core, now, groups, begun, records, spares } = self;
+    pub(super) fn begin(
+        &mut self,
+        groups: &mut OwnedGroups,
+        records: &mut Records,
+        spares: &mut Spares,
+        now: Now,
+        of: OfGroup,
+        is_recorded: bool,
+    ) -> Commit {
         let owner = of.group.owner;
-        if owner == core.0 {
+        if owner == self.core.0 {
             let Some(id) = groups.find(of.group) else { return Commit::Now };
             return groups.made_own(records, spares, now, id, of.number);
         }
@@ -81,7 +84,7 @@ impl Beginning<'_> {
         if !of.is_kept || !is_recorded {
             return Commit::Now;
         }
-        begun.insert(owner, of.number);
+        self.insert(owner, of.number);
         records.append(now, &Record::GroupBegun { core: owner, number: of.number })
     }
 }
@@ -142,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_was_begun_is_told_core_by_core_in_order() {
-        let mut begun = Begun::default();
+        let mut begun = Begun::new(CoreId(0));
         for (owner, number) in [(2, 7), (0, 9), (2, 3), (0, 9), (1, u64::MAX)] {
             begun.insert(owner, number);
         }

@@ -11,7 +11,6 @@ use mqtt_proto::types::{PacketId, Qos, ReasonCode, Version};
 use tracing::warn;
 
 use super::Shard;
-use super::begun::Beginning;
 use super::connection::{Connection, State};
 use super::envelope::OfGroup;
 use super::frame::{Frame, Received};
@@ -125,15 +124,8 @@ impl Shard {
             if how.qos == Qos::ExactlyOnce
                 && let (Some(of), Some(online)) = (how.group, online)
             {
-                let beginning = Beginning {
-                    core: self.core,
-                    now: self.now,
-                    groups: &mut self.groups,
-                    begun: &mut self.begun,
-                    records: &mut self.records,
-                    spares: &mut self.spares,
-                };
-                let commit = beginning.begin(of, session.is_persistent());
+                let (groups, records, spares) = (&mut self.groups, &mut self.records, &mut self.spares);
+                let commit = self.begun.begin(groups, records, spares, self.now, of, session.is_persistent());
                 self.gates.close(online, output, commit);
             }
         }
@@ -239,15 +231,8 @@ impl Shard {
         if qos == Qos::ExactlyOnce
             && let Some(of) = group
         {
-            let beginning = Beginning {
-                core: self.core,
-                now: self.now,
-                groups: &mut self.groups,
-                begun: &mut self.begun,
-                records: &mut self.records,
-                spares: &mut self.spares,
-            };
-            let commit = beginning.begin(of, is_recorded);
+            let (groups, records, spares) = (&mut self.groups, &mut self.records, &mut self.spares);
+            let commit = self.begun.begin(groups, records, spares, self.now, of, is_recorded);
             if let Some(online) = online {
                 self.close_gate(online, commit);
             }

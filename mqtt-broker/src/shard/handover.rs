@@ -15,6 +15,7 @@ use mqtt_proto::types::Qos;
 use super::deliver::Outgoing;
 use super::envelope::Envelope;
 use super::lanes::Noted;
+use super::publish::Others;
 use super::session::{Flight, Session};
 use super::table::Key;
 use super::{ConnectionId, Shard};
@@ -239,21 +240,17 @@ impl Shard {
         }
     }
 
-    /// Sends a message that needs no number to `cores`, behind what its publisher has published before and waits. Only a Will
-    /// comes to that: a Client is not read meanwhile.
+    /// Sends a message that needs no number, behind what its publisher has published before and waits. Only a Will comes to
+    /// that: a Client is not read meanwhile.
     #[cold]
     pub(super) fn send_behind(
         &mut self,
         outgoing: &mut Outgoing<'_>,
         publisher: Option<Key>,
-        cores: CoreSet,
-        interested: CoreSet,
-        home: Option<u16>,
+        others: Others,
     ) {
-        for core in cores.iter() {
-            let (deliver, retain) = (interested.contains(core), home == Some(core));
-            let (message, publisher) = (outgoing.message, outgoing.publisher);
-            let envelope = Envelope::Publish { message, deliver, retain, publisher };
+        for core in others.cores.iter() {
+            let envelope = others.envelope(core, None, outgoing);
             self.lanes.send_behind(core, None, &envelope, &mut outgoing.owned, Commit::Now);
         }
         if let Some(session) = publisher.and_then(|key| self.sessions.get_mut(key)) {
@@ -261,25 +258,16 @@ impl Shard {
         }
     }
 
-    /// Hands a message on under a number: to `cores`, of which the `interested` are to deliver it and `home` is to retain it.
+    /// Hands a message on under a number.
     #[cold]
-    pub(super) fn hand_on(
-        &mut self,
-        outgoing: &mut Outgoing<'_>,
-        publisher: Option<Key>,
-        cores: CoreSet,
-        interested: CoreSet,
-        home: Option<u16>,
-    ) {
+    pub(super) fn hand_on(&mut self, outgoing: &mut Outgoing<'_>, publisher: Option<Key>, others: Others) {
         let number = self.handover.next_number();
         let commit = self.records.keep_outgoing(self.now, outgoing, &Record::HandOn { number });
         let message = outgoing.keep(&mut self.spares);
-        self.handover.push(number, message, outgoing.publisher, cores);
-        for core in cores.iter() {
-            let (deliver, retain) = (interested.contains(core), home == Some(core));
-            let (message, publisher) = (outgoing.message, outgoing.publisher);
-            let envelope = Envelope::HandOn { number, message, deliver, retain, publisher };
-            let noted = Some(Noted::HandedOn(number));
+        self.handover.push(number, message, outgoing.publisher, others.cores);
+        let noted = Some(Noted::HandedOn(number));
+        for core in others.cores.iter() {
+            let envelope = others.envelope(core, Some(number), outgoing);
             self.lanes.send_behind(core, noted, &envelope, &mut outgoing.owned, commit);
         }
         if let Commit::At(position) = commit {

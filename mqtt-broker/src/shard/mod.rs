@@ -260,7 +260,7 @@ impl Shard {
             store_waiters: VecDeque::new(),
             gates: Gates::new(state(9)),
             handover: Handover::new(cores, limits.lane_bytes_max),
-            begun: Begun::default(),
+            begun: Begun::new(config.core),
             late_barriers: VecDeque::new(),
             restoring: None,
             starts: Vec::new(),

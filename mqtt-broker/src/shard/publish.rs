@@ -39,6 +39,31 @@ pub(super) struct Routed {
     pub(super) taken: Taken,
 }
 
+/// The other cores that a message goes to: those `interested` deliver it, and `home` retains it.
+#[derive(Clone, Copy)]
+pub(super) struct Others {
+    pub(super) cores: CoreSet,
+    pub(super) interested: CoreSet,
+    pub(super) home: Option<u16>,
+}
+
+impl Others {
+    /// What `core` is sent, under a number if the message has one.
+    pub(super) fn envelope<'m>(
+        &self,
+        core: u16,
+        number: Option<u64>,
+        outgoing: &Outgoing<'m>,
+    ) -> Envelope<'m> {
+        let (deliver, retain) = (self.interested.contains(core), self.home == Some(core));
+        let (message, publisher) = (outgoing.message, outgoing.publisher);
+        match number {
+            Some(number) => Envelope::HandOn { number, message, deliver, retain, publisher },
+            None => Envelope::Publish { message, deliver, retain, publisher },
+        }
+    }
+}
+
 /// What of what was handed on to other cores has to be taken before an acknowledgement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Taken {
@@ -415,25 +440,20 @@ impl Shard {
                 keeping.insert(home);
             }
         }
+        let others = Others { cores, interested, home };
         let matched = here || !interested.is_empty();
         self.stats.messages_unmatched += u64::from(!matched);
         if numbered && !keeping.is_empty() {
-            self.hand_on(outgoing, publisher, cores, interested, home);
+            self.hand_on(outgoing, publisher, others);
             return Routed { matched, cores: CoreSet::EMPTY, commit: outgoing.commit, taken: Taken::Last };
         }
         let holds = !cores.is_empty() && self.handover.holds(self.gates.committed());
         if holds && publisher.is_some_and(|publisher| self.is_held(publisher)) {
-            self.send_behind(outgoing, publisher, cores, interested, home);
+            self.send_behind(outgoing, publisher, others);
             return Routed { matched, cores, commit: outgoing.commit, taken: Taken::Nothing };
         }
         for core in cores.iter() {
-            let (deliver, retain) = (interested.contains(core), home == Some(core));
-            let envelope = Envelope::Publish {
-                message: outgoing.message,
-                deliver,
-                retain,
-                publisher: outgoing.publisher,
-            };
+            let envelope = others.envelope(core, None, outgoing);
             self.lanes.send(core, &envelope, &mut outgoing.owned);
         }
         Routed { matched, cores, commit: outgoing.commit, taken: Taken::Nothing }

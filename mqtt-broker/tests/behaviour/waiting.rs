@@ -47,6 +47,21 @@ fn subscribe(cluster: &mut Cluster, client: ClientId, filter: &str) {
     cluster.send(client, &Packet::Subscribe(Subscribe { packet_id, properties, subscriptions }));
 }
 
+/// A Client whose session outlives its connection, and that has subscribed to `a`. Both answers wait for the store.
+fn kept_subscriber(cluster: &mut Cluster, appended: &[Arc<AtomicU64>]) -> ClientId {
+    let client = cluster.open(0, Version::V3_1_1);
+    let kept = Connect { clean_start: false, ..connect(Version::V3_1_1, "subscriber") };
+    cluster.send(client, &Packet::Connect(kept));
+    cluster.expect_nothing(client);
+    commit(cluster, appended);
+    cluster.expect(client, |packet| assert!(matches!(packet, Packet::ConnAck(_)), "{packet:?}"));
+    subscribe(cluster, client, "a");
+    cluster.expect_nothing(client);
+    commit(cluster, appended);
+    cluster.expect(client, |packet| assert!(matches!(packet, Packet::SubAck(_)), "{packet:?}"));
+    client
+}
+
 #[test]
 fn suback_waits_until_every_core_knows_the_subscription() {
     for cores in [2, 8] {
@@ -106,16 +121,7 @@ fn acknowledgements_wait_for_the_store_on_every_core() {
     for cores in [1, 2, 8] {
         let (mut cluster, appended) = late(cores);
         let publisher = cluster.connect(0, Version::V5, "publisher");
-        let client = cluster.open(0, Version::V3_1_1);
-        let kept = Connect { clean_start: false, ..connect(Version::V3_1_1, "subscriber") };
-        cluster.send(client, &Packet::Connect(kept));
-        cluster.expect_nothing(client);
-        commit(&mut cluster, &appended);
-        cluster.expect(client, |packet| assert!(matches!(packet, Packet::ConnAck(_)), "{packet:?}"));
-        subscribe(&mut cluster, client, "a");
-        cluster.expect_nothing(client);
-        commit(&mut cluster, &appended);
-        cluster.expect(client, |packet| assert!(matches!(packet, Packet::SubAck(_)), "{packet:?}"));
+        let client = kept_subscriber(&mut cluster, &appended);
         cluster.send(publisher, &Packet::Publish(publish("a", b"x", Qos::AtLeastOnce, 5)));
         cluster.expect_message(client, "a", b"x");
         cluster.expect_nothing(publisher);
@@ -129,14 +135,7 @@ fn pubrec_and_unsuback_wait_for_the_store_on_every_core() {
     for cores in [1, 2, 8] {
         let (mut cluster, appended) = late(cores);
         let publisher = cluster.connect(0, Version::V5, "publisher");
-        let client = cluster.open(0, Version::V3_1_1);
-        let kept = Connect { clean_start: false, ..connect(Version::V3_1_1, "subscriber") };
-        cluster.send(client, &Packet::Connect(kept));
-        commit(&mut cluster, &appended);
-        cluster.expect(client, |packet| assert!(matches!(packet, Packet::ConnAck(_)), "{packet:?}"));
-        subscribe(&mut cluster, client, "a");
-        commit(&mut cluster, &appended);
-        cluster.expect(client, |packet| assert!(matches!(packet, Packet::SubAck(_)), "{packet:?}"));
+        let client = kept_subscriber(&mut cluster, &appended);
         let first = publish("a", b"x", Qos::ExactlyOnce, 5);
         for dup in [false, true] {
             cluster.send(publisher, &Packet::Publish(Publish { dup, ..first }));

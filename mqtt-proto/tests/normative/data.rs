@@ -6,7 +6,7 @@ use mqtt_proto::{
     Unsubscribe, Version, decode, encode,
 };
 
-use crate::VERSIONS;
+use crate::{VERSIONS, publish_to};
 
 /// A SUBSCRIBE to a filter of these bytes.
 fn subscribe(version: Version, filter: &[u8]) -> Vec<u8> {
@@ -19,17 +19,6 @@ fn subscribe(version: Version, filter: &[u8]) -> Vec<u8> {
     body.push(0);
     let mut frame = vec![0x82, body.len() as u8];
     frame.extend(body);
-    frame
-}
-
-/// A QoS 0 PUBLISH without payload to a topic of these bytes.
-fn publish(version: Version, topic: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0x30, topic.len() as u8 + if version == Version::V5 { 3 } else { 2 }];
-    frame.extend((topic.len() as u16).to_be_bytes());
-    frame.extend(topic);
-    if version == Version::V5 {
-        frame.push(0);
-    }
     frame
 }
 
@@ -65,11 +54,11 @@ fn ill_formed_utf_8_is_malformed() {
     for version in VERSIONS {
         for bytes in ill_formed {
             assert_eq!(decode(version, &subscribe(version, bytes)), Err(DecodeError::Utf8), "{bytes:x?}");
-            assert_eq!(decode(version, &publish(version, bytes)), Err(DecodeError::Utf8), "{bytes:x?}");
+            assert_eq!(decode(version, &publish_to(version, bytes)), Err(DecodeError::Utf8), "{bytes:x?}");
         }
         for text in ["\u{D7FF}", "\u{E000}", "\u{10FFFF}", "\u{FFFE}", "\u{1}", "\u{7F}"] {
             assert!(decode(version, &subscribe(version, text.as_bytes())).is_ok(), "{text:?}");
-            assert!(decode(version, &publish(version, text.as_bytes())).is_ok(), "{text:?}");
+            assert!(decode(version, &publish_to(version, text.as_bytes())).is_ok(), "{text:?}");
         }
     }
 }
@@ -94,7 +83,7 @@ fn a_null_character_is_malformed_and_not_sent() {
 #[test]
 fn a_byte_order_mark_is_kept() {
     for version in VERSIONS {
-        let frame = publish(version, b"\xEF\xBB\xBFa\xEF\xBB\xBF");
+        let frame = publish_to(version, b"\xEF\xBB\xBFa\xEF\xBB\xBF");
         let Ok(Packet::Publish(read)) = decode(version, &frame) else { panic!("refused") };
         assert_eq!(read.topic.map(TopicName::as_str), Some("\u{FEFF}a\u{FEFF}"));
         let frame = subscribe(version, b"\xEF\xBB\xBFa");

@@ -21,6 +21,17 @@ fn encoded(version: Version, packet: &Packet<'_>) -> Result<Vec<u8>, EncodeError
     encode(packet, version, &mut out).map(|()| out)
 }
 
+/// A QoS 0 PUBLISH without payload to a topic of these bytes.
+fn publish_to(version: Version, topic: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x30, topic.len() as u8 + if version == Version::V5 { 3 } else { 2 }];
+    frame.extend((topic.len() as u16).to_be_bytes());
+    frame.extend(topic);
+    if version == Version::V5 {
+        frame.push(0);
+    }
+    frame
+}
+
 /// Of the last packet a peer is sent what it takes: first the User Property goes, which makes it the second, then the
 /// Reason String, which makes it the first.
 #[track_caller]

@@ -6,21 +6,10 @@ use mqtt_proto::{
 };
 use mqtt_proto::{EncodeError, Packet, PacketId, Subscribe};
 
-use crate::VERSIONS;
+use crate::{VERSIONS, publish_to};
 
 fn matches(filter: &str, topic: &str) -> bool {
     TopicFilter::new(filter).expect("a filter").matches(TopicName::new(topic).expect("a topic"))
-}
-
-/// A QoS 0 PUBLISH without payload.
-fn publish(version: Version, topic: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0x30, topic.len() as u8 + if version == Version::V5 { 3 } else { 2 }];
-    frame.extend((topic.len() as u16).to_be_bytes());
-    frame.extend(topic);
-    if version == Version::V5 {
-        frame.push(0);
-    }
-    frame
 }
 
 /// [MQTT-4.7.0-1] [MQTT-4.7.1-1 v3.1.1]
@@ -30,7 +19,7 @@ fn a_topic_name_has_no_wildcard() {
         for topic in ["#", "+", "a/#", "a/+/b", "a+", "#a", "a long topic/name#"] {
             assert_eq!(TopicName::new(topic), Err(TopicError::Wildcard));
             let refused = Err(DecodeError::Topic(TopicError::Wildcard));
-            assert_eq!(decode(version, &publish(version, topic.as_bytes())), refused, "{topic}");
+            assert_eq!(decode(version, &publish_to(version, topic.as_bytes())), refused, "{topic}");
         }
     }
 }
@@ -64,7 +53,7 @@ fn names_and_filters_have_a_character() {
     assert_eq!(TopicFilter::new(""), Err(FilterError::Empty));
     for version in VERSIONS {
         // In 5.0 an empty name stands for a Topic Alias, but there is none.
-        assert_eq!(decode(version, &publish(version, b"")), Err(DecodeError::MissingTopic));
+        assert_eq!(decode(version, &publish_to(version, b"")), Err(DecodeError::MissingTopic));
     }
     assert!(TopicName::new("/").is_ok() && TopicFilter::new("/").is_ok());
     assert!(TopicName::new(" ").is_ok() && TopicFilter::new(" ").is_ok());
@@ -78,7 +67,7 @@ fn names_and_filters_have_no_null_character() {
         assert_eq!(TopicFilter::new(text), Err(FilterError::Null));
         for version in VERSIONS {
             let refused = Err(DecodeError::NullCharacter);
-            assert_eq!(decode(version, &publish(version, text.as_bytes())), refused, "{text:?}");
+            assert_eq!(decode(version, &publish_to(version, text.as_bytes())), refused, "{text:?}");
         }
     }
     assert_eq!(ShareName::new("g\0"), Err(FilterError::Null));

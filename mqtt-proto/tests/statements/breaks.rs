@@ -11,7 +11,7 @@ use crate::{none, repository, sources};
 
 /// What the sources are broken with to see the tests of a statement go red, and to see the simulator find a bug.
 const STATEMENTS: &str = "mqtt-proto/tests/breaks";
-const BUGS: &str = "mqtt-broker/tests/simulation/bugs.toml";
+const BUGS: &str = "mqtt-broker/tests/simulation/bugs";
 
 #[derive(Deserialize)]
 struct Breaks {
@@ -83,22 +83,22 @@ impl Break {
     }
 }
 
-fn read(path: &Path) -> Vec<Break> {
+/// The breaks in all files of a folder.
+fn read(folder: &Path) -> Vec<Break> {
+    let entries = fs::read_dir(folder).expect("the folder of breaks can be read");
+    let mut files: Vec<_> =
+        entries.map(|entry| entry.expect("the folder of breaks can be read").path()).collect();
+    files.retain(|path| path.extension().is_some_and(|e| e == "toml"));
+    files.sort();
+    let breaks: Vec<_> = files.iter().flat_map(|path| read_file(path)).collect();
+    assert!(!breaks.is_empty(), "there are no breaks in {}", folder.display());
+    breaks
+}
+
+fn read_file(path: &Path) -> Vec<Break> {
     let text = fs::read_to_string(path).expect("a file of breaks can be read");
     let breaks: Breaks = toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     breaks.breaks
-}
-
-fn statement_breaks(root: &Path) -> Vec<Break> {
-    let folder = fs::read_dir(root.join(STATEMENTS)).expect("the folder of breaks can be read");
-    let mut files: Vec<_> =
-        folder.map(|entry| entry.expect("the folder of breaks can be read").path()).collect();
-    files.sort();
-    files
-        .iter()
-        .filter(|path| path.extension().is_some_and(|e| e == "toml"))
-        .flat_map(|path| read(path))
-        .collect()
 }
 
 /// Where this goes red the code that a break edits has changed: edit the break to match, and see with
@@ -106,7 +106,7 @@ fn statement_breaks(root: &Path) -> Vec<Break> {
 #[test]
 fn every_break_can_be_made() {
     let Some(root) = repository() else { return };
-    let breaks = statement_breaks(&root).into_iter().chain(read(&root.join(BUGS)));
+    let breaks = [STATEMENTS, BUGS].into_iter().flat_map(|folder| read(&root.join(folder)));
     none(
         "edits of breaks do not fit the code any more, where each has to occur once",
         breaks.flat_map(|each| {
@@ -119,9 +119,9 @@ fn every_break_can_be_made() {
 #[test]
 fn no_two_breaks_share_a_name() {
     let Some(root) = repository() else { return };
-    for breaks in [statement_breaks(&root), read(&root.join(BUGS))] {
+    for folder in [STATEMENTS, BUGS] {
         let mut seen = BTreeSet::new();
-        let names = breaks.iter().map(|each| each.name.clone());
+        let names = read(&root.join(folder)).into_iter().map(|each| each.name);
         none("names are taken", names.filter(|name| !seen.insert(name.clone())));
     }
 }
@@ -163,5 +163,5 @@ fn a_break_of_a_statement_names_its_proofs() {
         }
         faults.into_iter().map(|fault| format!("{}: {fault}", each.name)).collect::<Vec<_>>()
     };
-    none("faults in breaks", statement_breaks(&root).iter().flat_map(faults));
+    none("faults in breaks", read(&root.join(STATEMENTS)).iter().flat_map(faults));
 }

@@ -74,23 +74,19 @@ impl World {
         let is_v5 = self.clients[nth].party.version == Version::V5;
         let qos = self.cluster.random.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce]);
         let delay = if is_v5 { self.cluster.random.pick(&[0, 2, 20, 90]) } else { 0 };
-        let expiry = (is_v5 && self.cluster.random.once_in(4)).then(|| self.cluster.random.pick(&EXPIRIES));
+        let expiry = self.new_expiry(nth);
         let retain = self.cluster.random.once_in(3);
         let (message, topic) = (self.judge.messages.len(), will_topic(&self.clients[nth]));
-        let (sent_at, kind) = (self.cluster.now.wall_millis, Kind::Will);
-        let will = Published {
-            by: nth,
-            topic,
-            qos,
-            kind,
-            expiry,
-            sent_at,
-            acknowledged_at: None,
-            is_resent: false,
-            is_refused: false,
-        };
-        self.judge.messages.push(will);
+        let sent_at = self.cluster.now.wall_millis;
+        self.judge.messages.push(Published::new(nth, topic, qos, Kind::Will, expiry, sent_at));
         WillPlan { message, qos, retain, delay, expiry }
+    }
+
+    /// A Message Expiry Interval, at times, for a Client that may have one.
+    fn new_expiry(&mut self, nth: usize) -> Option<u32> {
+        let is_v5 = self.clients[nth].party.version == Version::V5;
+        let random = &mut self.cluster.random;
+        (is_v5 && random.once_in(4)).then(|| random.pick(&EXPIRIES))
     }
 
     /// Who is due has had its Will published.
@@ -216,7 +212,7 @@ impl World {
             Kind::Retained(_) => Qos::ExactlyOnce,
             _ => self.cluster.random.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce]),
         };
-        let expiry = (is_v5 && self.cluster.random.once_in(4)).then(|| self.cluster.random.pick(&EXPIRIES));
+        let expiry = self.new_expiry(nth);
         let client = &mut self.clients[nth];
         let flows_max = if is_v5 { self.cluster.limits.receive_maximum } else { u16::MAX };
         if !client.peer.is_ready() || client.peer.flows.len() >= flows_max.into() {
@@ -225,17 +221,7 @@ impl World {
         let Some(id) = client.free_id() else { return };
         let message = self.judge.messages.len();
         let sent_at = self.cluster.now.wall_millis;
-        let published = Published {
-            by: nth,
-            topic,
-            qos,
-            kind,
-            expiry,
-            sent_at,
-            acknowledged_at: None,
-            is_resent: false,
-            is_refused: false,
-        };
+        let published = Published::new(nth, topic, qos, kind, expiry, sent_at);
         self.cluster.say(|| format!("{} publishes {message} {published:?}", client.name));
         client.peer.publish(id, message, published.to_send());
         self.judge.messages.push(published);

@@ -27,6 +27,30 @@ pub(super) struct Published {
     pub(super) is_refused: bool,
 }
 
+impl Published {
+    /// A message that is published at `sent_at`. Nothing has come of it yet.
+    pub(super) fn new(
+        by: usize,
+        topic: String,
+        qos: Qos,
+        kind: Kind,
+        expiry: Option<u32>,
+        sent_at: u64,
+    ) -> Published {
+        Published {
+            by,
+            topic,
+            qos,
+            kind,
+            expiry,
+            sent_at,
+            acknowledged_at: None,
+            is_resent: false,
+            is_refused: false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Plain,
