@@ -187,7 +187,13 @@ fn a_full_disk_refuses_says_what_to_do_and_serves_again_once_there_is_room() {
     drop(publisher);
     mqttd.signal(Signal::SIGKILL);
     mqttd.wait();
-    // It starts while there is no room, and gives out what it has.
+    // It starts while there is no room, however often, and gives out what it has: two pages a start are all that it takes.
+    for signal in [Signal::SIGTERM, Signal::SIGKILL].repeat(4) {
+        let mqttd = data.start("1");
+        drop(Client::connect(mqttd.address, "away").expect("whose session is kept can come"));
+        mqttd.signal(signal);
+        mqttd.wait();
+    }
     let mqttd = data.start("1");
     drain(&mqttd, &acknowledged);
     let mut publisher = Client::connect_5(mqttd.address, "publisher").expect("it listens");
@@ -196,6 +202,29 @@ fn a_full_disk_refuses_says_what_to_do_and_serves_again_once_there_is_room() {
     mqttd.signal(Signal::SIGKILL);
     mqttd.wait();
     drain(&data.start("1"), &["again".to_owned()]);
+}
+
+#[test]
+fn another_number_of_cores_on_a_full_disk_is_refused_and_leaves_nothing_behind() {
+    let data = Data::on(Mode::Honest);
+    let mqttd = data.start("1");
+    fill(&mqttd);
+    mqttd.signal(Signal::SIGTERM);
+    mqttd.wait();
+    let disk = data.disk.as_ref().expect("it is its own");
+    disk.set_full(true);
+    let said = data.refusal("2");
+    assert!(said.contains("No space left on device") && said.contains("Make room on this disk"), "{said}");
+    let left = fs::read_dir(data.directory()).expect("it is there");
+    let mut left: Vec<_> = left.map(|entry| entry.expect("listed").file_name()).collect();
+    left.retain(|name| name.as_encoded_bytes().starts_with(b"layout-"));
+    assert_eq!(left, ["layout-1"]);
+    // On as many cores as before it starts.
+    let mqttd = data.start("1");
+    mqttd.signal(Signal::SIGTERM);
+    mqttd.wait();
+    disk.set_full(false);
+    check(&data.start("2"));
 }
 
 #[test]
