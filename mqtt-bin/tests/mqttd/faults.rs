@@ -239,8 +239,10 @@ fn on_a_full_disk_subscriptions_are_refused_and_what_is_retained_is_true_or_gone
         .expect("a second descriptor")
         .write_all(b"\x31\x10\x00\x08replaced\x00after")
         .expect("it reads");
-    publisher.retain("refused", "after", 8).expect("it reads");
-    assert_eq!(publisher.receive().expect("it answers"), Packet::Refused(8, 0x97));
+    for payload in ["after", ""] {
+        publisher.retain("refused", payload, 8).expect("it reads");
+        assert_eq!(publisher.receive().expect("it answers"), Packet::Refused(8, 0x97));
+    }
     let mut look = Client::connect_5(mqttd.address, "look").expect("a session that is not kept");
     look.subscribe("+", 0).expect("it answers");
     let mut stream = publisher.stream().expect("a second descriptor");
