@@ -29,6 +29,11 @@ impl Failure {
         Failure { message: cause.to_string(), exit_code: 4 }
     }
 
+    /// The same of a command that was to change something, and has changed nothing.
+    pub(crate) fn unchanged(self) -> Failure {
+        Failure::start(self.message)
+    }
+
     /// The broker died while it served.
     fn died(cause: impl fmt::Display) -> Failure {
         Failure { message: cause.to_string(), exit_code: 3 }

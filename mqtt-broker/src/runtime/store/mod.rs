@@ -194,6 +194,12 @@ pub enum StoreError {
     },
 }
 
+/// A number of things, in the singular or the plural.
+fn count(number: usize, thing: &str) -> String {
+    let end = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{end}")
+}
+
 /// What can be done about an error of the system.
 fn remedy(path: &Path, error: &io::Error) -> String {
     match error.kind() {

@@ -13,7 +13,7 @@ use super::cold_files::Unread;
 use super::directory::{Directory, LOCK};
 use super::files::CoreFiles;
 use super::recover::{self, Found};
-use super::{OnDamage, StoreError, cold_files, layout, meta};
+use super::{OnDamage, StoreError, cold_files, count, layout, meta};
 use crate::config::CoreId;
 use crate::shard::home_of;
 use crate::store::cold::{Chunk, Parked};
@@ -141,8 +141,9 @@ impl OfflineStore {
                 Ok(_) => {}
                 Err(Unread::Short(error)) => short = Some(error),
                 Err(Unread::Damaged(what)) => {
-                    damage
-                        .push(format!("{what}: {messages} messages that waited for {client_id:?} are gone"));
+                    let (gone, are) =
+                        (count(messages as usize, "message"), if messages == 1 { "is" } else { "are" });
+                    damage.push(format!("{what}: {gone} that waited for {client_id:?} {are} gone"));
                 }
             }
             is_there
@@ -284,10 +285,10 @@ impl StoredCore {
         self.found.log.clean
     }
 
-    /// The first and the last record of the log that were read, if there is one. What comes before is in the snapshot.
+    /// The first and the last record of the log that were read, if there is one. What comes before is in the snapshot. Of a
+    /// damaged log some between them may be gone.
     pub fn records(&self) -> Option<(u64, u64)> {
-        let log = &self.found.log;
-        (log.records > 0).then(|| (log.next.saturating_sub(log.records), log.next - 1))
+        self.found.log.read
     }
 
     /// The files of its log, and their bytes.

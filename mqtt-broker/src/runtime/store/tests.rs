@@ -281,6 +281,40 @@ fn damaged_files_are_kept_wherever_a_salvage_ends() {
     assert!(place.0.join("damaged-1/core-0/segment-00000000").exists());
 }
 
+#[test]
+fn what_cannot_be_gone_over_to_leaves_nothing_behind() {
+    let place = Place::new();
+    filled(&place);
+    flip(&some_segment(&place), 2 * PAGE as u64 + 60);
+    let mut store = OfflineStore::open(&place.0).expect("META is right");
+    let mut salvage = || {
+        let cores = store.read(OnDamage::Salvage, &AtomicU64::new(0)).expect("it keeps what it can");
+        store.salvage(cores).map_err(|error| error.to_string())
+    };
+    // Nobody can make a folder where a file is, and none is on a disk that is full.
+    let blocked = place.0.join("layout-2");
+    fs::write(&blocked, b"").expect("written");
+    let error = salvage().expect_err("there is no place for it");
+    assert!(error.contains("layout-2"), "{error}");
+    assert!(!place.0.join("layout-1/damage.txt").exists(), "nothing was moved, so nothing tells of it");
+    fs::remove_file(&blocked).expect("it is there");
+    // Something is where META is written, once the layout is whole.
+    let blocked = place.0.join("META.new");
+    fs::create_dir(&blocked).expect("made");
+    let error = salvage().expect_err("META cannot change");
+    assert!(error.contains("META"), "{error}");
+    assert_eq!(place.names("layout-"), ["layout-1"]);
+    assert!(!place.0.join("layout-1/damage.txt").exists());
+    fs::remove_dir(&blocked).expect("it is there");
+    // What a process left that ended in between is in nobody's way.
+    fs::create_dir_all(place.0.join("layout-2/core-0")).expect("made");
+    salvage().expect("there is room now");
+    assert_eq!(
+        (place.names("layout-"), place.names("damaged-")),
+        (vec!["layout-2".into()], vec!["damaged-1".into()])
+    );
+}
+
 /// The first file of chunks, with one.
 fn put_chunk_file(place: &Place, key: [u64; 2], client_id: &str) -> Chunk {
     let mut writer = ChunkWriter::default();
