@@ -67,6 +67,12 @@ pub trait Store {
         0
     }
 
+    /// Whether what was appended needs room that is still to be made, and more than is being made. Publishers of what has to
+    /// be kept wait meanwhile.
+    fn is_short(&self) -> bool {
+        false
+    }
+
     /// Whether anything that is appended outlives the process. If not, what is told for that alone need not be.
     fn keeps(&self) -> bool {
         true

@@ -115,7 +115,13 @@ impl<'a> Keeper<'a> {
         while let Some((core, job)) = self.next(jobs) {
             let files = self.directory.core(core.0);
             let done = match job {
-                Job::Make(segment) => Done::Made(files.make_segment(segment, self.directory.direct)),
+                Job::Make(segment) => match files.make_segment(segment, self.directory.direct) {
+                    Err(error) if is_passing(&error) => {
+                        self.again.put((core, Job::Make(segment)), &error, monotonic_millis());
+                        continue;
+                    }
+                    made => Done::Made(made),
+                },
                 Job::Open(segment) => match files.open_to_write(segment, self.directory.direct) {
                     Err(error) if is_passing(&error) => {
                         self.again.put((core, Job::Open(segment)), &error, monotonic_millis());
