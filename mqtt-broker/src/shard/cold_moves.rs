@@ -82,6 +82,7 @@ impl Shard {
             // It is over meanwhile, or its session.
             return self.records.release(copy, Commit::Now);
         }
+        self.review_unreadable(key);
         let Some(session) = self.sessions.get(key) else { return };
         let client_id = &*session.client_id;
         let commit = self.records.append(self.now, &Record::Moved { client_id, from, to });

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use mqtt_broker::config::{CoreId, Limits};
 use mqtt_broker::ports::{Cold, Commit, Ports, Store, StoreStatus};
 use mqtt_broker::shard::{Shard, SnapshotPosition};
-use mqtt_broker::store::cold::{Chunk, chunk_records, put_chunk, read_chunk};
+use mqtt_broker::store::cold::{Chunk, Loaded, chunk_records, put_chunk, read_chunk};
 use mqtt_broker::store::image::Image;
 use mqtt_broker::store::record::Record;
 
@@ -51,6 +51,8 @@ struct ColdFile {
     released: Vec<(Chunk, u64)>,
     /// What is asked for fails.
     fails: bool,
+    /// What cannot be read is given up.
+    salvages: bool,
 }
 
 enum Asked {
@@ -228,14 +230,22 @@ impl Disk {
                 cluster.shards[core].chunk_parked(ticket, chunk, cluster.now);
             }
             Asked::Load(ticket, chunk) => {
-                let messages = {
+                let loaded = {
                     let logs = self.logs.borrow();
                     let cold = &logs[chunk.file as usize].cold;
                     let is_there = cold.released.iter().all(|(released, _)| *released != chunk);
                     let bytes = &cold.bytes[chunk.offset as usize..][..chunk.bytes as usize];
-                    (is_there && !cold.fails).then(|| read_chunk(bytes, KEY, chunk).expect("it was written"))
+                    match cold {
+                        ColdFile { fails: true, salvages: false, .. } => {
+                            Loaded::Unreadable("it fails".to_owned())
+                        }
+                        ColdFile { fails: false, .. } if is_there => {
+                            Loaded::Messages(read_chunk(bytes, KEY, chunk).expect("it was written"))
+                        }
+                        _ => Loaded::Lost,
+                    }
                 };
-                cluster.shards[core].chunk_loaded(ticket, messages, cluster.now);
+                cluster.shards[core].chunk_loaded(ticket, loaded, cluster.now);
             }
             Asked::Move(ticket, chunk) => {
                 let copy = {
@@ -262,6 +272,16 @@ impl Disk {
     /// Whether chunks can neither be written nor read.
     pub(crate) fn set_cold_fails(&self, fails: bool) {
         self.logs.borrow_mut().iter_mut().for_each(|log| log.cold.fails = fails);
+    }
+
+    /// From now on what cannot be read is given up.
+    pub(crate) fn salvage(&self) {
+        self.logs.borrow_mut().iter_mut().for_each(|log| log.cold.salvages = true);
+    }
+
+    /// How many chunks are to be written or read.
+    pub(crate) fn asked(&self) -> usize {
+        self.logs.borrow().iter().map(|log| log.cold.asked.len()).sum()
     }
 
     /// Bytes of the chunks that somebody needs.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use mqtt_broker::ports::{Cold, Commit};
 use mqtt_broker::shard::{Now, Shard};
-use mqtt_broker::store::cold::{Chunk, chunk_records, put_chunk, read_chunk};
+use mqtt_broker::store::cold::{Chunk, Loaded, chunk_records, put_chunk, read_chunk};
 use mqtt_broker::store::image::Image;
 
 use super::disk::Handle;
@@ -128,7 +128,7 @@ impl Chunks {
             Asked::Load { ticket, chunk } => {
                 let kept = self.files.get(&chunk.file).and_then(|file| file.bytes_of(chunk)).ok_or(chunk)?;
                 let messages = read_chunk(kept, KEY, chunk).map_err(|_| chunk)?;
-                Box::new(move |shard, now| shard.chunk_loaded(ticket, Some(messages), now))
+                Box::new(move |shard, now| shard.chunk_loaded(ticket, Loaded::Messages(messages), now))
             }
             Asked::Move { ticket, chunk } => {
                 let copy = if fails { None } else { self.copy(chunk)? };
