@@ -42,7 +42,7 @@ impl Log {
     }
 }
 
-/// Chunks of one core, in a file that has the core's number.
+/// Chunks of one core, in a file that has the core's number; what was moved goes by the next number with the same remainder.
 #[derive(Default)]
 struct ColdFile {
     bytes: Vec<u8>,
@@ -232,7 +232,7 @@ impl Disk {
             Asked::Load(ticket, chunk) => {
                 let loaded = {
                     let logs = self.logs.borrow();
-                    let cold = &logs[chunk.file as usize].cold;
+                    let cold = &logs[chunk.file as usize % count].cold;
                     let is_there = cold.released.iter().all(|(released, _)| *released != chunk);
                     let bytes = &cold.bytes[chunk.offset as usize..][..chunk.bytes as usize];
                     match cold {
@@ -249,10 +249,11 @@ impl Disk {
             }
             Asked::Move(ticket, chunk) => {
                 let copy = {
-                    let ColdFile { bytes, fails, .. } = &mut self.logs.borrow_mut()[chunk.file as usize].cold;
+                    let cold = &mut self.logs.borrow_mut()[chunk.file as usize % count].cold;
+                    let ColdFile { bytes, fails, .. } = cold;
                     let old = bytes[chunk.offset as usize..][..chunk.bytes as usize].to_vec();
                     let records = chunk_records(&old, KEY, chunk).expect("it was written");
-                    let place = (chunk.file, bytes.len() as u64);
+                    let place = (chunk.file + count as u64, bytes.len() as u64);
                     (!*fails).then(|| put_chunk(bytes, KEY, place, chunk.messages, records))
                 };
                 cluster.shards[core].chunk_moved(ticket, copy, cluster.now);
@@ -262,7 +263,7 @@ impl Disk {
         true
     }
 
-    /// The shards are told to move what they have in the only file of each core: to the end of it.
+    /// The shards are told to move what they have in the first file of each core.
     pub(crate) fn vacate(&self, cluster: &mut Cluster) {
         let files: Vec<u64> = (0..cluster.shards.len() as u64).collect();
         let now = cluster.now;

@@ -230,6 +230,27 @@ fn what_cannot_be_read_is_not_moved() {
     assert_eq!(cluster.total(lost), 0);
 }
 
+/// One chunk stays, and what is in others goes on.
+#[test]
+fn what_can_be_read_is_moved_all_the_same() {
+    let (mut cluster, disk, publisher) = begin(1, |_| {});
+    goes_away(&mut cluster, "c", "a");
+    for _ in 0..4 {
+        publish_all(&mut cluster, &disk, publisher, 0..100);
+    }
+    let chunks = disk.count(|record| matches!(record, Record::Parked { .. }));
+    assert!(chunks > 4, "more than are copied at once: {chunks}");
+    disk.vacate(&mut cluster);
+    disk.set_cold_fails(true);
+    assert!(disk.serve_one(&mut cluster));
+    disk.set_cold_fails(false);
+    disk.serve(&mut cluster);
+    assert_eq!(disk.count(|record| matches!(record, Record::Moved { .. })), chunks - 1);
+    let client = resume(&mut cluster, &disk, "c");
+    (0..4).for_each(|_| takes(&mut cluster, &disk, client, 0..100));
+    nothing_is_left(&cluster, &disk);
+}
+
 /// Who leaves before its chunk was read hears nothing of it.
 #[test]
 fn a_chunk_that_nobody_waits_for_any_more_refuses_nobody() {
