@@ -102,7 +102,8 @@ pub trait Cold {
     fn park(&mut self, ticket: u64, messages: u32, records: Vec<u8>);
 
     /// Asks for the messages of a chunk. The answer goes to
-    /// [`Shard::chunk_loaded`](crate::shard::Shard::chunk_loaded).
+    /// [`Shard::chunk_loaded`](crate::shard::Shard::chunk_loaded). A chunk that cannot be read stays as it is until it is
+    /// released.
     fn load(&mut self, ticket: u64, chunk: Chunk);
 
     /// Asks for a copy of a chunk in a place that is better for it. The answer goes to

@@ -21,11 +21,11 @@ use std::path::{Path, PathBuf};
 
 use tracing::{error, warn};
 
-use super::StoreError;
 use super::again::is_passing;
 use super::cold::{ColdDone, ColdJob, Park};
 use super::files::sync_folder;
-use crate::store::cold::{Chunk, chunk_records, put_chunk, read_chunk};
+use super::{StoreError, cold_losses};
+use crate::store::cold::{Chunk, Loaded, chunk_records, put_chunk, read_chunk};
 use crate::store::image::{Delivery, Image};
 
 /// Bytes from which on a file is not appended to any more.
@@ -90,7 +90,7 @@ impl ColdFiles {
     /// Opens the files of the data directory `directory`, and removes those that none of the images needs.
     ///
     /// # Errors
-    /// The system refuses something, or a file that is needed is missing or too short, unless that is to be `salvaged`.
+    /// The system refuses something, or a file that is needed is missing or too short.
     pub(super) fn open(
         directory: &Path,
         key: [u64; 2],
@@ -98,13 +98,13 @@ impl ColdFiles {
         salvage: bool,
     ) -> Result<ColdFiles, StoreError> {
         let folder = folder(directory);
-        let (mut files, mut ends) = (BTreeMap::<u64, Needed>::new(), BTreeMap::<u64, u64>::new());
+        let lengths = cold_losses::look_at_files(directory, images)?;
+        let mut files = BTreeMap::<u64, Needed>::new();
         for chunk in images.iter().flat_map(Image::chunks) {
             let needed = files.entry(chunk.file).or_default();
             needed.chunks += 1;
             needed.live += u64::from(chunk.bytes);
-            let end = ends.entry(chunk.file).or_default();
-            *end = (*end).max(chunk.offset + u64::from(chunk.bytes));
+            needed.bytes = lengths[&chunk.file];
         }
         let mut next = files.keys().next_back().map_or(1, |last| last + 1);
         let there = numbers(&folder).map_err(StoreError::system("list", &folder))?;
@@ -115,23 +115,6 @@ impl ColdFiles {
                 fs::remove_file(&path).map_err(StoreError::system("remove", &path))?;
             }
         }
-        for (&number, needed) in &mut files {
-            let (path, end) = (file(&folder, number), ends[&number]);
-            let what = match fs::metadata(&path) {
-                Ok(found) if found.len() >= end => {
-                    needed.bytes = found.len();
-                    continue;
-                }
-                Ok(found) => format!("{} of {end} bytes are left", found.len()),
-                Err(error) => error.to_string(),
-            };
-            let what =
-                format!("{}: {what}: messages that wait for Clients that are away are gone", path.display());
-            if !salvage {
-                return Err(StoreError::Cold { what });
-            }
-            error!("{what}");
-        }
         let sparse = files.iter().filter(|(_, needed)| needed.is_sparse()).map(|(&number, _)| number);
         let sparse = sparse.collect();
         Ok(ColdFiles { folder, key, salvage, files, current: None, next, sparse, move_from: 0 })
@@ -140,8 +123,8 @@ impl ColdFiles {
     /// Does what is to be done; the answer, if one is waited for.
     ///
     /// # Errors
-    /// Messages that were acknowledged cannot be read, and are not to be passed over.
-    pub(super) fn handle(&mut self, job: ColdJob, now: u64) -> Result<Option<ColdDone>, Unread> {
+    /// For a shortage that passes a chunk cannot be read now.
+    pub(super) fn handle(&mut self, job: ColdJob, now: u64) -> io::Result<Option<ColdDone>> {
         Ok(match job {
             ColdJob::Park(parks) => Some(ColdDone::Parked(self.park(parks))),
             ColdJob::Load(ticket, chunk) => Some(ColdDone::Loaded(ticket, self.load(chunk)?)),
@@ -207,24 +190,21 @@ impl ColdFiles {
         Ok(chunks)
     }
 
-    fn load(&self, chunk: Chunk) -> Result<Option<Vec<Delivery>>, Unread> {
+    fn load(&self, chunk: Chunk) -> io::Result<Loaded> {
         let error = match read(&self.folder, self.key, chunk) {
-            Ok(messages) => return Ok(Some(messages)),
+            Ok(messages) => return Ok(Loaded::Messages(messages)),
             Err(Unread::Damaged(error)) => error,
-            Err(short) => return Err(short),
+            Err(Unread::Short(error)) => return Err(error),
         };
-        let what = format!(
-            "{error}: {} messages that wait for a Client that was away cannot be read",
-            chunk.messages
-        );
         if !self.salvage {
-            return Err(Unread::Damaged(format!(
-                "{what}. \"mqttd store check\" says what else is damaged, and \"mqttd store repair --salvage\" goes on \
-                 without it (on_damage = \"salvage\" in [store])"
+            return Ok(Loaded::Unreadable(format!(
+                "{error}. Stop the broker; then \"mqttd store check\" says what else is damaged, and \"mqttd store repair \
+                 --salvage\" gives up what cannot be read (on_damage = \"salvage\" in [store] does so at once)"
             )));
         }
-        error!("{what}");
-        Ok(None)
+        let messages = chunk.messages;
+        error!("{error}: {messages} messages that wait for a Client that was away cannot be read");
+        Ok(Loaded::Lost)
     }
 
     /// Copies chunks to the current file. Where one cannot be read, it is for the one who wants its messages to say so.
@@ -367,11 +347,11 @@ fn failed(folder: &Path, chunk: Chunk, error: &dyn fmt::Display) -> String {
     format!("{}: {} bytes from byte {} on: {error}", path.display(), chunk.bytes, chunk.offset)
 }
 
-fn folder(directory: &Path) -> PathBuf {
+pub(super) fn folder(directory: &Path) -> PathBuf {
     directory.join("cold")
 }
 
-fn file(folder: &Path, number: u64) -> PathBuf {
+pub(super) fn file(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("{number:012}"))
 }
 

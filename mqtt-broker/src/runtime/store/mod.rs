@@ -17,6 +17,7 @@
 mod again;
 mod cold;
 mod cold_files;
+mod cold_losses;
 mod directory;
 mod disk;
 mod files;
@@ -115,7 +116,7 @@ const SEGMENTS_MIN: u32 = 8;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum OnDamage {
-    /// It does not start, or ends, and says what is damaged.
+    /// It does not start, and says what is damaged. Who waits for what turns out to be so later is refused.
     #[default]
     Refuse,
     /// It keeps all that can be read, says what is gone, moves the damaged files aside, and starts.
@@ -177,9 +178,12 @@ pub enum StoreError {
         error: ReadError,
     },
     /// What waits for Clients that are away, and is not in the log, is not there.
-    #[error("{what} (on_damage = \"salvage\" in [store] goes on without them)")]
+    #[error(
+        "{what}\nPut back what is missing, or a backup; `mqttd store check` says all that is damaged, and \
+         `mqttd store repair --salvage` keeps the rest (on_damage = \"salvage\" in [store] does so at once)"
+    )]
     Cold {
-        /// The file, what is wrong with it, and what is gone.
+        /// A line on each file: what is wrong with it, and what is gone.
         what: String,
     },
     /// A record verifies and says nothing that this version understands.

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 
 use super::cold_files::Unread;
+use super::cold_losses::Losses;
 use super::directory::{Directory, LOCK};
 use super::files::CoreFiles;
 use super::recover::{self, Found};
-use super::{OnDamage, StoreError, cold_files, count, layout, meta};
+use super::{OnDamage, StoreError, cold_files, cold_losses, layout, meta};
 use crate::config::CoreId;
 use crate::shard::home_of;
 use crate::store::cold::{Chunk, Parked};
@@ -131,28 +132,27 @@ impl OfflineStore {
         (0..).zip(found).map(|(core, found)| StoredCore::new(&self.directory.core(core), found)).collect()
     }
 
-    /// Reads what waits for Clients that are away and is in chunks. The image loses what cannot be read.
+    /// Reads what waits for Clients that are away and is in chunks. The image loses what cannot be read, of which there is a
+    /// line for each file.
     fn look_at_chunks(&self, found: &mut Found, salvage: bool) -> Result<(), StoreError> {
-        let (mut damage, mut short) = (Vec::new(), None);
+        let mut damage = cold_losses::give_up_missing(self.path(), [&mut found.image])?;
+        let (mut losses, mut short) = (Losses::default(), None);
         found.image.retain_parked(|client_id, chunk, messages| {
             let read = self.read_chunk(chunk);
             let is_there = read.is_ok();
             match read {
                 Ok(_) => {}
                 Err(Unread::Short(error)) => short = Some(error),
-                Err(Unread::Damaged(what)) => {
-                    let (gone, are) =
-                        (count(messages as usize, "message"), if messages == 1 { "is" } else { "are" });
-                    damage.push(format!("{what}: {gone} that waited for {client_id:?} {are} gone"));
-                }
+                Err(Unread::Damaged(what)) => losses.add(client_id, chunk, messages, || what),
             }
             is_there
         });
         if let Some(error) = short {
             return Err(StoreError::system("read what waits in", self.path())(error));
         }
-        if let Some(what) = damage.first().filter(|_| !salvage) {
-            return Err(StoreError::Cold { what: what.clone() });
+        damage.extend(losses.lines());
+        if !damage.is_empty() && !salvage {
+            return Err(StoreError::Cold { what: damage.join("\n") });
         }
         found.damage.extend(damage);
         Ok(())

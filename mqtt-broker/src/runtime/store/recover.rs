@@ -22,7 +22,7 @@ use super::cold_files::ColdFiles;
 use super::directory::Directory;
 use super::files::{self, CoreFiles};
 use super::layout;
-use super::{OnDamage, StoreConfig, StoreError};
+use super::{OnDamage, StoreConfig, StoreError, cold_losses};
 use crate::runtime::clock;
 use crate::store::cold::Chunk;
 use crate::store::image::{Image, MissingMessage};
@@ -81,6 +81,12 @@ pub(in crate::runtime) fn open(
     let salvage = config.on_damage == OnDamage::Salvage;
     let records = AtomicU64::new(0);
     let mut found = read(&directory, seed, salvage, &records)?;
+    if salvage {
+        let images = found.iter_mut().map(|found| &mut found.image);
+        let lost = cold_losses::give_up_missing(directory.path(), images)?;
+        // The files are those of all cores.
+        found[0].damage.extend(lost);
+    }
     let is_damaged = found.iter().any(|found| !found.damage.is_empty());
     if is_damaged || directory.meta.cores != cores {
         layout::go_over(&mut directory, found, cores, seed)?;
