@@ -279,6 +279,9 @@ fn a_part_of_the_log_can_be_dumped() {
     assert_eq!(numbers(&["--core", &core.to_string()]), of(core));
     assert_eq!(numbers(&["--core", &core.to_string(), "--from", "2", "--to", "3"]), [(core, 2), (core, 3)]);
     assert!(refused(&place.store(&["dump-log", "--core", "2"]), 1).contains("no core 2"));
+    assert_eq!(numbers(&["--from", "1000000"]), [], "the log ends before that");
+    let reversed = place.store(&["dump-log", "--from", "3", "--to", "2"]);
+    assert!(refused(&reversed, 1).contains("give the lower number first"));
 }
 
 #[test]
