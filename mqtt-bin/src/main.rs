@@ -9,6 +9,8 @@ mod config;
 mod config_words;
 mod limit_flags;
 mod logging;
+mod number;
+mod origin;
 mod serve;
 mod settings;
 mod signals;

@@ -7,9 +7,11 @@ use std::process::ExitCode;
 use mqtt_broker::{Broker, Handle};
 
 use crate::cli::Flags;
+use crate::config::ConfigFile;
+use crate::logging;
+use crate::origin::Origin;
 use crate::settings::{Cores, Settings};
 use crate::signals::Signals;
-use crate::{config, logging};
 
 /// Why mqttd ends with an error: one sentence, with the remedy where there is one.
 #[derive(Debug)]
@@ -54,12 +56,11 @@ impl fmt::Display for Failure {
 /// The settings in effect: those of the configuration file, overridden by the flags.
 ///
 /// # Errors
-/// The file is wrong, a flag's value is out of range, or the two together are refused.
+/// The file is wrong, or what it and the flags say together is refused.
 pub(crate) fn settings(flags: &Flags) -> Result<Settings, Failure> {
-    let mut settings = match &flags.config {
-        Some(path) => config::read(path).map_err(Failure::start)?,
-        None => Settings::default(),
-    };
+    let file = flags.config.as_deref().map(ConfigFile::read).transpose().map_err(Failure::start)?;
+    let place = |name: &str| file.as_ref().and_then(|file| file.place(name));
+    let mut settings = file.as_ref().map_or_else(Settings::default, |file| file.settings.clone());
     if !flags.listen.is_empty() {
         settings.listen.clone_from(&flags.listen);
     }
@@ -73,15 +74,15 @@ pub(crate) fn settings(flags: &Flags) -> Result<Settings, Failure> {
     settings.allow_anonymous |= flags.allow_anonymous;
     flags.store.apply(&mut settings.store);
     flags.limits.apply(&mut settings.limits);
-    if let Some(store) = settings.store.config() {
-        store.check().map_err(Failure::start)?;
-    }
-    // The file was in range: what is not now was given as a flag.
-    settings.limits.check().map_err(|error| {
-        let flag = error.name.replace('_', "-");
-        Failure::start(format!("--{flag} is {}; it must be {}", error.value, error.allowed))
+    let origin = |name: &str| match place(name) {
+        _ if flags.store.give(name) => Origin::Flag,
+        place => place.map_or(Origin::Default, Origin::File),
+    };
+    settings.store.check(origin).map_err(Failure::start)?;
+    settings.check().map_err(|error| match place("listen") {
+        Some(line) if flags.listen.is_empty() => Failure::start(format_args!("{line}: {error}")),
+        _ => Failure::start(error),
     })?;
-    settings.check().map_err(Failure::start)?;
     Ok(settings)
 }
 

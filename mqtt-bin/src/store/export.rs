@@ -56,19 +56,21 @@ pub(super) fn run(flags: &ExportFlags) -> Result<(), Failure> {
     }
     let source = Source { store: &store, image: &image, wanted };
     match &flags.output {
-        Some(path) => to_file(path, source).map_err(|error| not_written(path, &error)),
+        Some(path) => to_file(path, source).map_err(|error| {
+            Failure::start(format_args!("cannot write {}: {error}{}", path.display(), remedy(&error)))
+        }),
         None => written(write(source, BufWriter::new(io::stdout().lock()), &AtomicU64::new(0))),
     }
 }
 
-/// The file of an export could not be written.
-fn not_written(path: &Path, error: &io::Error) -> Failure {
-    let path = path.display();
+/// What to do about a file that cannot be written.
+fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AlreadyExists => Failure::start(format_args!(
-            "cannot write {path}: it exists, and an export writes over nothing. Remove it, or give another file to --output"
-        )),
-        _ => Failure::start(format_args!("cannot write {path}: {error}")),
+        io::ErrorKind::AlreadyExists => {
+            ". An export writes over nothing: remove it, or give a name that no file has yet"
+        }
+        io::ErrorKind::NotFound => ". Give a file in a folder that there is",
+        _ => "",
     }
 }
 

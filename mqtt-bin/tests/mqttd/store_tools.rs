@@ -279,6 +279,9 @@ fn a_part_of_the_log_can_be_dumped() {
     assert_eq!(numbers(&["--core", &core.to_string()]), of(core));
     assert_eq!(numbers(&["--core", &core.to_string(), "--from", "2", "--to", "3"]), [(core, 2), (core, 3)]);
     assert!(refused(&place.store(&["dump-log", "--core", "2"]), 1).contains("no core 2"));
+    assert_eq!(numbers(&["--from", "1000000"]), [], "the log ends before that");
+    let reversed = place.store(&["dump-log", "--from", "3", "--to", "2"]);
+    assert!(refused(&reversed, 1).contains("give the lower number first"));
 }
 
 #[test]
@@ -441,7 +444,8 @@ fn an_import_is_whole_or_nothing_and_only_where_nothing_is() {
     assert!(refused(&missing, 1).contains("cannot read"));
     let exists = place.store(&["export", "--output", &file]);
     assert!(
-        refused(&exists, 1).contains("it exists") && said(&exists).contains("give another file to --output")
+        refused(&exists, 1).contains("writes over nothing")
+            && said(&exists).contains("give a name that no file has yet")
     );
     assert_eq!(fs::read_to_string(&file).expect("there"), GOLDEN, "it was not written over");
 }

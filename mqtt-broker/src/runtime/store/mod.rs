@@ -36,6 +36,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::config::Range;
 use crate::store::log::{ReadError, SEGMENT_STEP};
 
 pub(super) use disk::Disk;
@@ -86,26 +87,63 @@ impl StoreConfig {
         u32::try_from(by_disk.min(most / step * step)).expect("64 MiB at most")
     }
 
-    /// Whether the sizes can be what they are; a start asks the same.
+    /// The values that a field may have, if it is a number.
+    pub fn range(name: &str) -> Option<Range> {
+        match name {
+            "segment_bytes" => Some(Range { low: 0, high: 1 << 30, unit: "bytes" }),
+            "log_bytes_max" => Some(Range {
+                low: u64::from(SEGMENTS_MIN) * u64::from(SEGMENT_STEP),
+                high: u64::MAX,
+                unit: "bytes",
+            }),
+            _ => None,
+        }
+    }
+
+    /// Whether the sizes can be what they are, each and together; a start asks the same.
     ///
     /// # Errors
-    /// [`StoreError::Config`], which says what to give instead.
-    pub fn check(&self) -> Result<(), StoreError> {
-        let bytes = if self.segment_bytes == 0 { SEGMENT_STEP } else { self.segment_bytes };
-        if !bytes.is_multiple_of(SEGMENT_STEP) || bytes > 1 << 30 {
-            return Err(StoreError::Config(format!(
-                "segment_bytes is {bytes}: give a multiple of 65536 up to 1073741824, or 0 for one that fits the disk"
-            )));
+    /// Which cannot, and what to give instead.
+    pub fn check(&self) -> Result<(), StoreConfigError> {
+        let segment = ("segment_bytes", u64::from(self.segment_bytes));
+        let log = ("log_bytes_max", self.log_bytes_max);
+        let most = StoreConfig::range(segment.0).expect("it is a number").high;
+        if !self.segment_bytes.is_multiple_of(SEGMENT_STEP) || segment.1 > most {
+            let remedy =
+                format!("give a multiple of {SEGMENT_STEP} up to {most}, or 0 for one that fits the disk");
+            return Err(StoreConfigError { settings: vec![segment], remedy });
         }
+        let bytes = if self.segment_bytes == 0 { SEGMENT_STEP } else { self.segment_bytes };
         if self.segments_max(bytes) < SEGMENTS_MIN {
-            return Err(StoreError::Config(format!(
-                "log_bytes_max is {}: a log takes {SEGMENTS_MIN} segments of {bytes} bytes at least; give {} or more",
-                self.log_bytes_max,
-                u64::from(SEGMENTS_MIN) * u64::from(bytes)
-            )));
+            let least = u64::from(SEGMENTS_MIN) * u64::from(bytes);
+            let remedy = format!(
+                "a log takes {SEGMENTS_MIN} segments at least; give a log_bytes_max of {least} or more"
+            );
+            return Err(match self.segment_bytes {
+                0 => StoreConfigError { settings: vec![log], remedy },
+                _ => StoreConfigError {
+                    settings: vec![log, segment],
+                    remedy: format!("{remedy}, or smaller segments"),
+                },
+            });
         }
         Ok(())
     }
+}
+
+/// Fields of a [`StoreConfig`] that cannot be what they are.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {remedy}", described(settings))]
+pub struct StoreConfigError {
+    /// The fields and their values: one that cannot work by itself, or those that contradict each other.
+    pub settings: Vec<(&'static str, u64)>,
+    /// What to give instead.
+    pub remedy: String,
+}
+
+/// Fields with their values.
+fn described(settings: &[(&'static str, u64)]) -> String {
+    settings.iter().map(|(name, value)| format!("{name} is {value}")).collect::<Vec<_>>().join(" and ")
 }
 
 /// One to write to, one that is next, two in reserve, and as many again that hold what a snapshot is being made of.
@@ -129,7 +167,15 @@ pub enum OnDamage {
 pub enum StoreError {
     /// A setting cannot work.
     #[error("store: {0}")]
-    Config(String),
+    Config(#[from] StoreConfigError),
+    /// A core was asked for that the store does not have.
+    #[error("there is no core {core}: give one below {cores}")]
+    NoSuchCore {
+        /// The one asked for.
+        core: u16,
+        /// How many there are.
+        cores: u16,
+    },
     /// Another broker has it.
     #[error(
         "the data directory {} is in use by another broker{}: stop that one, or give this one a directory of its own",

@@ -194,16 +194,19 @@ impl OfflineStore {
         mut each: impl FnMut(u64, Result<Record<'_>, RecordError>) -> ControlFlow<()>,
     ) -> Result<LogRead, StoreError> {
         if core >= self.cores() {
-            let cores = self.cores();
-            return Err(StoreError::Config(format!("there is no core {core}: give one below {cores}")));
+            return Err(StoreError::NoSuchCore { core, cores: self.cores() });
         }
         let (files, identity) = (self.directory.core(core), self.directory.identity(core));
         let failed = |error| StoreError::Read { path: files.folder.clone(), error };
-        let from = first_needed(&files, identity)?.max(from);
-        let config = ReadConfig { identity, from, reach: 0, salvage: true };
+        // Read from the first on, not from `from`: the log may end before that, and nothing is gone then.
+        let needed = first_needed(&files, identity)?;
+        let config = ReadConfig { identity, from: needed, reach: 0, salvage: true };
         let mut reader = Reader::open(&files, config).map_err(failed)?;
         while let Some(record) = reader.next_record().map_err(failed)? {
             let number = record.number;
+            if number < from {
+                continue;
+            }
             if each(number, Record::decode(record.kind, record.body)).is_break() {
                 return Ok(LogRead { torn: None, damage: Vec::new() });
             }
