@@ -197,7 +197,7 @@ impl OfflineStore {
             return Err(StoreError::NoSuchCore { core, cores: self.cores() });
         }
         let (files, identity) = (self.directory.core(core), self.directory.identity(core));
-        let failed = |error| StoreError::Read { path: files.folder.clone(), error };
+        let failed = |error| StoreError::unread(&files.folder, error);
         // Read from the first on, not from `from`: the log may end before that, and nothing is gone then.
         let needed = first_needed(&files, identity)?;
         let config = ReadConfig { identity, from: needed, reach: 0, salvage: true };
@@ -232,7 +232,8 @@ impl OfflineStore {
     /// report of what is gone.
     ///
     /// # Errors
-    /// Writing fails: then the store is as it was.
+    /// Writing fails: then the store is as it was. Or the new layout counts already and cannot be read back, or the damaged one
+    /// not be moved: then that is where it was, and the next start moves it.
     ///
     /// # Panics
     /// If `cores` are not those of this store.
