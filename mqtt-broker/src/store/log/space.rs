@@ -226,11 +226,11 @@ impl Space {
         Room::Full
     }
 
-    /// Whether `waiting` pages that were let in need more than `left`, the free segments that may be taken up, and one that is
-    /// to be made. Should that one not be made there would be nothing left for what is over.
+    /// Whether `waiting` pages that were let in need more than is `left` beside the reserve, and the segment that is to be
+    /// made. Should that one not be made there would be nothing left for what is over.
     pub(super) fn is_short(&self, waiting: u64, left: u64) -> bool {
         let each = self.pages_each();
-        waiting + RESERVE * each > left + each
+        waiting > left.saturating_sub(RESERVE * each) + each
     }
 
     /// The segment to be made now. What was appended without asking for room must become durable, or a snapshot that stands

@@ -274,7 +274,10 @@ impl Judge {
         }
         for ((nth, topic), (shown, changes)) in &self.outrun {
             let (client, message) = (&clients[*nth], &self.messages[*shown]);
-            if client.changes == *changes && !message.is_refused && !message.may_be_expired(latest) {
+            if client.changes == *changes
+                && message.acknowledged_at.is_some()
+                && !message.may_be_expired(latest)
+            {
                 let text = format!(
                     "{} had {shown}, which {topic} retained, and is left with an earlier one",
                     client.name
