@@ -205,7 +205,12 @@ fn read_core(
     let start = reading.read_snapshots(identity)?;
     let config = ReadConfig { identity, from: start.from, reach: start.reach, salvage };
     let mut reader = Reader::open(files, config).map_err(failed)?;
+    let mut next = start.from;
     while let Some(record) = reader.next_record().map_err(failed)? {
+        if record.number > next {
+            reading.image.skip();
+        }
+        next = record.number + 1;
         reading.take(&record, Image::apply)?;
     }
     reading.count();
@@ -278,6 +283,10 @@ impl Reading<'_> {
             while let Some(record) = reader.next_record().map_err(failed)? {
                 self.take(&record, Image::apply_snapshot)?;
             }
+            if !reader.damage().is_empty() {
+                // What is gone may have no record behind it.
+                self.image.skip();
+            }
             reader.damage().iter().for_each(|damage| self.note(&path, damage));
             let (read, total) = reader.records();
             if let Some(total) = total.filter(|&total| total > read) {
@@ -306,9 +315,14 @@ impl Reading<'_> {
             self.image.skip();
         }
         let number = record.number;
-        let told = Record::decode(record.kind, record.body).map_err(|error| error.to_string());
-        let taken =
-            told.and_then(|told| apply(&mut self.image, number, &told).map_err(|error| error.to_string()));
+        let taken = match Record::decode(record.kind, record.body) {
+            Ok(told) => apply(&mut self.image, number, &told).map_err(|error| error.to_string()),
+            Err(error) => {
+                // What it says is gone: if it was a message, the next record is not about the one before.
+                self.image.skip();
+                Err(error.to_string())
+            }
+        };
         let Err(what) = taken else { return Ok(()) };
         if !self.salvage {
             return Err(StoreError::Record { folder: self.files.folder.clone(), number, what });

@@ -266,6 +266,59 @@ fn damage_is_refused_by_file_and_place_and_salvage_keeps_the_rest() {
     assert_eq!(kept(&place.open(2).expect("nothing is damaged any more"), 6), found);
 }
 
+/// A message that is none does not leave its place to the one before it.
+#[test]
+fn a_message_that_cannot_be_read_is_not_taken_for_another_one() {
+    const MESSAGE: u8 = 3;
+    let place = Place::new();
+    let mut stored = place.open(1).expect("a new one");
+    fill(&mut stored, 2, 1);
+    let core = &mut stored.cores[0];
+    core.log.append(MESSAGE, |out| out.push(0xFF));
+    let (qos, identifiers) = (Qos::AtLeastOnce, Identifiers::EMPTY);
+    append(
+        core,
+        &Record::Enqueued { client_id: "client-0", qos, retain: false, identifiers, packet_id: None },
+    );
+    write(core);
+    drop(stored);
+    let error = place.open(1).err().expect("a record is none").to_string();
+    assert!(error.contains("record 10") && error.contains("byte of flags"), "{error}");
+    let stored = place.salvage(1);
+    assert_eq!(kept(&stored, 2), expected(2, 1), "client-1's last message is not client-0's");
+}
+
+/// The records that are wanted first are in a segment that is gone: a session that begins behind them may have had messages.
+#[test]
+fn what_begins_behind_a_log_without_a_beginning_may_have_been_there_before() {
+    let place = Place::new();
+    let mut stored = place.open(1).expect("a new one");
+    fill(&mut stored, 1, 40);
+    // Another segment: each commit of the first takes a page of its sixteen.
+    let core = &mut stored.cores[0];
+    let [client_id, one] = ["client-0", "one"];
+    let next_packet_id = PacketId::FIRST;
+    append(core, &Record::Opened { client_id, expiry_seconds: u32::MAX, next_packet_id });
+    let options = SubscriptionOptions::default();
+    append(core, &Record::Subscribed { client_id, filter: "a/+", options, identifier: 0 });
+    write(core);
+    let topic = TopicName::try_from("a/b").expect("a topic");
+    let (qos, retain, identifiers) = (Qos::AtLeastOnce, false, Identifiers::EMPTY);
+    let payload = one.as_bytes();
+    let message = MessageRef { topic, properties: &[], payload, qos, retain, expires_at: None };
+    append(core, &Record::Message { message, publisher: 0, shared: false });
+    append(core, &Record::Enqueued { client_id, qos, retain, identifiers, packet_id: None });
+    append(core, &Record::Sent { client_id, packet_id: next_packet_id });
+    append(core, &Record::Acknowledged { client_id, packet_id: next_packet_id });
+    write(core);
+    drop(stored);
+    for segment in ["segment-00000000", "segment-00000001"] {
+        fs::remove_file(place.0.join("layout-1/core-0").join(segment)).expect("it is there");
+    }
+    let found = kept(&place.salvage(1), 1).remove(0);
+    assert_eq!(found.last().map(String::as_str), Some(one), "{found:?}");
+}
+
 /// The originals are not lost if the process ends between the change of META and their move.
 #[test]
 fn damaged_files_are_kept_wherever_a_salvage_ends() {
