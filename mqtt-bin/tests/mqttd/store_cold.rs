@@ -24,9 +24,12 @@ fn end(mqttd: Mqttd, signal: Signal) {
     mqttd.wait();
 }
 
-/// How many files of chunks there are.
+/// How many files of chunks there are with something in them.
 fn files(data: &Data) -> usize {
-    fs::read_dir(data.directory().join("cold")).map_or(0, Iterator::count)
+    let files = fs::read_dir(data.directory().join("cold")).into_iter().flatten();
+    files
+        .filter(|file| file.as_ref().is_ok_and(|file| file.metadata().is_ok_and(|file| file.len() > 0)))
+        .count()
 }
 
 fn store(data: &Data, arguments: &[&str]) -> String {

@@ -10,7 +10,9 @@
 //! current file. They belong to the directory and not to a layout: a chunk stays where it is whatever core its session is
 //! at home on.
 //!
-//! Invariant: a chunk is on the disk before the log tells of it, and until the log has told that it is over.
+//! Invariant: a chunk is on the disk before the log tells of it, and until the log has told that it is over. No place is ever
+//! that of two chunks: the last number stays taken by an empty file where there is no other, so a session that names a place still,
+//! as salvage has lost what said that it is over, never finds another one's messages there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -48,6 +50,8 @@ pub(in crate::runtime) struct ColdFiles {
     /// The files of which something is needed, and the one that is appended to.
     files: BTreeMap<u64, Needed>,
     current: Option<(u64, File)>,
+    /// The empty file that keeps the last number taken, if that is needed.
+    mark: Option<u64>,
     /// The number of the next file.
     next: u64,
     /// Files of which little is needed, and no core was told.
@@ -108,12 +112,16 @@ impl ColdFiles {
         }
         let mut next = files.keys().next_back().map_or(1, |last| last + 1);
         let there = numbers(&folder).map_err(StoreError::system("list", &folder))?;
-        for number in there {
-            next = next.max(number + 1);
-            if !files.contains_key(&number) {
-                let path = file(&folder, number);
-                fs::remove_file(&path).map_err(StoreError::system("remove", &path))?;
-            }
+        next = there.iter().fold(next, |next, &number| next.max(number + 1));
+        let mut mark = None;
+        for number in there.into_iter().filter(|number| !files.contains_key(number)) {
+            let removed = if number + 1 == next {
+                mark = Some(number);
+                empty(&folder, number)
+            } else {
+                fs::remove_file(file(&folder, number))
+            };
+            removed.map_err(StoreError::system("remove", &file(&folder, number)))?;
         }
         for (&number, needed) in &mut files {
             let (path, end) = (file(&folder, number), ends[&number]);
@@ -134,7 +142,7 @@ impl ColdFiles {
         }
         let sparse = files.iter().filter(|(_, needed)| needed.is_sparse()).map(|(&number, _)| number);
         let sparse = sparse.collect();
-        Ok(ColdFiles { folder, key, salvage, files, current: None, next, sparse, move_from: 0 })
+        Ok(ColdFiles { folder, key, salvage, files, current: None, mark, next, sparse, move_from: 0 })
     }
 
     /// Does what is to be done; the answer, if one is waited for.
@@ -187,6 +195,9 @@ impl ColdFiles {
             self.next += 1;
             self.current = Some((number, make(&self.folder, number)?));
             self.files.insert(number, Needed::default());
+            if let Some(mark) = self.mark.take() {
+                remove(&self.folder, mark);
+            }
         }
         let (number, to) = self.current.as_ref().expect("made above");
         let known = self.files.get_mut(number).expect("it is there as long as it is current");
@@ -299,12 +310,32 @@ impl ColdFiles {
 
     fn remove(&mut self, number: u64) {
         self.files.remove(&number);
-        let path = file(&self.folder, number);
-        if let Err(error) = fs::remove_file(&path) {
-            // The next start tries again.
-            warn!(path = %path.display(), %error, "a file that is not needed any more stays");
+        if self.mark.max(self.files.keys().next_back().copied()) > Some(number) {
+            return remove(&self.folder, number);
         }
+        self.mark = Some(number);
+        stays(&self.folder, number, empty(&self.folder, number));
     }
+}
+
+fn remove(folder: &Path, number: u64) {
+    stays(folder, number, fs::remove_file(file(folder, number)));
+}
+
+/// What cannot be removed now is at the next start.
+fn stays(folder: &Path, number: u64, removed: io::Result<()>) {
+    if let Err(error) = removed {
+        let path = file(folder, number);
+        warn!(path = %path.display(), %error, "a file that is not needed any more stays");
+    }
+}
+
+/// Puts an empty file in the place of one, which may have another name elsewhere and is itself left as it is.
+fn empty(folder: &Path, number: u64) -> io::Result<()> {
+    let path = file(folder, number);
+    let new = path.with_extension("new");
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    fs::rename(&new, &path)
 }
 
 /// Puts the files that none of `images` needs, which the next start removes, into the folder `aside` too: they belong to what
@@ -325,7 +356,8 @@ pub(super) fn keep_unnamed(directory: &Path, aside: &Path, images: &[Image]) -> 
         for number in unnamed {
             let (old, new) = (file(&from, number), file(&to, number));
             // Not every file system has a second name for a file, and it may have got it before.
-            fs::hard_link(&old, &new).or_else(|_| fs::rename(&old, &new))?;
+            let moved = || fs::rename(&old, &new).and_then(|()| empty(&from, number));
+            fs::hard_link(&old, &new).or_else(|_| moved())?;
         }
         sync_folder(&to)
     };

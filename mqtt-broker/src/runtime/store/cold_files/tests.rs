@@ -136,9 +136,39 @@ fn a_start_keeps_what_is_needed_and_goes_on_in_another_file() {
     assert_eq!(loaded(&mut files, chunks[1]).as_deref(), Some(&b"two"[..]));
     drop(files);
     let mut files = place.open(&[image], false).expect("all is there");
-    assert_eq!(place.files(), [1], "nobody needs the second");
+    assert_eq!((place.files(), place.len(2)), (vec![1, 2], 0), "nobody needs the second");
     released(&mut files, &chunks[1..]);
-    assert!(place.files().is_empty());
+    assert_eq!((place.files(), place.len(2)), (vec![2], 0), "it keeps its number taken");
+}
+
+/// A session may name a place that was another's, where salvage has lost what said that it is over.
+#[test]
+fn no_place_is_given_to_two_chunks_whatever_was_removed_and_started() {
+    let place = Place::new();
+    let mut given = std::collections::BTreeSet::new();
+    let mut files = place.open(&[], false).expect("a new one");
+    for start in 0..6 {
+        let chunks = parked(&mut files, &[b"one", b"two"]);
+        assert!(chunks.iter().all(|chunk| given.insert(chunk.place())), "{chunks:?} of {given:?}");
+        match start % 3 {
+            // All of it is over at the start, or before, or was current until then.
+            0 => {}
+            1 => {
+                files = place.open(&[image(&chunks)], false).expect("all is there");
+                released(&mut files, &chunks);
+                assert_eq!(loaded(&mut files, chunks[0]), None);
+            }
+            _ => {
+                parked(&mut files, &[&vec![7; FILE_BYTES as usize]]);
+                parked(&mut files, &[b"in the next file"])
+                    .iter()
+                    .for_each(|chunk| _ = given.insert(chunk.place()));
+                released(&mut files, &chunks);
+            }
+        }
+        files = place.open(&[], false).expect("nothing is needed");
+        assert_eq!(place.files().iter().map(|&number| place.len(number)).collect::<Vec<_>>(), [0]);
+    }
 }
 
 #[test]
