@@ -182,8 +182,24 @@ pub enum StoreError {
         /// The file, what is wrong with it, and what is gone.
         what: String,
     },
-    /// A record verifies and says nothing that this version understands.
-    #[error("{}: record {number}: {what}. Start the version that wrote it, or a newer one", folder.display())]
+    /// A newer version has written to it. That is no damage, so nothing of it is given up.
+    #[error(
+        "{}: {what}. A newer mqttd has written here: start that one again, or have it export the store for this one \
+         (`mqttd store export`). Nothing was changed, whatever on_damage says",
+        path.display()
+    )]
+    Newer {
+        /// The folder of the core, or its snapshot.
+        path: PathBuf,
+        /// What this version does not understand.
+        what: String,
+    },
+    /// A record verifies and says nothing.
+    #[error(
+        "{}: record {number}: {what}. Put back a backup of all files of the store, or let salvage keep what can be read \
+         (on_damage = \"salvage\" in [store])",
+        folder.display()
+    )]
     Record {
         /// The folder of the core.
         folder: PathBuf,
@@ -220,7 +236,7 @@ impl StoreError {
     pub fn is_damage(&self) -> bool {
         match self {
             StoreError::Read { error, .. } => matches!(error, ReadError::Damage(_)),
-            StoreError::Meta { .. } | StoreError::Cold { .. } => true,
+            StoreError::Meta { .. } | StoreError::Cold { .. } | StoreError::Record { .. } => true,
             _ => false,
         }
     }
@@ -230,6 +246,15 @@ impl StoreError {
         match path.ancestors().find(|folder| folder.exists()) {
             Some(there) if !there.is_dir() => Err(StoreError::NotADirectory(there.to_owned())),
             _ => Ok(()),
+        }
+    }
+
+    /// For `map_err` of reading what `path` is or holds.
+    fn unread(path: &Path, error: ReadError) -> StoreError {
+        let path = path.to_owned();
+        match error {
+            ReadError::Version { .. } => StoreError::Newer { path, what: error.to_string() },
+            error => StoreError::Read { path, error },
         }
     }
 

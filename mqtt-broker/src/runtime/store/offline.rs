@@ -197,7 +197,7 @@ impl OfflineStore {
             return Err(StoreError::Config(format!("there is no core {core}: give one below {cores}")));
         }
         let (files, identity) = (self.directory.core(core), self.directory.identity(core));
-        let failed = |error| StoreError::Read { path: files.folder.clone(), error };
+        let failed = |error| StoreError::unread(&files.folder, error);
         let from = first_needed(&files, identity)?.max(from);
         let config = ReadConfig { identity, from, reach: 0, salvage: true };
         let mut reader = Reader::open(&files, config).map_err(failed)?;

@@ -30,7 +30,7 @@ use crate::store::log::{
     self, Fault, Identity, Log, LogConfig, ReadConfig, ReadError, Reader, Recovered, SnapshotReader,
     Source as _,
 };
-use crate::store::record::Record;
+use crate::store::record::{Record, RecordError};
 
 /// How often a start that takes long says how far it is.
 const PROGRESS: Duration = Duration::from_secs(3);
@@ -192,7 +192,7 @@ fn read_core(
     records: &AtomicU64,
 ) -> Result<Found, StoreError> {
     let folder = &files.folder;
-    let failed = |error| StoreError::Read { path: folder.clone(), error };
+    let failed = |error| StoreError::unread(folder, error);
     let mut reading = Reading {
         image: Image::new(seed),
         files,
@@ -267,7 +267,7 @@ impl Reading<'_> {
             let path = self.files.snapshot(from);
             let file = self.files.open_snapshot(from).map_err(StoreError::system("open", &path))?;
             let bytes = file.len().map_err(StoreError::system("read", &path))?;
-            let failed = |error| StoreError::Read { path: path.clone(), error };
+            let failed = |error| StoreError::unread(&path, error);
             let mut reader = match SnapshotReader::open(file, identity, self.salvage) {
                 Ok(reader) => reader,
                 Err(ReadError::Damage(damage)) if self.salvage => {
@@ -317,6 +317,10 @@ impl Reading<'_> {
         let number = record.number;
         let taken = match Record::decode(record.kind, record.body) {
             Ok(told) => apply(&mut self.image, number, &told).map_err(|error| error.to_string()),
+            Err(error @ RecordError::Newer { .. }) => {
+                let what = format!("record {number}: {error}");
+                return Err(StoreError::Newer { path: self.files.folder.clone(), what });
+            }
             Err(error) => {
                 // What it says is gone: if it was a message, the next record is not about the one before.
                 self.image.skip();

@@ -288,6 +288,60 @@ fn a_message_that_cannot_be_read_is_not_taken_for_another_one() {
     assert_eq!(kept(&stored, 2), expected(2, 1), "client-1's last message is not client-0's");
 }
 
+/// The version of a file's header, with its checksum made right.
+fn make_newer(path: &Path) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).expect("it is there");
+    let mut header = [0; 64];
+    file.read_exact_at(&mut header, 0).expect("a header");
+    header[12..16].copy_from_slice(&2u32.to_le_bytes());
+    let crc = crc32c::crc32c(&header[12..]);
+    header[8..12].copy_from_slice(&crc.to_le_bytes());
+    file.write_all_at(&header, 0).expect("written");
+}
+
+/// An older version goes on with nothing that a newer one has written, and gives up nothing of it.
+#[test]
+fn what_a_newer_version_has_written_is_refused_whatever_is_to_be_done_about_damage() {
+    let spoil: [fn(&Place) -> &'static str; 3] = [
+        |place| {
+            let mut stored = place.open(1).expect("it was right");
+            stored.cores[0].log.append(40, |out| out.push(1));
+            write(&mut stored.cores[0]);
+            "kind 40 needs version 2"
+        },
+        |place| {
+            make_newer(&some_segment(place));
+            "segment 0, byte 0: the file has version 2 of the format"
+        },
+        |place| {
+            drop(place.open(2).expect("it was right"));
+            drop(place.open(1).expect("it was right"));
+            let core = fs::read_dir(place.0.join("layout-3/core-0")).expect("it is there");
+            let paths: Vec<_> = core.map(|entry| entry.expect("listed").path()).collect();
+            make_newer(paths.iter().find(|path| path.to_string_lossy().contains("snapshot")).expect("one"));
+            "the snapshot, byte 0: the file has version 2 of the format"
+        },
+    ];
+    for spoil in spoil {
+        let place = Place::new();
+        fill(&mut place.open(1).expect("a new one"), 1, 1);
+        let what = spoil(&place);
+        let layouts = place.names("layout-");
+        for on_damage in [OnDamage::Refuse, OnDamage::Salvage] {
+            let config = StoreConfig { on_damage, ..place.config() };
+            let offline = OfflineStore::open(&place.0).expect("META is right");
+            let read = offline.read(on_damage, &AtomicU64::new(0)).err().expect("it is newer");
+            drop(offline);
+            let start = open(&config, 1, SEED).err().expect("it is newer");
+            for error in [read, start] {
+                assert!(matches!(error, StoreError::Newer { .. }) && !error.is_damage(), "{error}");
+                assert!(error.to_string().contains(what), "{error}");
+            }
+        }
+        assert_eq!((place.names("layout-"), place.names("damaged-")), (layouts, vec![]));
+    }
+}
+
 /// The records that are wanted first are in a segment that is gone: a session that begins behind them may have had messages.
 #[test]
 fn what_begins_behind_a_log_without_a_beginning_may_have_been_there_before() {

@@ -298,7 +298,9 @@ impl<F: Source> SnapshotReader<F> {
                 return Ok(reader);
             }
             Ok(_) => Fault::Foreign,
-            Err(NoHeader::Version(version)) => Fault::Version(version),
+            Err(NoHeader::Version(found)) => {
+                return Err(ReadError::Version { place: Place::Snapshot(0), found });
+            }
             Err(NoHeader::Unverified) if page.is_empty() => Fault::Total,
             Err(NoHeader::Unverified) => Fault::Header,
         };
