@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use mqtt_broker::{Broker, Handle};
+use mqtt_broker::{Broker, Handle, StartError};
 
 use crate::cli::Flags;
 use crate::settings::{Cores, Settings};
@@ -102,13 +102,21 @@ pub(crate) fn serve(flags: &Flags) -> Result<(), Failure> {
     if let Some(store) = &store {
         builder = builder.store(store.clone());
     }
-    let handle = builder.start().map_err(Failure::start)?;
+    let handle = builder.start().map_err(not_started)?;
     say_ready(&handle, store.map(|store| store.directory));
     let stopper = handle.clone();
     signals.watch(move || stopper.shutdown()).map_err(Failure::start)?;
     handle.wait().map_err(Failure::died)?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Why the broker did not start.
+fn not_started(error: StartError) -> Failure {
+    match &error {
+        StartError::Store(store) if store.is_damage() => Failure::damage(error),
+        _ => Failure::start(error),
+    }
 }
 
 /// The line that says what is served where.

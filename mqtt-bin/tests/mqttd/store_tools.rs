@@ -461,7 +461,7 @@ fn of_a_damaged_snapshot_all_is_kept_but_one_commit_and_what_is_gone_is_told() {
             false => "the snapshot, byte 4096: what is there up to byte ".to_owned(),
         };
         let what = format!("{}: {what}", snapshot.display());
-        assert_eq!(start.status.code(), Some(1), "it refuses to start");
+        assert_eq!(start.status.code(), Some(4), "it refuses to start");
         assert!(said(&start).contains(&what), "{what}: {}", said(&start));
 
         let repaired = place.store(&["repair", "--salvage", "--yes"]);

@@ -228,7 +228,8 @@ impl OfflineStore {
     /// report of what is gone.
     ///
     /// # Errors
-    /// Writing fails: then the store is as it was.
+    /// Writing fails: then the store is as it was. Or the new layout counts already and cannot be read back, or the damaged one
+    /// not be moved: then that is where it was, and the next start moves it.
     ///
     /// # Panics
     /// If `cores` are not those of this store.
