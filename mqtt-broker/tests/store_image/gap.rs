@@ -308,6 +308,89 @@ fn what_was_sent_behind_a_gap_waits_still_and_is_under_way() {
 }
 
 #[test]
+fn a_session_that_begins_behind_a_gap_may_have_been_there_before() {
+    let (mut image, mut seq) = (Image::new(SEED), 1);
+    image.skip();
+    take(&mut image, &mut seq, &[open()]);
+    for told in waits(2) {
+        take(&mut image, &mut seq, &[decode(&told)]);
+    }
+    take(&mut image, &mut seq, &[Record::Sent { client_id: CLIENT, packet_id: id(1) }]);
+    let session = image.find_session(CLIENT).expect("it was opened");
+    assert_eq!((session.waiting().len(), session.under_way().count()), (1, 1));
+}
+
+#[test]
+fn a_packet_identifier_that_is_used_again_behind_a_gap_is_that_of_the_later_message() {
+    let mut truth = Truth::default();
+    truth.tell(&open());
+    truth.keep(1, Some(id(1)));
+    let (mut image, mut seq) = (Image::new(SEED), 0);
+    truth.records.iter().for_each(|told| take(&mut image, &mut seq, &[decode(told)]));
+    // Acknowledged is gone.
+    seq += 1;
+    image.skip();
+    truth.records.clear();
+    truth.keep(2, Some(id(1)));
+    truth.records.iter().for_each(|told| take(&mut image, &mut seq, &[decode(told)]));
+    let session = image.find_session(CLIENT).expect("it was opened");
+    let under_way: Vec<_> = session.under_way().map(|(id, _, delivery)| (id, delivery.map(number))).collect();
+    assert_eq!(under_way, [(id(1), Some(2))]);
+}
+
+#[test]
+fn what_was_taken_out_of_a_chunk_that_is_gone_is_not_taken_out_of_another() {
+    let (mut image, mut seq) = (Image::new(SEED), 0);
+    take(&mut image, &mut seq, &[open()]);
+    // Another chunk was told here, and the messages of the next one.
+    seq += 4;
+    image.skip();
+    let chunk = Chunk { file: 2, offset: 0, bytes: 99, messages: 1 };
+    let records =
+        [Record::Parked { client_id: CLIENT, chunk }, Record::Taken { client_id: CLIENT, count: 1 }];
+    take(&mut image, &mut seq, &records);
+    let session = image.find_session(CLIENT).expect("it was opened");
+    assert_eq!(session.parked().map(|parked| parked.messages()), Some(1));
+}
+
+/// The session is behind the gap, but for what comes again of a message in it.
+#[test]
+fn where_a_message_is_not_known_its_place_is_not_either() {
+    let mut image = Image::new(SEED);
+    image.skip();
+    image.apply_snapshot(5, &open()).expect("it keeps no message");
+    let [told, enqueued] = waits(2);
+    for (record, is_known) in [
+        (Record::Again { number: 0 }, false),
+        (decode(&enqueued), false),
+        (decode(&told), true),
+        (decode(&enqueued), true),
+    ] {
+        assert_eq!(image.apply_snapshot(5, &record).is_ok(), is_known, "{record:?}");
+    }
+    // It was the one that is not known.
+    take(&mut image, &mut 5, &[Record::Sent { client_id: CLIENT, packet_id: id(1) }]);
+    let session = image.find_session(CLIENT).expect("it was told");
+    assert_eq!(session.waiting().map(number).collect::<Vec<_>>(), [2]);
+}
+
+/// A session may be in a snapshot twice, and the second time without its beginning.
+#[test]
+fn what_is_told_of_a_session_without_its_beginning_takes_nothing_from_what_was_told_before() {
+    let mut image = Image::new(SEED);
+    let chunk = Chunk { file: 1, offset: 0, bytes: 99, messages: 2 };
+    let next_packet_id = PacketId::FIRST;
+    let other = Record::Opened { client_id: "other", expiry_seconds: 9, next_packet_id };
+    for told in [open(), Record::Parked { client_id: CLIENT, chunk }, other] {
+        image.apply_snapshot(5, &told).expect("it keeps no message");
+    }
+    image.skip();
+    image.apply_snapshot(6, &Record::Taken { client_id: CLIENT, count: 1 }).expect("it keeps no message");
+    let session = image.find_session(CLIENT).expect("it was told");
+    assert_eq!(session.parked().map(|parked| parked.messages()), Some(2));
+}
+
+#[test]
 fn what_was_released_behind_a_gap_is_so_whatever_stands_for_it() {
     let (mut image, mut seq) = (Image::new(SEED), 0);
     let (qos, retain, identifiers) = (Qos::AtLeastOnce, false, Identifiers::EMPTY);
