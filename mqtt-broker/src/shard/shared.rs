@@ -186,7 +186,10 @@ impl Shard {
         let keeps_started = state.is_persistent();
         let member = self.own_session(session);
         for &group in &groups {
-            self.tell_owner(group, &is_away(group, member));
+            // Behind what waits of the same session, and at once: what it gives back must not come again.
+            if self.tell_owner_behind(group, &is_away(group, member), Commit::Now) {
+                self.tell_owner(group, &is_away(group, member));
+            }
         }
         self.give_back(session, |group| !keeps_started || groups.contains(&group));
     }

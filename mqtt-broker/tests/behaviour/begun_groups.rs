@@ -1,13 +1,13 @@
 //! A shared group whose owner is another core than its member's: whatever of it each core has on its disk, what was acknowledged
 //! reaches a member, at QoS 2 one member once, also when that one leaves.
 
-use mqtt_broker::config::Limits;
+use mqtt_broker::config::{CoreId, Limits};
 use mqtt_broker::shard::home_of;
 use mqtt_broker::store::image::Home;
 use mqtt_broker::store::record::Record;
 use mqtt_proto::packet::{
-    Connect, Filters, Packet, Properties, Subscribe, Subscription, SubscriptionOptions, Subscriptions,
-    Unsubscribe,
+    Connect, Filters, Packet, Properties, Property, Subscribe, Subscription, SubscriptionOptions,
+    Subscriptions, Unsubscribe,
 };
 use mqtt_proto::types::{Qos, ReasonCode, Version};
 
@@ -361,4 +361,29 @@ fn what_a_session_without_a_tomorrow_is_done_with_goes_to_nobody() {
         let mut cluster = disk.restart(cluster, 10);
         is_back(&mut cluster, "second", "a", [[0]; 0]);
     }
+}
+
+/// What another session says of the group waits for the disk, and what this one says behind that.
+#[test]
+fn a_member_that_comes_and_goes_within_a_commit_is_away_for_the_owner() {
+    let Setting { mut cluster, disk, group, member, name, .. } = setting(Qos::AtLeastOnce, false);
+    let leaves = name_on(&mut cluster, MEMBER, "leaves");
+    let leaves = keeps(&mut cluster, &leaves);
+    cluster.subscribe(leaves, &group, Qos::AtLeastOnce);
+    let publisher = name_on(&mut cluster, OWNER, "publisher");
+    let publisher = cluster.connect(0, Version::V5, &publisher);
+    cluster.cut(member);
+    disk.set_late(true);
+    unsubscribes(&mut cluster, leaves, &group);
+    let member = cluster.open(0, Version::V5);
+    let expiry = [Property::SessionExpiryInterval(3600)];
+    let again =
+        Connect { clean_start: false, properties: Properties::new(&expiry), ..connect(Version::V5, &name) };
+    cluster.send(member, &Packet::Connect(again));
+    cluster.cut(member);
+    disk.set_late(false);
+    (0..4).for_each(|_| disk.commit(&mut cluster));
+    cluster.submit(publisher, &Packet::Publish(publish("a", b"waits", Qos::AtLeastOnce, 1)));
+    let sent = cluster.shards[OWNER].poll_envelopes(CoreId(MEMBER as u16));
+    assert!(sent.is_none(), "it is not sent to one that is away");
 }
