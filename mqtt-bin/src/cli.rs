@@ -9,12 +9,16 @@ use crate::settings::{Cores, ListenAddress, LogFilter, LogFormat};
 use crate::store::StoreCommand;
 use crate::store_settings::StoreFlags;
 
+/// What stands for numbers with a unit in the help of each flag.
+const UNITS: &str = "SIZE is a number of bytes, or one with a unit: 64k, 64MiB, 1G, in powers of 1024.\n\
+    TIME is a number of seconds, or one with a unit: 90s, 5m, 12h, 7d.";
+
 /// An MQTT 3.1, 3.1.1 and 5.0 broker that uses every core of the machine.
 ///
 /// Without options it serves anonymous clients of this machine on port 1883. Every setting that has no flag can be
 /// given in a configuration file: see docs/configuration.md.
 #[derive(Debug, Parser)]
-#[command(name = "mqttd", version, args_conflicts_with_subcommands = true)]
+#[command(name = "mqttd", version, args_conflicts_with_subcommands = true, after_help = UNITS)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) flags: Flags,
@@ -38,6 +42,7 @@ impl Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Checks the configuration and prints the settings that would be in effect, as a configuration file
+    #[command(after_help = UNITS)]
     Check(Box<Flags>),
     /// Looks at the data directory of a broker that is stopped, takes it apart, puts it together: see docs/store-tools.md
     #[command(subcommand)]
@@ -82,10 +87,7 @@ mod tests {
         let mut command = Cli::with_defaults();
         command.clone().debug_assert();
         let help = command.render_help().to_string();
-        assert!(
-            help.contains("Maximum Packet Size in bytes that clients may send [default: 8388608]"),
-            "{help}"
-        );
+        assert!(help.contains("Maximum Packet Size that clients may send [default: 8MiB]"), "{help}");
     }
 
     #[test]

@@ -3,15 +3,18 @@
 //! Keys are looked at before values: a mistyped name is answered with the name that was probably meant, whatever
 //! else the file holds.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use mqtt_broker::Limits;
-use serde::de::{DeserializeOwned, Deserializer, Visitor, value::Error as SilentError};
+use serde::de::{Deserialize as _, DeserializeOwned, Deserializer, Visitor, value::Error as SilentError};
 use toml::de::{DeTable, DeValue};
 
 use crate::config_words;
+use crate::number::Number;
 use crate::settings::Settings;
 use crate::store_settings::StoreSettings;
 
@@ -36,38 +39,125 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// The settings in the file at `path`, defaults for those it leaves out.
-///
-/// # Errors
-/// The file cannot be read, is not TOML, or holds an unknown key or a value of a wrong type or range.
-pub(crate) fn read(path: &Path) -> Result<Settings, ConfigError> {
-    let error = |line, message| ConfigError { path: path.to_owned(), line, message };
-    let text =
-        std::fs::read_to_string(path).map_err(|cause| error(None, format!("cannot be read: {cause}")))?;
-    parse(&text).map_err(|(span, message)| error(span.map(|span| line_of(&text, span.start)), message))
+/// A configuration file that was read.
+#[derive(Debug)]
+pub(crate) struct ConfigFile {
+    path: PathBuf,
+    /// Its settings, and the defaults for those that it leaves out.
+    pub(crate) settings: Settings,
+    /// The line of each setting that it has.
+    lines: BTreeMap<String, usize>,
+}
+
+impl ConfigFile {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not TOML, or holds an unknown key or a value of a wrong type or range.
+    pub(crate) fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
+        let error = |line, message| ConfigError { path: path.to_owned(), line, message };
+        let bytes = std::fs::read(path).map_err(|cause| error(None, unreadable(&cause)))?;
+        let text = str::from_utf8(&bytes).map_err(|cause| {
+            let line = line_of(&bytes, cause.valid_up_to());
+            error(
+                Some(line),
+                "this is not UTF-8, which TOML is written in; save the file as UTF-8".to_owned(),
+            )
+        })?;
+        let line = |span: &Range<usize>| line_of(&bytes, span.start);
+        let (settings, places) =
+            parse(text).map_err(|(span, message)| error(span.as_ref().map(line), message))?;
+        let lines = places.into_iter().map(|(name, span)| (name, line(&span))).collect();
+        Ok(ConfigFile { path: path.to_owned(), settings, lines })
+    }
+
+    /// File and line of a setting, if it is in the file.
+    pub(crate) fn place(&self, name: &str) -> Option<String> {
+        self.lines.get(name).map(|line| format!("{}:{line}", self.path.display()))
+    }
+}
+
+/// Why a file cannot be read, and what to do.
+fn unreadable(cause: &io::Error) -> String {
+    match cause.kind() {
+        io::ErrorKind::NotFound => "there is no such file; `mqttd check` prints one to begin with".to_owned(),
+        io::ErrorKind::IsADirectory => "this is a directory; give the file in it".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "this may not be read by the user that mqttd runs as; let that user read it".to_owned()
+        }
+        _ => format!("cannot be read: {cause}"),
+    }
 }
 
 /// A message, and where in the file it belongs.
 type Fault = (Option<Range<usize>>, String);
 
-fn parse(text: &str) -> Result<Settings, Fault> {
-    let table = DeTable::parse(text).map_err(|error| {
+/// Where in the file each setting is.
+type Places = Vec<(String, Range<usize>)>;
+
+fn parse(text: &str) -> Result<(Settings, Places), Fault> {
+    let mut table = DeTable::parse(text).map_err(|error| {
         let message = error.message();
         (
             error.span(),
             format!("{message}: settings are TOML, `name = value`; docs/configuration.md lists them all"),
         )
     })?;
-    let table = table.get_ref();
-    check_keys(table)?;
-    let settings: Settings = toml::from_str(text).map_err(|error| {
-        let name = error.span().and_then(|span| key_at(table, &span));
+    check_keys(table.get_ref())?;
+    let (mut places, mut digits) = (Places::new(), BTreeMap::new());
+    read_numbers(table.get_ref(), text, &mut places, &mut digits)?;
+    write_digits(table.get_mut(), &digits);
+    let settings = Settings::deserialize(toml::Deserializer::from(table)).map_err(|error| {
+        let name = error.span().and_then(|at| places.iter().find(|(_, span)| span.contains(&at.start)));
         let message = error.message().trim_end();
         let value = error.span().and_then(|span| text.get(span)).unwrap_or_default();
-        (error.span(), name.map_or(message.to_owned(), |name| config_words::explain(&name, value, message)))
+        let message =
+            name.map_or(message.to_owned(), |(name, _)| config_words::explain(name, value, message));
+        (error.span(), message)
     })?;
-    settings.limits.check().map_err(|error| (limit_span(table, error.name), error.to_string()))?;
-    Ok(settings)
+    Ok((settings, places))
+}
+
+/// Notes where each setting is, and the digits of each number; refuses the first that no number of its range is meant by.
+fn read_numbers(
+    table: &DeTable<'_>,
+    text: &str,
+    places: &mut Places,
+    digits: &mut BTreeMap<String, String>,
+) -> Result<(), Fault> {
+    for (key, value) in table.iter() {
+        let (name, span) = (key.get_ref(), value.span());
+        if let Some(number) = Number::named(name) {
+            let read = match value.get_ref() {
+                DeValue::Integer(digits) => u64::from_str_radix(digits.as_str(), digits.radix())
+                    .ok()
+                    .filter(|value| number.takes(*value)),
+                DeValue::String(text) => number.read(text),
+                _ => None,
+            };
+            let Some(read) = read else {
+                let value = text.get(span.clone()).unwrap_or_default();
+                return Err((Some(span), config_words::refuse(name, value, number.expected(true))));
+            };
+            digits.insert(name.to_string(), read.to_string());
+        } else if let DeValue::Table(table) = value.get_ref() {
+            read_numbers(table, text, places, digits)?;
+            continue;
+        }
+        places.push((name.to_string(), span));
+    }
+    Ok(())
+}
+
+/// Puts the digits of each number where it stands, whatever unit it is written with.
+fn write_digits<'a>(table: &mut DeTable<'a>, digits: &'a BTreeMap<String, String>) {
+    for (key, value) in table.iter_mut() {
+        if let Some(digits) = digits.get(key.get_ref().as_ref()) {
+            *value.get_mut() = DeValue::parse(digits).expect("digits are an integer").into_inner();
+        } else if let DeValue::Table(table) = value.get_mut() {
+            write_digits(table, digits);
+        }
+    }
 }
 
 /// Refuses the first key that no setting has.
@@ -121,24 +211,8 @@ fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
         .map(|(_, known)| known)
 }
 
-/// The setting whose value is at `span`.
-fn key_at(table: &DeTable<'_>, span: &Range<usize>) -> Option<String> {
-    table.iter().find_map(|(key, value)| match value.get_ref() {
-        // A table's own span may be its header alone.
-        DeValue::Table(table) => key_at(table, span),
-        _ => value.span().contains(&span.start).then(|| key.get_ref().to_string()),
-    })
-}
-
-fn limit_span(table: &DeTable<'_>, name: &str) -> Option<Range<usize>> {
-    match table.get(LIMITS)?.get_ref() {
-        DeValue::Table(limits) => limits.get(name).map(|value| value.span()),
-        _ => None,
-    }
-}
-
-fn line_of(text: &str, offset: usize) -> usize {
-    1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count()
+fn line_of(text: &[u8], offset: usize) -> usize {
+    1 + text[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count()
 }
 
 /// The fields of a struct as serde knows them, so that no second list can differ from the first.
@@ -183,15 +257,15 @@ mod tests {
 
     fn fault(text: &str) -> (usize, String) {
         let (span, message) = parse(text).expect_err(text);
-        (line_of(text, span.expect("it has a place").start), message)
+        (line_of(text.as_bytes(), span.expect("it has a place").start), message)
     }
 
     #[test]
     fn every_setting_can_be_given() {
-        let settings = parse(
+        let (settings, _) = parse(
             "listen = [\"127.0.0.1:1884\", \"1885\"]\ncores = 3\nallow_anonymous = true\nlog = \"debug\"\n\
              log_format = \"json\"\n[store]\ndata_dir = \"/d\"\non_damage = \"salvage\"\n[limits]\nmaximum_qos = 1\nqueue_overflow = \"drop_newest\"\n\
-             shared_strategy = \"least_in_flight\"\nqueue_bytes_max = 4096\n",
+             shared_strategy = \"least_in_flight\"\nqueue_bytes_max = \"4k\"\nsession_expiry_max_seconds = \"7d\"\n",
         )
         .expect("all of it is right");
         assert_eq!(
@@ -203,12 +277,13 @@ mod tests {
         let store = settings.store.config().expect("it is not ephemeral");
         assert_eq!((store.directory, store.on_damage), (PathBuf::from("/d"), OnDamage::Salvage));
         assert_eq!(settings.limits.queue_bytes_max, 4096);
+        assert_eq!(settings.limits.session_expiry_max_seconds, 7 * 86_400);
         assert_eq!(settings.limits.queue_overflow, mqtt_broker::config::Overflow::DropNewest);
     }
 
     #[test]
     fn an_empty_file_is_the_defaults() {
-        let settings = parse("").expect("nothing is needed");
+        let (settings, _) = parse("").expect("nothing is needed");
         assert_eq!(settings.limits, Limits::default());
     }
 
@@ -266,19 +341,19 @@ mod tests {
 
     #[test]
     fn a_wrong_type_names_line_and_setting() {
-        let (line, message) = fault("[limits]\nreceive_maximum = 5\npacket_bytes_max = \"8M\"\n");
+        let (line, message) = fault("[limits]\nreceive_maximum = 5\npacket_bytes_max = \"8X\"\n");
         assert_eq!(line, 3);
         assert_eq!(
             message,
-            "packet_bytes_max is \"8M\"; it must be a whole number of bytes, 0 to 4294967295"
+            "packet_bytes_max is \"8X\"; it must be 64 to 268,435,460 bytes, for example 67108864 or \"64MiB\""
         );
         assert_eq!(
             fault("[store]\ndata_dir = 5\n").1,
             "data_dir is 5; it must be a path in quotes, such as \"/var/lib/mqttd\""
         );
         assert_eq!(
-            fault("[store]\nlog_bytes_max = \"1G\"\n").1,
-            "log_bytes_max is \"1G\"; it must be a whole number of bytes, 0 or more"
+            fault("[store]\nlog_bytes_max = true\n").1,
+            "log_bytes_max is true; it must be 524,288 bytes or more, for example 67108864 or \"64MiB\""
         );
         assert_eq!(fault("allow_anonymous = 1\n").1, "allow_anonymous is 1; it must be true or false");
         assert_eq!(
@@ -290,7 +365,7 @@ mod tests {
         assert_eq!(line, 2);
         assert_eq!(message, "listen is 5; it must be a text in quotes");
         let (_, message) = fault("cores = [1]\n");
-        assert!(message.starts_with("cores: expected a number of cores"), "{message}");
+        assert!(message.starts_with("cores is [1]; it must be a number of 1 to 128"), "{message}");
     }
 
     #[test]
@@ -298,13 +373,13 @@ mod tests {
         let (line, message) = fault("[limits]\nqueue_messages_max = 7\nconnect_timeout_seconds = 0\n");
         assert_eq!(
             (line, message.as_str()),
-            (3, "connect_timeout_seconds is 0; it must be 1 to 3,600 seconds")
+            (3, "connect_timeout_seconds is 0; it must be 1 to 3,600 seconds, for example 300 or \"5m\"")
         );
         let (line, message) = fault("[limits]\nreceive_maximum = 70000\n");
         assert_eq!(line, 2);
-        assert_eq!(message, "receive_maximum is 70000; it must be a whole number, 0 to 65535");
+        assert_eq!(message, "receive_maximum is 70000; it must be 1 to 65,535 messages");
         let (line, message) = fault("[limits]\nmaximum_qos = 3\n");
-        assert_eq!((line, message.as_str()), (2, "maximum_qos is 0, 1 or 2"));
+        assert_eq!((line, message.as_str()), (2, "maximum_qos is 3; it must be 0, 1 or 2"));
         assert_eq!(fault("log = \"loud\"\n").0, 1);
     }
 
@@ -317,8 +392,9 @@ mod tests {
 
     #[test]
     fn what_check_prints_can_be_read_again() {
-        let settings = parse("cores = \"1-1\"\n[limits]\nmaximum_qos = 1\n").expect("all of it is right");
-        let again =
+        let (settings, _) =
+            parse("cores = \"1-1\"\n[limits]\nmaximum_qos = 1\n").expect("all of it is right");
+        let (again, _) =
             parse(&toml::to_string(&settings).expect("settings are TOML")).expect("it was printed by us");
         assert_eq!((again.limits, again.cores), (settings.limits, settings.cores));
     }

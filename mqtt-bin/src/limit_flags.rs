@@ -3,6 +3,8 @@
 use clap::{Args, Command};
 use mqtt_broker::Limits;
 
+use crate::number::{self, Unit};
+
 /// Declares one optional flag a limit, under the limit's own name.
 macro_rules! limit_flags {
     ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => {
@@ -10,7 +12,16 @@ macro_rules! limit_flags {
         #[derive(Debug, Default, Args)]
         #[command(next_help_heading = "Limits")]
         pub(crate) struct LimitFlags {
-            $($(#[$doc])* #[arg(long, value_name = "N")] $name: Option<$type>,)*
+            $(
+                $(#[$doc])*
+                #[arg(
+                    long,
+                    value_name = Unit::of(stringify!($name)).placeholder(),
+                    allow_negative_numbers = true,
+                    value_parser = |text: &str| number::flag::<$type>(stringify!($name), text)
+                )]
+                $name: Option<$type>,
+            )*
         }
 
         impl LimitFlags {
@@ -19,7 +30,8 @@ macro_rules! limit_flags {
                 let limits = Limits::default();
                 command$(.mut_arg(stringify!($name), |arg| {
                     let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-                    arg.help(format!("{help} [default: {}]", limits.$name))
+                    let default = Unit::of(stringify!($name)).write(limits.$name.into());
+                    arg.help(format!("{help} [default: {default}]"))
                 }))*
             }
 
@@ -36,9 +48,9 @@ limit_flags! {
     connections_max: u32,
     /// Seconds from accepting a connection to its CONNECT
     connect_timeout_seconds: u32,
-    /// Longest Keep Alive in seconds; 0: any
+    /// Longest Keep Alive that is granted; 0: any
     keep_alive_max_seconds: u16,
-    /// Maximum Packet Size in bytes that clients may send
+    /// Maximum Packet Size that clients may send
     packet_bytes_max: u32,
     /// QoS 1 and 2 messages that a client may have unacknowledged
     receive_maximum: u16,
@@ -46,7 +58,7 @@ limit_flags! {
     in_flight_max: u16,
     /// Sessions of the whole broker, connected or not
     sessions_max: u32,
-    /// Longest Session Expiry Interval in seconds
+    /// Longest Session Expiry Interval in seconds; 4294967295: for ever
     session_expiry_max_seconds: u32,
     /// Seconds from a start with a store that clients have to come back before their Wills are published
     restart_grace_seconds: u32,
@@ -56,13 +68,13 @@ limit_flags! {
     queue_bytes_max: u64,
     /// Bytes of queued messages that a core keeps in memory where there is a store; 0: no bound
     queue_memory_bytes_max: u64,
-    /// Bytes of messages kept by the whole broker; 0: no bound
+    /// Bytes of messages that the whole broker keeps in queues and retained; 0: no bound
     memory_bytes_max: u64,
     /// Retained messages of the whole broker
     retained_messages_max: u32,
     /// Bytes of retained messages of the whole broker
     retained_bytes_max: u64,
-    /// Seconds a shutdown may take
+    /// Seconds that a shutdown may take; what is left then is cut
     shutdown_timeout_seconds: u32,
     /// Seconds between two publications of the $SYS tree; 0: none
     sys_interval_seconds: u32,
@@ -71,6 +83,28 @@ limit_flags! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_flag_takes_its_default_as_the_help_writes_it() {
+        #[derive(Debug, clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            limits: LimitFlags,
+        }
+        let command = LimitFlags::with_defaults(<Line as clap::CommandFactory>::command());
+        let flags = command.get_arguments().filter_map(|argument| {
+            let help = argument.get_help()?.to_string();
+            let (_, default) = help.split_once("[default: ")?;
+            Some(format!("--{}={}", argument.get_long()?, default.strip_suffix(']')?))
+        });
+        let words: Vec<String> = std::iter::once("mqttd".to_owned()).chain(flags).collect();
+        assert!(words.contains(&"--packet-bytes-max=8MiB".to_owned()), "{words:?}");
+        let line = <Line as clap::Parser>::try_parse_from(words).expect("defaults can be given");
+        let mut limits = Limits::default();
+        (limits.packet_bytes_max, limits.sessions_max) = (64, 1);
+        line.limits.apply(&mut limits);
+        assert_eq!(limits, Limits::default());
+    }
 
     #[test]
     fn only_what_was_given_changes() {

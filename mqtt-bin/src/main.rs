@@ -1,7 +1,8 @@
 //! mqttd, the MQTT broker: command line, configuration file, log and signals around [`mqtt_broker`].
 //!
 //! Exit codes: 0 all went well, 1 it could not start or not do what it was asked for, 2 the command line is wrong, 3 the broker
-//! died, 4 the store is damaged; a second SIGTERM or SIGINT during the shutdown ends at once with 128 + the signal's number.
+//! died, 4 the store is damaged, found so by a start or by `mqttd store`; a second SIGTERM or SIGINT during the shutdown ends at
+//! once with 128 + the signal's number.
 #![forbid(unsafe_code)]
 
 mod cli;
@@ -9,6 +10,8 @@ mod config;
 mod config_words;
 mod limit_flags;
 mod logging;
+mod number;
+mod origin;
 mod serve;
 mod settings;
 mod signals;

@@ -4,12 +4,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use mqtt_broker::{Broker, Handle};
+use mqtt_broker::{Broker, Handle, StartError};
 
 use crate::cli::Flags;
+use crate::config::ConfigFile;
+use crate::logging;
+use crate::origin::Origin;
 use crate::settings::{Cores, Settings};
 use crate::signals::Signals;
-use crate::{config, logging};
 
 /// Why mqttd ends with an error: one sentence, with the remedy where there is one.
 #[derive(Debug)]
@@ -27,6 +29,11 @@ impl Failure {
     /// Something in the store is damaged, or was given up.
     pub(crate) fn damage(cause: impl fmt::Display) -> Failure {
         Failure { message: cause.to_string(), exit_code: 4 }
+    }
+
+    /// The same of a command that was to change something, and has changed nothing.
+    pub(crate) fn unchanged(self) -> Failure {
+        Failure::start(self.message)
     }
 
     /// The broker died while it served.
@@ -49,12 +56,11 @@ impl fmt::Display for Failure {
 /// The settings in effect: those of the configuration file, overridden by the flags.
 ///
 /// # Errors
-/// The file is wrong, a flag's value is out of range, or the two together are refused.
+/// The file is wrong, or what it and the flags say together is refused.
 pub(crate) fn settings(flags: &Flags) -> Result<Settings, Failure> {
-    let mut settings = match &flags.config {
-        Some(path) => config::read(path).map_err(Failure::start)?,
-        None => Settings::default(),
-    };
+    let file = flags.config.as_deref().map(ConfigFile::read).transpose().map_err(Failure::start)?;
+    let place = |name: &str| file.as_ref().and_then(|file| file.place(name));
+    let mut settings = file.as_ref().map_or_else(Settings::default, |file| file.settings.clone());
     if !flags.listen.is_empty() {
         settings.listen.clone_from(&flags.listen);
     }
@@ -68,15 +74,15 @@ pub(crate) fn settings(flags: &Flags) -> Result<Settings, Failure> {
     settings.allow_anonymous |= flags.allow_anonymous;
     flags.store.apply(&mut settings.store);
     flags.limits.apply(&mut settings.limits);
-    if let Some(store) = settings.store.config() {
-        store.check().map_err(Failure::start)?;
-    }
-    // The file was in range: what is not now was given as a flag.
-    settings.limits.check().map_err(|error| {
-        let flag = error.name.replace('_', "-");
-        Failure::start(format!("--{flag} is {}; it must be {}", error.value, error.allowed))
+    let origin = |name: &str| match place(name) {
+        _ if flags.store.give(name) => Origin::Flag,
+        place => place.map_or(Origin::Default, Origin::File),
+    };
+    settings.store.check(origin).map_err(Failure::start)?;
+    settings.check().map_err(|error| match place("listen") {
+        Some(line) if flags.listen.is_empty() => Failure::start(format_args!("{line}: {error}")),
+        _ => Failure::start(error),
     })?;
-    settings.check().map_err(Failure::start)?;
     Ok(settings)
 }
 
@@ -102,13 +108,21 @@ pub(crate) fn serve(flags: &Flags) -> Result<(), Failure> {
     if let Some(store) = &store {
         builder = builder.store(store.clone());
     }
-    let handle = builder.start().map_err(Failure::start)?;
+    let handle = builder.start().map_err(not_started)?;
     say_ready(&handle, store.map(|store| store.directory));
     let stopper = handle.clone();
     signals.watch(move || stopper.shutdown()).map_err(Failure::start)?;
     handle.wait().map_err(Failure::died)?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Why the broker did not start.
+fn not_started(error: StartError) -> Failure {
+    match &error {
+        StartError::Store(store) if store.is_damage() => Failure::damage(error),
+        _ => Failure::start(error),
+    }
 }
 
 /// The line that says what is served where.

@@ -115,7 +115,7 @@ pub(crate) struct NotAnAddress;
 
 impl fmt::Display for NotAnAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("expected HOST:PORT, [IPV6]:PORT or a port, for example 127.0.0.1:1883")
+        f.write_str("expected HOST:PORT, [IPV6]:PORT or a port of 0 to 65535, for example 127.0.0.1:1883")
     }
 }
 
@@ -217,7 +217,10 @@ impl fmt::Display for Cores {
 impl<'de> Deserialize<'de> for Cores {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Cores, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged, expecting = "expected a number of cores or a list of CPUs such as \"0,2-5\"")]
+        #[serde(
+            untagged,
+            expecting = "expected a number of 1 to 128, a list of CPUs such as \"0,2-5\", or \"all\""
+        )]
         enum Form {
             Count(u16),
             Text(String),

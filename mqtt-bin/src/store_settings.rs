@@ -5,8 +5,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
-use mqtt_broker::runtime::{OnDamage, StoreConfig};
+use mqtt_broker::runtime::{OnDamage, StoreConfig, StoreConfigError};
 use serde::{Deserialize, Serialize};
+
+use crate::number;
+use crate::origin::{Origin, fault};
 
 /// The table `[store]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -37,10 +40,33 @@ impl StoreSettings {
         let is_given = !self.data_dir.as_os_str().is_empty();
         let directory =
             if is_given { self.data_dir.clone() } else { default_directory(|name| env::var(name).ok()) };
+        Some(self.config_in(directory))
+    }
+
+    fn config_in(&self, directory: PathBuf) -> StoreConfig {
         let mut config = StoreConfig::new(directory);
         (config.on_damage, config.segment_bytes) = (self.on_damage, self.segment_bytes);
         config.log_bytes_max = self.log_bytes_max;
-        Some(config)
+        config
+    }
+
+    /// Refuses settings that cannot work, alone or together; `origin` says where each was given.
+    ///
+    /// # Errors
+    /// Which they are, where they are, and what to do.
+    pub(crate) fn check(&self, origin: impl Fn(&str) -> Origin) -> Result<(), String> {
+        if self.ephemeral && !self.data_dir.as_os_str().is_empty() {
+            let settings =
+                [("ephemeral", "true".to_owned()), ("data_dir", format!("{:?}", self.data_dir.display()))];
+            let remedy = "an ephemeral broker keeps nothing, so it has no directory; take one of the two out";
+            return Err(fault(&settings, remedy, origin));
+        }
+        // The sizes are asked for of an ephemeral broker too: nobody is to find out once it is not ephemeral any more.
+        self.config_in(PathBuf::new()).check().map_err(|StoreConfigError { settings, remedy }| {
+            let settings: Vec<_> =
+                settings.into_iter().map(|(name, value)| (name, value.to_string())).collect();
+            fault(&settings, remedy, origin)
+        })
     }
 }
 
@@ -58,18 +84,43 @@ pub(crate) struct StoreFlags {
     /// If the store is damaged: does not start, or keeps what can be read and says what is gone [default: refuse]
     #[arg(long, value_name = "WHAT", value_parser = PossibleValuesParser::new(["refuse", "salvage"]).map(on_damage))]
     on_damage: Option<OnDamage>,
-    /// Bytes of a segment of a log, a multiple of 65536; 0: by the size of the disk [default: 0]
-    #[arg(long, value_name = "N")]
+    /// Bytes of a segment of a log, a multiple of 64KiB; 0: by the size of the disk [default: 0]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        allow_negative_numbers = true,
+        value_parser = |text: &str| number::flag::<u32>("segment_bytes", text)
+    )]
     segment_bytes: Option<u32>,
-    /// Bytes that the log of a core may take [default: 4294967296]
-    #[arg(long, value_name = "N")]
+    /// Bytes that the log of a core may take, eight segments at least [default: 4GiB]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        allow_negative_numbers = true,
+        value_parser = |text: &str| number::flag::<u64>("log_bytes_max", text)
+    )]
     log_bytes_max: Option<u64>,
 }
 
 impl StoreFlags {
-    /// Overrides the settings that were given.
+    /// Whether there is a flag that says what this setting is.
+    pub(crate) fn give(&self, name: &str) -> bool {
+        match name {
+            "ephemeral" => self.ephemeral,
+            "data_dir" => self.data_dir.is_some(),
+            "on_damage" => self.on_damage.is_some(),
+            "segment_bytes" => self.segment_bytes.is_some(),
+            "log_bytes_max" => self.log_bytes_max.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Overrides the settings that were given; where to keep things and to keep nothing override each other.
     pub(crate) fn apply(&self, settings: &mut StoreSettings) {
-        settings.ephemeral |= self.ephemeral;
+        if self.ephemeral {
+            settings.ephemeral = true;
+            settings.data_dir = PathBuf::new();
+        }
         if let Some(directory) = &self.data_dir {
             settings.data_dir.clone_from(directory);
             settings.ephemeral = false;
@@ -138,8 +189,7 @@ mod tests {
             line.store.apply(&mut settings);
             settings
         };
-        let words =
-            ["--data-dir=/d", "--on-damage=salvage", "--segment-bytes=65536", "--log-bytes-max=1048576"];
+        let words = ["--data-dir=/d", "--on-damage=salvage", "--segment-bytes=64KiB", "--log-bytes-max=1M"];
         let expected = StoreSettings {
             ephemeral: false,
             data_dir: PathBuf::from("/d"),
@@ -150,9 +200,32 @@ mod tests {
         assert_eq!(parse(&words), expected);
         assert_eq!(parse(&[]), StoreSettings { ephemeral: true, ..StoreSettings::default() });
         assert!(Line::try_parse_from(["mqttd", "--on-damage=ignore"]).is_err());
+        assert!(Line::try_parse_from(["mqttd", "--ephemeral", "--data-dir=/d"]).is_err());
         let names = crate::config::names_of::<StoreSettings>();
         let help = <Line as clap::CommandFactory>::command().render_help().to_string();
         assert!(names.iter().all(|name| help.contains(&format!("--{}", name.replace('_', "-")))), "{help}");
+        let all = Line::try_parse_from([&["mqttd", "--ephemeral"], &words[1..]].concat()).expect("right");
+        assert!(names.iter().all(|name| all.store.give(name) == (*name != "data_dir")));
+        assert!(!Line::try_parse_from(["mqttd"]).expect("nothing is needed").store.give("segment_bytes"));
+    }
+
+    #[test]
+    fn either_of_ephemeral_and_data_dir_overrides_the_other_in_the_file() {
+        let in_file = StoreSettings { data_dir: PathBuf::from("/d"), ..StoreSettings::default() };
+        let mut settings = in_file.clone();
+        StoreFlags { ephemeral: true, ..StoreFlags::default() }.apply(&mut settings);
+        assert_eq!((settings.config(), settings.check(|_| Origin::Flag)), (None, Ok(())));
+        let mut settings = StoreSettings { ephemeral: true, ..in_file };
+        let said = settings.check(|name| Origin::File(format!("f:{name}"))).expect_err("both cannot be");
+        assert!(
+            said.starts_with("f:ephemeral: ephemeral is true and data_dir is \"/d\" (f:data_dir):"),
+            "{said}"
+        );
+        StoreFlags { data_dir: Some(PathBuf::from("/e")), ..StoreFlags::default() }.apply(&mut settings);
+        assert_eq!(
+            (settings.config(), settings.check(|_| Origin::Flag)),
+            (Some(StoreConfig::new("/e")), Ok(()))
+        );
     }
 
     #[test]

@@ -231,7 +231,7 @@ impl Default for Limits {
 #[cfg(feature = "serde")]
 fn qos<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Qos, D::Error> {
     let bits = <u8 as serde::Deserialize>::deserialize(deserializer)?;
-    Qos::from_bits(bits).ok_or_else(|| serde::de::Error::custom("maximum_qos is 0, 1 or 2"))
+    Qos::from_bits(bits).ok_or_else(|| serde::de::Error::custom("expected 0, 1 or 2"))
 }
 
 #[cfg(feature = "serde")]
@@ -250,6 +250,47 @@ fn as_text<S: serde::Serializer>(value: &impl core::fmt::Display, serializer: S)
     serializer.collect_str(value)
 }
 
+/// The values that a setting may have which is a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// The lowest.
+    pub low: u64,
+    /// The highest.
+    pub high: u64,
+    /// What is counted, in the plural.
+    pub unit: &'static str,
+}
+
+impl Range {
+    /// Whether a setting may have this value.
+    pub fn contains(&self, value: u64) -> bool {
+        (self.low..=self.high).contains(&value)
+    }
+}
+
+impl core::fmt::Display for Range {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let low = Grouped(self.low);
+        match self.high {
+            u64::MAX => write!(f, "{low} {} or more", self.unit),
+            high => write!(f, "{low} to {} {}", Grouped(high), self.unit),
+        }
+    }
+}
+
+/// A number as people read it: 1,048,576.
+struct Grouped(u64);
+
+impl core::fmt::Display for Grouped {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Grouped(number) = *self;
+        match number / 1000 {
+            0 => write!(f, "{number}"),
+            thousands => write!(f, "{},{:03}", Grouped(thousands), number % 1000),
+        }
+    }
+}
+
 /// A [`Limits`] field with a value that cannot work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name} is {value}; it must be {allowed}")]
@@ -259,89 +300,86 @@ pub struct LimitError {
     /// The value it has.
     pub value: u64,
     /// The values it may have.
-    pub allowed: &'static str,
+    pub allowed: Range,
+}
+
+/// A number among the limits.
+struct Number {
+    name: &'static str,
+    of: fn(&Limits) -> u64,
+    allowed: Range,
+}
+
+/// Declares the numbers among the limits, each with its range and what it counts.
+macro_rules! numbers {
+    ($($name:ident: $low:expr, $high:expr, $unit:literal;)*) => {
+        const NUMBERS: &[Number] = &[$(Number {
+            name: stringify!($name),
+            of: |limits| limits.$name.into(),
+            allowed: Range { low: $low, high: $high, unit: $unit },
+        }),*];
+    };
+}
+
+const U16: u64 = u16::MAX as u64;
+const U32: u64 = u32::MAX as u64;
+
+numbers! {
+    connections_max: 0, U32, "connections";
+    connect_timeout_seconds: 1, 3_600, "seconds";
+    keep_alive_max_seconds: 0, U16, "seconds";
+    packet_bytes_max: 64, 268_435_460, "bytes";
+    connect_bytes_max: 1024, 268_435_460, "bytes";
+    receive_maximum: 1, U16, "messages";
+    topic_alias_maximum: 0, U16, "aliases";
+    outgoing_topic_aliases_max: 0, U16, "aliases";
+    topic_levels_max: 1, U16, "levels";
+    client_id_bytes_max: 23, U16, "bytes";
+    in_flight_max: 1, U16, "messages";
+    sessions_max: 1, U32, "sessions";
+    session_expiry_max_seconds: 0, U32, "seconds";
+    session_expiry_v3_seconds: 0, U32, "seconds";
+    subscriptions_per_session_max: 0, U32, "subscriptions";
+    queue_messages_max: 1, U32, "messages";
+    queue_bytes_max: 1024, u64::MAX, "bytes";
+    queue_memory_bytes_max: 0, u64::MAX, "bytes";
+    output_bytes_max: 1024, 1 << 30, "bytes";
+    memory_bytes_max: 0, u64::MAX, "bytes";
+    retained_messages_max: 0, U32, "messages";
+    retained_bytes_max: 0, u64::MAX, "bytes";
+    retained_slice_messages: 1, U16, "messages";
+    retained_slice_bytes: 1024, 1 << 24, "bytes";
+    gather_live_topics_max: 1, 1 << 20, "topics";
+    group_queue_messages_max: 0, U32, "messages";
+    group_queue_bytes_max: 0, u64::MAX, "bytes";
+    will_delay_max_seconds: 0, U32, "seconds";
+    restart_grace_seconds: 0, U32, "seconds";
+    message_expiry_max_seconds: 0, U32, "seconds";
+    lane_bytes_max: 65_536, 1 << 30, "bytes";
+    store_waiting_bytes_max: 1, 1 << 30, "bytes";
+    pending_answers_max: 1, U16, "answers";
+    held_input_bytes_max: 65_536, 1 << 30, "bytes";
+    decision_timeout_seconds: 1, 3_600, "seconds";
+    close_timeout_seconds: 1, 60, "seconds";
+    shutdown_timeout_seconds: 1, 600, "seconds";
+    sys_interval_seconds: 0, U32, "seconds";
 }
 
 impl Limits {
+    /// The values that a field may have, if it is a number.
+    pub fn range(name: &str) -> Option<Range> {
+        NUMBERS.iter().find(|number| number.name == name).map(|number| number.allowed)
+    }
+
     /// Checks every range that the fields state.
     ///
     /// # Errors
     /// The first field out of its range.
     pub fn check(&self) -> Result<(), LimitError> {
-        let ranges = [
-            (
-                "connect_timeout_seconds",
-                u64::from(self.connect_timeout_seconds),
-                1,
-                3_600,
-                "1 to 3,600 seconds",
-            ),
-            ("packet_bytes_max", self.packet_bytes_max.into(), 64, 268_435_460, "64 to 268,435,460 bytes"),
-            (
-                "connect_bytes_max",
-                self.connect_bytes_max.into(),
-                1024,
-                268_435_460,
-                "1,024 to 268,435,460 bytes",
-            ),
-            ("receive_maximum", self.receive_maximum.into(), 1, 65_535, "1 to 65,535 messages"),
-            ("in_flight_max", self.in_flight_max.into(), 1, 65_535, "1 to 65,535 messages"),
-            ("topic_levels_max", self.topic_levels_max.into(), 1, 65_535, "1 to 65,535 levels"),
-            ("client_id_bytes_max", self.client_id_bytes_max.into(), 23, 65_535, "23 to 65,535 bytes"),
-            ("sessions_max", self.sessions_max.into(), 1, u64::MAX, "at least 1"),
-            ("queue_messages_max", self.queue_messages_max.into(), 1, u64::MAX, "at least 1"),
-            ("queue_bytes_max", self.queue_bytes_max, 1024, u64::MAX, "at least 1,024 bytes"),
-            ("output_bytes_max", self.output_bytes_max.into(), 1024, 1 << 30, "1,024 to 1,073,741,824 bytes"),
-            (
-                "retained_slice_messages",
-                self.retained_slice_messages.into(),
-                1,
-                65_535,
-                "1 to 65,535 messages",
-            ),
-            (
-                "retained_slice_bytes",
-                self.retained_slice_bytes.into(),
-                1024,
-                1 << 24,
-                "1,024 to 16,777,216 bytes",
-            ),
-            (
-                "gather_live_topics_max",
-                self.gather_live_topics_max.into(),
-                1,
-                1 << 20,
-                "1 to 1,048,576 topics",
-            ),
-            ("lane_bytes_max", self.lane_bytes_max.into(), 65_536, 1 << 30, "65,536 to 1,073,741,824 bytes"),
-            (
-                "store_waiting_bytes_max",
-                self.store_waiting_bytes_max.into(),
-                1,
-                1 << 30,
-                "1 to 1,073,741,824 bytes",
-            ),
-            ("pending_answers_max", self.pending_answers_max.into(), 1, 65_535, "1 to 65,535 answers"),
-            (
-                "held_input_bytes_max",
-                self.held_input_bytes_max.into(),
-                65_536,
-                1 << 30,
-                "65,536 to 1,073,741,824 bytes",
-            ),
-            (
-                "decision_timeout_seconds",
-                self.decision_timeout_seconds.into(),
-                1,
-                3_600,
-                "1 to 3,600 seconds",
-            ),
-            ("close_timeout_seconds", self.close_timeout_seconds.into(), 1, 60, "1 to 60 seconds"),
-            ("shutdown_timeout_seconds", self.shutdown_timeout_seconds.into(), 1, 600, "1 to 600 seconds"),
-        ];
-        for (name, value, low, high, allowed) in ranges {
-            if !(low..=high).contains(&value) {
-                return Err(LimitError { name, value, allowed });
+        for Number { name, of, allowed } in NUMBERS {
+            let value = of(self);
+            if !allowed.contains(value) {
+                return Err(LimitError { name, value, allowed: *allowed });
             }
         }
         Ok(())
@@ -362,5 +400,14 @@ mod tests {
         let limits = Limits { connect_timeout_seconds: 0, ..Limits::default() };
         let error = limits.check().expect_err("0 is out of range");
         assert_eq!(error.to_string(), "connect_timeout_seconds is 0; it must be 1 to 3,600 seconds");
+    }
+
+    #[test]
+    fn a_range_is_told_as_people_write_it() {
+        let told = |name| Limits::range(name).map(|range| range.to_string());
+        assert_eq!(told("queue_messages_max").as_deref(), Some("1 to 4,294,967,295 messages"));
+        assert_eq!(told("queue_bytes_max").as_deref(), Some("1,024 bytes or more"));
+        assert_eq!(told("queue_overflow"), None);
+        assert_eq!(Grouped(1_000_007).to_string(), "1,000,007");
     }
 }

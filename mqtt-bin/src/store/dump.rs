@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::ops::ControlFlow;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,21 +21,44 @@ use crate::serve::Failure;
 pub(crate) struct DumpFlags {
     #[command(flatten)]
     place: Place,
-    /// Of this core alone
-    #[arg(long, value_name = "N")]
+    /// Of this core alone, counted from 0 [default: all cores]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<u16>)]
     core: Option<u16>,
     /// From the record with this number on
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 1,
+        allow_negative_numbers = true,
+        value_parser = number::<u64>
+    )]
     from: u64,
-    /// Up to the record with this number
-    #[arg(long, value_name = "NUMBER", default_value_t = u64::MAX, hide_default_value = true)]
+    /// Up to the record with this number [default: the last one]
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = u64::MAX,
+        hide_default_value = true,
+        allow_negative_numbers = true,
+        value_parser = number::<u64>
+    )]
     to: u64,
 }
 
 /// Bytes of a payload that are shown.
 const SHOWN: usize = 64;
 
+fn number<T: FromStr>(text: &str) -> Result<T, &'static str> {
+    text.parse().map_err(|_| "expected a whole number of 0 or more")
+}
+
 pub(super) fn run(flags: &DumpFlags) -> Result<(), Failure> {
+    if flags.from > flags.to {
+        let DumpFlags { from, to, .. } = flags;
+        return Err(Failure::start(format_args!(
+            "--from {from} is behind --to {to}: give the lower number first"
+        )));
+    }
     let store = flags.place.open()?;
     let mut output = Output::new();
     let records = Arc::new(AtomicU64::new(0));

@@ -56,9 +56,21 @@ pub(super) fn run(flags: &ExportFlags) -> Result<(), Failure> {
     }
     let source = Source { store: &store, image: &image, wanted };
     match &flags.output {
-        Some(path) => to_file(path, source)
-            .map_err(|error| Failure::start(format_args!("cannot write {}: {error}", path.display()))),
+        Some(path) => to_file(path, source).map_err(|error| {
+            Failure::start(format_args!("cannot write {}: {error}{}", path.display(), remedy(&error)))
+        }),
         None => written(write(source, BufWriter::new(io::stdout().lock()), &AtomicU64::new(0))),
+    }
+}
+
+/// What to do about a file that cannot be written.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            ". An export writes over nothing: remove it, or give a name that no file has yet"
+        }
+        io::ErrorKind::NotFound => ". Give a file in a folder that there is",
+        _ => "",
     }
 }
 

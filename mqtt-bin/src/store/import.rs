@@ -26,8 +26,13 @@ pub(crate) struct ImportFlags {
     /// What `mqttd store export` wrote
     file: PathBuf,
     /// Lays the store out for so many cores; a broker with another number deals it out anew
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=CoreId::MAX as i64))]
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = cores)]
     cores: u16,
+}
+
+fn cores(text: &str) -> Result<u16, String> {
+    let possible = |cores: &u16| (1..=CoreId::MAX).contains(&usize::from(*cores));
+    text.parse().ok().filter(possible).ok_or_else(|| format!("expected a number of 1 to {}", CoreId::MAX))
 }
 
 pub(super) fn run(flags: &ImportFlags) -> Result<(), Failure> {

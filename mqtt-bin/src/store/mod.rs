@@ -22,7 +22,8 @@ use mqtt_broker::runtime::{OfflineStore, OnDamage, StoreError, StoredCore};
 use mqtt_broker::store::cold::Parked;
 use mqtt_broker::store::image::Image;
 
-use crate::config;
+use crate::config::ConfigFile;
+use crate::origin::Origin;
 use crate::serve::Failure;
 use crate::store_settings::StoreSettings;
 
@@ -72,15 +73,23 @@ pub(crate) fn run(command: &StoreCommand) -> Result<(), Failure> {
 impl Place {
     fn directory(&self) -> Result<PathBuf, Failure> {
         let settings = match &self.config {
-            Some(path) => config::read(path).map_err(Failure::start)?.store,
+            Some(path) => {
+                let file = ConfigFile::read(path).map_err(Failure::start)?;
+                let origin = |name: &str| file.place(name).map_or(Origin::Default, Origin::File);
+                file.settings.store.check(origin).map_err(Failure::start)?;
+                file.settings.store
+            }
             None => StoreSettings {
                 data_dir: self.data_dir.clone().unwrap_or_default(),
                 ..StoreSettings::default()
             },
         };
         let store = settings.config();
-        let store = store
-            .ok_or_else(|| Failure::start("the broker of this configuration keeps everything in memory"))?;
+        let store = store.ok_or_else(|| {
+            Failure::start(
+                "the broker of this configuration keeps everything in memory: give --data-dir for a store of another",
+            )
+        })?;
         Ok(store.directory)
     }
 

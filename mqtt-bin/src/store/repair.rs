@@ -25,8 +25,8 @@ pub(crate) struct RepairFlags {
 
 pub(super) fn run(flags: &RepairFlags) -> Result<(), Failure> {
     debug_assert!(flags.salvage, "the command line demands it");
-    let mut store = flags.place.open()?;
-    let cores = read(&store, OnDamage::Salvage)?;
+    let mut store = flags.place.open().map_err(Failure::unchanged)?;
+    let cores = read(&store, OnDamage::Salvage).map_err(Failure::unchanged)?;
     let mut output = Output::new();
     if cores.iter().all(|core| core.damage().is_empty()) {
         return written(
@@ -39,7 +39,7 @@ pub(super) fn run(flags: &RepairFlags) -> Result<(), Failure> {
         return Err(Failure::start("nothing was changed"));
     }
     let kept = holds(cores.iter().map(StoredCore::image));
-    let aside = store.salvage(cores).map_err(failure)?;
+    let aside = store.salvage(cores).map_err(|error| failure(error).unchanged())?;
     let told = output.line(format_args!("kept: {kept}"));
     written(told.and_then(|()| output.end()))?;
     Err(Failure::damage(format_args!(

@@ -77,6 +77,18 @@ impl Client {
     }
 
     fn connect_as(version: u8, address: SocketAddr, client_id: &str) -> io::Result<Client> {
+        match Client::ask(version, address, client_id)? {
+            (client, 0) => Ok(client),
+            _ => Err(broken("a CONNACK that refuses")),
+        }
+    }
+
+    /// The code in the CONNACK to one that connects like that, of this Protocol Version; 0 if it is let in.
+    pub(crate) fn code(version: u8, address: SocketAddr, client_id: &str) -> io::Result<u8> {
+        Client::ask(version, address, client_id).map(|(_, code)| code)
+    }
+
+    fn ask(version: u8, address: SocketAddr, client_id: &str) -> io::Result<(Client, u8)> {
         let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(DEADLINE))?;
         stream.set_nodelay(true)?;
@@ -88,11 +100,11 @@ impl Client {
         text(&mut body, client_id);
         client.stream.write_all(&packet(0x10, &body))?;
         let (first, body) = client.read()?;
-        if first != 0x20 || body[1] != 0 {
-            return Err(broken("no CONNACK that accepts"));
+        if first != 0x20 {
+            return Err(broken("no CONNACK"));
         }
         client.session_present = body[0] == 1;
-        Ok(client)
+        Ok((client, body[1]))
     }
 
     /// Subscribes and takes SUBACK.

@@ -1,6 +1,7 @@
 //! mqttd over disks that forget what was not synced, are full, break, or are not what they should be.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -187,7 +188,13 @@ fn a_full_disk_refuses_says_what_to_do_and_serves_again_once_there_is_room() {
     drop(publisher);
     mqttd.signal(Signal::SIGKILL);
     mqttd.wait();
-    // It starts while there is no room, and gives out what it has.
+    // It starts while there is no room, however often, and gives out what it has: two pages a start are all that it takes.
+    for signal in [Signal::SIGTERM, Signal::SIGKILL].repeat(4) {
+        let mqttd = data.start("1");
+        drop(Client::connect(mqttd.address, "away").expect("whose session is kept can come"));
+        mqttd.signal(signal);
+        mqttd.wait();
+    }
     let mqttd = data.start("1");
     drain(&mqttd, &acknowledged);
     let mut publisher = Client::connect_5(mqttd.address, "publisher").expect("it listens");
@@ -196,6 +203,81 @@ fn a_full_disk_refuses_says_what_to_do_and_serves_again_once_there_is_room() {
     mqttd.signal(Signal::SIGKILL);
     mqttd.wait();
     drain(&data.start("1"), &["again".to_owned()]);
+}
+
+/// What docs/operating.md says that Clients see of a full disk.
+#[test]
+fn on_a_full_disk_subscriptions_are_refused_and_what_is_retained_is_true_or_gone() {
+    let data = Data::on(Mode::Honest);
+    let mqttd = data.start("1");
+    let mut old = Client::connect(mqttd.address, "old").expect("it listens");
+    old.subscribe("mine", 1).expect("it answers");
+    for (topic, packet_id) in [("replaced", 5), ("refused", 6)] {
+        old.retain(topic, "before", packet_id).expect("it reads");
+        assert_eq!(old.receive().expect("it answers"), Packet::PubAck(packet_id));
+    }
+    drop(old);
+    mqttd.signal(Signal::SIGTERM);
+    mqttd.wait();
+    let Full { mqttd, mut publisher, old, .. } = publish_until_full(&data);
+    assert!(old.session_present);
+
+    // A filter more, and one that it has at another QoS: each gets its answer, and the connection stays.
+    let mut stream = old.stream().expect("a second descriptor");
+    stream.write_all(b"\x82\x10\x00\x09\x00\x04more\x01\x00\x04mine\x00").expect("it reads");
+    let mut suback = [0; 6];
+    stream.read_exact(&mut suback).expect("it answers");
+    assert_eq!(suback, *b"\x90\x04\x00\x09\x80\x80");
+    // One can go.
+    stream.write_all(b"\xa2\x08\x00\x0a\x00\x04mine").expect("it reads");
+    let mut unsuback = [0; 4];
+    stream.read_exact(&mut unsuback).expect("it answers");
+    assert_eq!(unsuback, *b"\xb0\x02\x00\x0a");
+
+    publisher
+        .stream()
+        .expect("a second descriptor")
+        .write_all(b"\x31\x10\x00\x08replaced\x00after")
+        .expect("it reads");
+    for payload in ["after", ""] {
+        publisher.retain("refused", payload, 8).expect("it reads");
+        assert_eq!(publisher.receive().expect("it answers"), Packet::Refused(8, 0x97));
+    }
+    let mut look = Client::connect_5(mqttd.address, "look").expect("a session that is not kept");
+    look.subscribe("+", 0).expect("it answers");
+    let mut stream = publisher.stream().expect("a second descriptor");
+    stream.write_all(b"\x30\x13\x00\x08replaced\x00the last").expect("it reads");
+    let mut receiver = Receiver::default();
+    while receiver.taken.last().is_none_or(|(_, payload)| !payload.ends_with("the last")) {
+        let packet = look.receive().expect("it sends");
+        receiver.handle(&mut look, packet).expect("it reads");
+    }
+    // Before the payloads are properties, of which there are none.
+    let taken: Vec<_> = receiver.taken.iter().map(|(topic, payload)| (&**topic, &**payload)).collect();
+    assert_eq!(taken, [("refused", "\0before"), ("replaced", "\0the last")]);
+}
+
+#[test]
+fn another_number_of_cores_on_a_full_disk_is_refused_and_leaves_nothing_behind() {
+    let data = Data::on(Mode::Honest);
+    let mqttd = data.start("1");
+    fill(&mqttd);
+    mqttd.signal(Signal::SIGTERM);
+    mqttd.wait();
+    let disk = data.disk.as_ref().expect("it is its own");
+    disk.set_full(true);
+    let said = data.refusal("2");
+    assert!(said.contains("No space left on device") && said.contains("Make room on this disk"), "{said}");
+    let left = fs::read_dir(data.directory()).expect("it is there");
+    let mut left: Vec<_> = left.map(|entry| entry.expect("listed").file_name()).collect();
+    left.retain(|name| name.as_encoded_bytes().starts_with(b"layout-"));
+    assert_eq!(left, ["layout-1"]);
+    // On as many cores as before it starts.
+    let mqttd = data.start("1");
+    mqttd.signal(Signal::SIGTERM);
+    mqttd.wait();
+    disk.set_full(false);
+    check(&data.start("2"));
 }
 
 #[test]

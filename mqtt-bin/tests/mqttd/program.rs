@@ -147,17 +147,123 @@ fn check_fails_with_file_and_line() {
     );
 }
 
+/// What `mqttd check` says of a file with `text`, and `flags`; FILE stands for the file. What is refused prints no settings.
+fn check(name: &str, text: &str, flags: &[&str]) -> Result<String, String> {
+    let file = std::env::temp_dir().join(format!("mqttd-{name}-{}.toml", std::process::id()));
+    std::fs::write(&file, text).expect("the temporary folder is writable");
+    let output = command().args(["check", "--config"]).arg(&file).args(flags).output().expect("it starts");
+    std::fs::remove_file(&file).expect("it was written");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8").replace(&*file.to_string_lossy(), "FILE");
+    if output.status.success() {
+        return Ok(text(output.stdout));
+    }
+    assert!(output.stdout.is_empty(), "{}", text(output.stdout));
+    Err(text(output.stderr))
+}
+
 #[test]
-fn check_refuses_what_a_start_would_refuse_of_the_store() {
-    let file = std::env::temp_dir().join(format!("mqttd-store-{}.toml", std::process::id()));
-    for (setting, said) in [("segment_bytes = 1000", "multiple of 65536"), ("log_bytes_max = 0", "give")] {
-        std::fs::write(&file, format!("[store]\n{setting}\n")).expect("the temporary folder is writable");
-        let output = command().args(["check", "--config"]).arg(&file).output().expect("it starts");
+fn what_cannot_work_of_the_store_is_said_with_line_and_flag() {
+    for (text, flags, said) in [
+        ("segment_bytes = 1000", &[][..], "FILE:2: segment_bytes is 1000: give a multiple of 65536"),
+        ("ephemeral = true\nsegment_bytes = 1000", &[], "FILE:3: segment_bytes is 1000: give a multiple"),
+        ("log_bytes_max = 0", &[], "FILE:2: log_bytes_max is 0; it must be 524,288 bytes or more"),
+        (
+            "segment_bytes = \"1G\"",
+            &[],
+            "FILE:2: segment_bytes is 1073741824 and log_bytes_max is 4294967296 if it is not set: a log takes 8 \
+             segments at least; give a log_bytes_max of 8589934592 or more",
+        ),
+        (
+            "log_bytes_max = \"1M\"\nsegment_bytes = \"1M\"",
+            &[],
+            "FILE:2: log_bytes_max is 1048576 and segment_bytes is 1048576 (FILE:3): a log",
+        ),
+        (
+            "segment_bytes = \"1M\"",
+            &["--log-bytes-max=1M"],
+            "--log-bytes-max is 1048576 and segment_bytes is 1048576 (FILE:2): a log",
+        ),
+        ("", &["--segment-bytes=1000"], "--segment-bytes is 1000: give a multiple of 65536"),
+    ] {
+        let refused = check("store", &format!("[store]\n{text}\n"), flags).expect_err(text);
+        assert!(refused.starts_with(&format!("mqttd: {said}")) && refused.lines().count() == 1, "{refused}");
+    }
+    // A file that cannot work by itself is no fault if the flags make it one that can.
+    let large = "[store]\nsegment_bytes = \"1G\"\n";
+    assert!(check("mended", large, &["--log-bytes-max=8G"]).is_ok());
+}
+
+#[test]
+fn a_store_that_is_ephemeral_and_has_a_directory_is_refused_unless_a_flag_decides() {
+    let both = "[store]\nephemeral = true\ndata_dir = \"/d\"\n";
+    let said = check("both", both, &[]).expect_err("they contradict each other");
+    assert!(said.contains("FILE:2: ephemeral is true and data_dir is \"/d\" (FILE:3): "), "{said}");
+    let ephemeral = check("one", both, &["--ephemeral"]).expect("the flag decides");
+    assert!(ephemeral.contains("ephemeral = true\ndata_dir = \"\"\n"), "{ephemeral}");
+    let kept = check("other", both, &["--data-dir=/e"]).expect("the flag decides");
+    assert!(kept.contains("ephemeral = false\ndata_dir = \"/e\"\n"), "{kept}");
+    let said = check("flags", "", &["--ephemeral", "--data-dir=/e"]).expect_err("they contradict each other");
+    assert!(said.contains("cannot be used with"), "{said}");
+}
+
+#[test]
+fn an_address_that_is_refused_is_said_with_its_line_if_it_is_from_the_file() {
+    let said = check("open", "\nlisten = [\"0.0.0.0:1\"]\n", &[]).expect_err("everybody could connect");
+    assert!(said.starts_with("mqttd: FILE:2: refusing to listen on 0.0.0.0:1 "), "{said}");
+    let said = check("flag", "listen = [\"1883\"]\n", &["--listen=0.0.0.0:1"]).expect_err("as above");
+    assert!(said.starts_with("mqttd: refusing to listen on 0.0.0.0:1 "), "{said}");
+}
+
+#[test]
+fn bytes_and_seconds_are_taken_with_units_by_the_file_and_by_flags() {
+    let text = "[limits]\nqueue_bytes_max = \"64MiB\"\nconnect_timeout_seconds = \"5m\"\n[store]\nlog_bytes_max = \"2G\"\n";
+    let flags = ["--queue-bytes-max=64MiB", "--connect-timeout-seconds=5m", "--log-bytes-max=2G"];
+    let (file, flags) = (check("units", text, &[]), check("flags-units", "", &flags));
+    assert_eq!(file, flags);
+    let printed = file.expect("all of it is right");
+    for line in ["queue_bytes_max = 67108864", "connect_timeout_seconds = 300", "log_bytes_max = 2147483648"]
+    {
+        assert!(printed.lines().any(|printed| printed == line), "{line}: {printed}");
+    }
+}
+
+#[test]
+fn a_number_that_is_none_of_its_range_is_a_usage_error_that_says_the_range() {
+    for (flags, said) in [
+        (
+            &["--queue-messages-max=-3"][..],
+            "'--queue-messages-max <N>': expected 1 to 4,294,967,295 messages",
+        ),
+        (&["--queue-messages-max", "-3"], "'--queue-messages-max <N>': expected 1 to 4,294,967,295 messages"),
+        (
+            &["--queue-bytes-max=lots"],
+            "'--queue-bytes-max <SIZE>': expected 1,024 bytes or more, for example",
+        ),
+        (&["--connect-timeout-seconds=2h"], "expected 1 to 3,600 seconds, for example 300 or 5m"),
+        (&["--log-bytes-max=5"], "'--log-bytes-max <SIZE>': expected 524,288 bytes or more"),
+    ] {
+        let output = command().arg("check").args(flags).output().expect("it starts");
         let text = String::from_utf8_lossy(&output.stderr);
-        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{text}");
+        assert_eq!(output.status.code(), Some(2), "{text}");
         assert!(text.contains(said), "{text}");
     }
-    std::fs::remove_file(&file).expect("it was written");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_said_with_what_to_do() {
+    let place = std::env::temp_dir().join(format!("mqttd-unreadable-{}", std::process::id()));
+    let said = || {
+        let output = command().args(["check", "--config"]).arg(&place).output().expect("it starts");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).expect("UTF-8")
+    };
+    assert!(said().contains("there is no such file; `mqttd check` prints one"), "{}", said());
+    std::fs::create_dir(&place).expect("the temporary folder is writable");
+    assert!(said().contains("this is a directory; give the file in it"), "{}", said());
+    std::fs::remove_dir(&place).expect("it was made");
+    std::fs::write(&place, b"cores = 1\nlog = \"\xff\"\n").expect("the temporary folder is writable");
+    assert!(said().contains(":2: this is not UTF-8"), "{}", said());
+    std::fs::remove_file(&place).expect("it was written");
 }
 
 #[test]

@@ -24,9 +24,12 @@ fn end(mqttd: Mqttd, signal: Signal) {
     mqttd.wait();
 }
 
-/// How many files of chunks there are.
+/// How many files of chunks there are with something in them.
 fn files(data: &Data) -> usize {
-    fs::read_dir(data.directory().join("cold")).map_or(0, Iterator::count)
+    let files = fs::read_dir(data.directory().join("cold")).into_iter().flatten();
+    files
+        .filter(|file| file.as_ref().is_ok_and(|file| file.metadata().is_ok_and(|file| file.len() > 0)))
+        .count()
 }
 
 fn store(data: &Data, arguments: &[&str]) -> String {
@@ -78,33 +81,58 @@ fn what_waits_on_the_disk_alone_comes_once_and_in_order_whatever_ends_the_broker
     end(mqttd, Signal::SIGTERM);
 }
 
+/// It takes much along: each says so in one line, with whom it concerns.
 #[test]
-fn a_file_that_is_gone_is_not_passed_over() {
-    let data = Data::with("[limits]\nqueue_memory_bytes_max = 4000\n");
+fn a_file_that_is_gone_is_told_in_a_line_and_not_passed_over() {
+    let settings = "[limits]\nqueue_memory_bytes_max = 4000\n";
+    let data = Data::with(settings);
     let mqttd = data.start("1");
-    let mut away = Client::connect(mqttd.address, "away").expect("it listens");
-    away.subscribe("to/away", 1).expect("it answers");
-    drop(away);
+    for number in 0..5 {
+        let mut away = Client::connect(mqttd.address, &format!("away-{number}")).expect("it listens");
+        away.subscribe("to/away", 1).expect("it answers");
+    }
     let mut publisher = Client::connect(mqttd.address, "publisher").expect("it listens");
     for number in 1..=100 {
         publish(&mut publisher, "to/away", &payload(number), 1, number);
     }
     end(mqttd, Signal::SIGKILL);
     fs::remove_dir_all(data.directory().join("cold")).expect("it is there");
+    let whose = "messages that waited for \"away-0\", \"away-1\", \"away-2\" and 2 other Clients are gone";
+    let lines_on_it = |said: &str| {
+        let said = said.replace("\\\"", "\"");
+        assert!(said.contains(whose), "{said}");
+        said.matches("cold/000000000001").count()
+    };
+
     let directory = data.directory();
     let arguments = ["store", "check", "--data-dir", directory.to_str().expect("UTF-8")];
     let check = command().args(arguments).output().expect("it starts");
-    assert!(!check.status.success());
-    let arguments = ["--data-dir", directory.to_str().expect("UTF-8"), "--cores", "1"];
-    let start = command().args(arguments).output().expect("it starts");
-    assert!(!start.status.success());
-    let said = String::from_utf8_lossy(&start.stderr) + String::from_utf8_lossy(&start.stdout);
-    assert!(said.contains("messages that wait for Clients that are away are gone"), "{said}");
+    assert_eq!(check.status.code(), Some(4));
+    assert_eq!(lines_on_it(&String::from_utf8_lossy(&check.stdout)), 1);
+    assert!(String::from_utf8_lossy(&check.stderr).contains("mqttd store repair --salvage"));
+
+    let said = data.refusal("1");
+    assert_eq!(lines_on_it(&said), 1);
+    assert!(said.contains("mqttd store check") && said.contains("on_damage"), "{said}");
+
+    data.set(&format!("[store]\non_damage = \"salvage\"\n{settings}"));
+    let mqttd = data.start("1");
+    assert_eq!(lines_on_it(&mqttd.said), 1);
+    let mut away = Client::connect(mqttd.address, "away-0").expect("it listens");
+    assert!(away.session_present);
+    let last = take(&mut away, 1);
+    assert!((2..=100).any(|number| last[0].1 == payload(number)), "{last:?}");
+    mqttd.signal(Signal::SIGTERM);
+    let (_, log) = mqttd.wait();
+    assert!(!log.contains("ERROR"), "nothing is left to be said: {log}");
+    assert!(data.directory().join("damaged-1/damage.txt").exists());
+    store(&data, &["check"]);
 }
 
 /// A broker with messages for one client that is away, the first chunk of which is damaged.
 fn damaged(settings: &str) -> (Data, Mqttd) {
-    let data = Data::with(&format!("{settings}[limits]\nqueue_memory_bytes_max = 4000\n"));
+    let limits = "[limits]\nsys_interval_seconds = 1\nqueue_memory_bytes_max = 4000\n";
+    let data = Data::with(&format!("{settings}{limits}"));
     let mqttd = data.start("1");
     let mut away = Client::connect(mqttd.address, "away").expect("it listens");
     away.subscribe("to/away", 1).expect("it answers");
@@ -129,22 +157,35 @@ fn take_rest(mqttd: &Mqttd) -> u16 {
     first
 }
 
-/// Acknowledged messages do not vanish: the broker ends, as with a log that cannot be written, and says what to do.
+/// Nothing of it is given up, and nobody else notices.
 #[test]
-fn a_chunk_that_cannot_be_read_ends_the_broker_until_it_is_given_up() {
-    let (data, mqttd) = damaged("");
-    // It may be answered before that.
-    let _ = Client::connect(mqttd.address, "away");
-    let (code, log) = mqttd.wait();
-    assert_eq!(code, Some(3), "{log}");
-    for text in ["cold/000000000001", "from byte 0 on", "mqttd store check", "repair --salvage"] {
-        assert!(log.contains(text), "{text}: {log}");
+fn who_waits_for_a_chunk_that_cannot_be_read_is_refused_until_it_is_given_up() {
+    let (data, mut mqttd) = damaged("");
+    let mut other = Client::connect(mqttd.address, "other").expect("it listens");
+    other.subscribe("$SYS/broker/sessions/unreadable", 0).expect("it answers");
+    // Let in or not, it gets nothing.
+    if let Ok(mut away) = Client::connect(mqttd.address, "away") {
+        assert!(away.session_present && away.receive().is_err());
     }
+    assert_eq!(Client::code(4, mqttd.address, "away").expect("it answers"), 3, "Server unavailable");
+    let code = Client::code(5, mqttd.address, "away").expect("it answers");
+    assert_eq!(code, 0x83, "Implementation specific error");
+    while take(&mut other, 1)[0].1 != "1" {}
+    let whose = mqttd.says("it is refused");
+    for text in ["\"away\"", "cold/000000000001", "from byte 0 on", "mqttd store check", "repair --salvage"] {
+        assert!(whose.contains(text), "{text}: {whose}");
+    }
+    mqttd.signal(Signal::SIGTERM);
+    let (code, log) = mqttd.wait();
+    assert!(code == Some(0) && !log.contains("it is refused"), "{log}");
+
     let directory = data.directory();
     let directory = directory.to_str().expect("UTF-8");
     let check = command().args(["store", "check", "--data-dir", directory]).output().expect("it starts");
     let said = String::from_utf8_lossy(&check.stdout);
-    assert!(!check.status.success() && said.contains("messages that waited for \"away\" are gone"), "{said}");
+    assert!(said.contains("messages that waited for \"away\" are gone"), "{said}");
+    assert_eq!(check.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&check.stderr).contains("mqttd store repair --salvage"));
     let repair = ["store", "repair", "--salvage", "--yes", "--data-dir", directory];
     let repair = command().args(repair).output().expect("it starts");
     let repaired = String::from_utf8_lossy(&repair.stdout);

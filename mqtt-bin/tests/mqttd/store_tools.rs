@@ -279,6 +279,9 @@ fn a_part_of_the_log_can_be_dumped() {
     assert_eq!(numbers(&["--core", &core.to_string()]), of(core));
     assert_eq!(numbers(&["--core", &core.to_string(), "--from", "2", "--to", "3"]), [(core, 2), (core, 3)]);
     assert!(refused(&place.store(&["dump-log", "--core", "2"]), 1).contains("no core 2"));
+    assert_eq!(numbers(&["--from", "1000000"]), [], "the log ends before that");
+    let reversed = place.store(&["dump-log", "--from", "3", "--to", "2"]);
+    assert!(refused(&reversed, 1).contains("give the lower number first"));
 }
 
 #[test]
@@ -338,6 +341,54 @@ fn damage_is_found_refused_and_salvaged() {
 }
 
 #[test]
+fn what_is_read_of_a_damaged_log_is_told_by_its_first_record_and_its_last() {
+    let place = Place::new();
+    let mqttd = place.broker();
+    let mut client = connect(&mqttd);
+    client.write_all(SUBSCRIBE).expect("it reads");
+    read_packets(&mut client, 1);
+    client.write_all(PUBLISH).expect("it reads");
+    read_packets(&mut client, 2);
+    kill(mqttd);
+    let segment = place.segment();
+    let core = if segment.to_str().expect("ASCII").contains("core-0") { 0 } else { 1 };
+    let whole = done(place.store(&["check"]));
+    let records = |check: &str| {
+        let line =
+            check.lines().find(|line| line.starts_with(&format!("core {core}: "))).expect("of each core");
+        let (_, records) =
+            line.split_once("; ").map_or(("", line), |(front, _)| front.split_once(", ").expect("two"));
+        records.to_owned()
+    };
+    assert!(records(&whole).starts_with("records 1 to "), "{whole}");
+    // The last commit but one: behind that with the session.
+    let bytes = fs::read(&segment).expect("readable");
+    let pages = bytes.chunks(4096).enumerate().filter(|(_, page)| page.starts_with(b"mqLC"));
+    let (page, _) = pages.rev().nth(1).expect("there are three");
+    flip(&segment, page as u64 * 4096 + 48);
+    let check = place.store(&["check"]);
+    refused(&check, 4);
+    assert_eq!(records(out(&check)), records(&whole), "{}", out(&check));
+    refused(&place.store(&["repair", "--salvage", "--yes"]), 4);
+    let report = fs::read_to_string(place.0.join("data/damaged-1/damage.txt")).expect("a report");
+    assert!(report.contains(&format!("kept of core {core}: 1 session, ")), "{report}");
+}
+
+#[test]
+fn a_directory_with_a_broken_meta_is_damaged_and_repair_changes_nothing() {
+    let place = Place::new();
+    place.filled();
+    flip(&place.0.join("data/META"), 20);
+    let before = contents(&place.0.join("data"));
+    for arguments in [&["check"][..], &["stat"], &["export"], &["dump-log"]] {
+        assert!(refused(&place.store(arguments), 4).contains("META: the file is damaged"), "{arguments:?}");
+    }
+    let repair = place.store(&["repair", "--salvage", "--yes"]);
+    assert!(refused(&repair, 1).contains("Put back a backup"));
+    assert_eq!(contents(&place.0.join("data")), before);
+}
+
+#[test]
 fn a_write_that_was_cut_short_is_no_damage() {
     let place = Place::new();
     place.filled();
@@ -392,7 +443,10 @@ fn an_import_is_whole_or_nothing_and_only_where_nothing_is() {
     let missing = place.store(&["import", &place.path("missing")]);
     assert!(refused(&missing, 1).contains("cannot read"));
     let exists = place.store(&["export", "--output", &file]);
-    assert!(refused(&exists, 1).contains("cannot write"));
+    assert!(
+        refused(&exists, 1).contains("writes over nothing")
+            && said(&exists).contains("give a name that no file has yet")
+    );
     assert_eq!(fs::read_to_string(&file).expect("there"), GOLDEN, "it was not written over");
 }
 
@@ -461,7 +515,7 @@ fn of_a_damaged_snapshot_all_is_kept_but_one_commit_and_what_is_gone_is_told() {
             false => "the snapshot, byte 4096: what is there up to byte ".to_owned(),
         };
         let what = format!("{}: {what}", snapshot.display());
-        assert_eq!(start.status.code(), Some(1), "it refuses to start");
+        assert_eq!(start.status.code(), Some(4), "it refuses to start");
         assert!(said(&start).contains(&what), "{what}: {}", said(&start));
 
         let repaired = place.store(&["repair", "--salvage", "--yes"]);

@@ -67,6 +67,12 @@ pub trait Store {
         0
     }
 
+    /// Whether what was appended needs room that is still to be made, and more than is being made. Publishers of what has to
+    /// be kept wait meanwhile.
+    fn is_short(&self) -> bool {
+        false
+    }
+
     /// Whether anything that is appended outlives the process. If not, what is told for that alone need not be.
     fn keeps(&self) -> bool {
         true
@@ -96,7 +102,8 @@ pub trait Cold {
     fn park(&mut self, ticket: u64, messages: u32, records: Vec<u8>);
 
     /// Asks for the messages of a chunk. The answer goes to
-    /// [`Shard::chunk_loaded`](crate::shard::Shard::chunk_loaded).
+    /// [`Shard::chunk_loaded`](crate::shard::Shard::chunk_loaded). A chunk that cannot be read stays as it is until it is
+    /// released.
     fn load(&mut self, ticket: u64, chunk: Chunk);
 
     /// Asks for a copy of a chunk in a place that is better for it. The answer goes to

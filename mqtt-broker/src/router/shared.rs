@@ -30,7 +30,7 @@ pub enum Strategy {
 
 /// A text that names no [`Strategy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a strategy is one of round_robin, sticky, hash_client, hash_topic, least_in_flight")]
+#[error("expected round_robin, sticky, hash_client, hash_topic or least_in_flight")]
 pub struct UnknownStrategy;
 
 impl Strategy {

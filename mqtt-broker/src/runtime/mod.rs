@@ -24,4 +24,4 @@ pub use client::{ClientError, LocalClient, Received};
 pub use handle::{BrokerStats, Handle};
 pub use listen::ListenError;
 pub use shared::BrokerError;
-pub use store::{LogRead, OfflineStore, OnDamage, StoreConfig, StoreError, StoredCore};
+pub use store::{LogRead, OfflineStore, OnDamage, StoreConfig, StoreConfigError, StoreError, StoredCore};

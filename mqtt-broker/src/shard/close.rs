@@ -11,6 +11,7 @@ use super::contract::Action;
 use super::input::Step;
 use super::session::Session;
 use super::table::Key;
+use super::unreadable::UNREADABLE;
 use crate::ports::Event;
 
 impl Shard {
@@ -39,6 +40,11 @@ impl Shard {
                 if live.sender.encode(&disconnect, &mut last).is_err() {
                     debug!(connection = key.index, "a DISCONNECT larger than the peer accepts is left out");
                 }
+            }
+            // Nothing of a CONNACK was said: it becomes a refusal.
+            (State::Live(live), Some(UNREADABLE)) if lacks_connack => {
+                self.stats.connects_refused += 1;
+                encode_refusal(live.version(), UNREADABLE, &mut last);
             }
             (State::Deciding(deciding), Some(reason)) => {
                 encode_refusal(deciding.version, reason, &mut last);

@@ -19,10 +19,10 @@ use super::queue::{Delivery, Queue};
 use super::session::Session;
 use super::stats::DropReason;
 use super::table::Key;
+use super::unreadable::Unreadable;
 use crate::message::MessageRef;
 use crate::ports::Commit;
-use crate::store::cold::{Chunk, ChunkWriter, Parked};
-use crate::store::image;
+use crate::store::cold::{Chunk, ChunkWriter, Loaded, Parked};
 use crate::store::record::{Identifiers, Record};
 
 /// The second chunk of a session has at least this share of a full one, the third twice as much and so on: a session that
@@ -75,6 +75,8 @@ impl Cold {
 pub(super) struct Parking {
     /// Who has asked, by ticket.
     asked: HashMap<u64, Ask, RandomState>,
+    /// The sessions whose first chunk cannot be read.
+    pub(super) unreadable: HashMap<Key, Unreadable, RandomState>,
     /// What the messages cost whose chunks are being written.
     under_way: u64,
     /// The place of the session that is looked at next.
@@ -101,12 +103,15 @@ enum What {
         cost: u64,
     },
     Load(Chunk),
+    /// Whether it can be read again, for a Client that is not let in.
+    Look(Chunk),
 }
 
 impl Parking {
     pub(super) fn new(hasher: RandomState) -> Parking {
         Parking {
-            asked: HashMap::with_hasher(hasher),
+            asked: HashMap::with_hasher(hasher.clone()),
+            unreadable: HashMap::with_hasher(hasher),
             under_way: 0,
             hand: 0,
             found: false,
@@ -132,12 +137,15 @@ impl Shard {
         self.settle();
     }
 
-    /// The messages of the chunk that was asked for under `ticket`, which expire by wall time; `None`: it cannot be read.
-    pub fn chunk_loaded(&mut self, ticket: u64, messages: Option<Vec<image::Delivery>>, now: Now) {
+    /// What became of reading the chunk that was asked for under `ticket`.
+    pub fn chunk_loaded(&mut self, ticket: u64, loaded: Loaded, now: Now) {
         self.now = now;
-        let ask = self.parking.asked.remove(&ticket);
-        if let Some(Ask { session, what: What::Load(chunk) }) = ask {
-            self.finish_loading(ticket, session, chunk, messages);
+        match self.parking.asked.remove(&ticket) {
+            Some(Ask { session, what: What::Load(chunk) }) => {
+                self.finish_loading(ticket, session, chunk, loaded);
+            }
+            Some(Ask { session, what: What::Look(chunk) }) => self.finish_look(session, chunk, &loaded),
+            _ => {}
         }
         self.settle();
     }
@@ -176,13 +184,7 @@ impl Shard {
         self.records.append(self.now, &Record::Parked { client_id, chunk });
     }
 
-    fn finish_loading(
-        &mut self,
-        ticket: u64,
-        key: Key,
-        chunk: Chunk,
-        messages: Option<Vec<image::Delivery>>,
-    ) {
+    fn finish_loading(&mut self, ticket: u64, key: Key, chunk: Chunk, loaded: Loaded) {
         let (now, wall) = (self.now.millis, self.records.wall(self.now));
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(cold) = session.known_cold_mut().filter(|cold| cold.asked == ticket) else { return };
@@ -192,13 +194,21 @@ impl Shard {
             return self.pump(key);
         }
         let taken = cold.parked.taken();
-        let Some(messages) = messages else {
-            let lost = cold.parked.first().map_or(0, |first| first.messages - taken);
-            error!(client_id = &*session.client_id, messages = lost, "what waited for this Client is lost");
-            self.take_parked(key, lost);
-            self.stats.messages_kept -= u64::from(lost);
-            self.stats.dropped(DropReason::Lost, lost.into());
-            return self.pump(key);
+        let left = chunk.messages - taken;
+        let messages = match loaded {
+            Loaded::Messages(messages) => messages,
+            Loaded::Unreadable(what) => return self.begin_to_refuse(key, chunk, left, &what),
+            Loaded::Lost => {
+                error!(
+                    client_id = &*session.client_id,
+                    messages = left,
+                    "what waited for this Client is lost"
+                );
+                self.take_parked(key, left);
+                self.stats.messages_kept -= u64::from(left);
+                self.stats.dropped(DropReason::Lost, left.into());
+                return self.pump(key);
+            }
         };
         let mut loaded = Box::<Queue>::default();
         for stored in messages.iter().skip(taken as usize) {
@@ -339,9 +349,21 @@ impl Shard {
     fn load(&mut self, key: Key) {
         let Some(cold) = self.sessions.get_mut(key).and_then(Session::known_cold_mut) else { return };
         let Some(chunk) = cold.parked.first().filter(|_| cold.asked == 0) else { return };
+        cold.asked = self.next_token + 1;
+        self.ask_for(key, chunk, What::Load(chunk));
+    }
+
+    /// Asks whether the session's first chunk can be read, of which nothing is taken.
+    pub(super) fn look(&mut self, key: Key) {
+        let chunk = self.sessions.get(key).and_then(Session::cold).and_then(|cold| cold.parked.first());
+        if let Some(chunk) = chunk {
+            self.ask_for(key, chunk, What::Look(chunk));
+        }
+    }
+
+    fn ask_for(&mut self, session: Key, chunk: Chunk, what: What) {
         self.next_token += 1;
-        cold.asked = self.next_token;
-        self.parking.asked.insert(self.next_token, Ask { session: key, what: What::Load(chunk) });
+        self.parking.asked.insert(self.next_token, Ask { session, what });
         if let Some(port) = self.records.cold() {
             port.load(self.next_token, chunk);
         }
@@ -363,6 +385,10 @@ impl Shard {
         let records = &mut self.records;
         cold.parked.take(count.into(), |chunk| records.release(chunk, commit));
         self.stats.messages_parked -= u64::from(count);
+        if ends_chunk {
+            self.review_unreadable(key);
+        }
+        let cold = self.sessions.get_mut(key).and_then(Session::known_cold_mut)?;
         let delivery = cold.loaded.as_mut()?.pop()?;
         self.stats.queue_bytes -= delivery.cost() as u64;
         Some(delivery)

@@ -17,7 +17,7 @@ use super::contract::Now;
 use super::session::Session;
 use super::table::Key;
 use crate::ports::Commit;
-use crate::store::cold::Chunk;
+use crate::store::cold::{Chunk, Place};
 use crate::store::record::Record;
 
 /// Bytes of chunks that are copied at one time, or one chunk: nothing that a Client waits for stands behind more.
@@ -33,8 +33,8 @@ pub(super) struct Moves {
     hand: u32,
     /// Whose chunk is being copied, by ticket.
     asked: HashMap<u64, (Key, Chunk), RandomState>,
-    /// One of them could not be.
-    has_failed: bool,
+    /// Those of this round that could not be: they stay where they are, or it would be tried for ever.
+    failed: BTreeSet<Place>,
     /// Whether the hand has more to look at.
     pub(super) goes_on: bool,
 }
@@ -46,7 +46,7 @@ impl Moves {
             next: BTreeSet::new(),
             hand: 0,
             asked: HashMap::with_hasher(hasher),
-            has_failed: false,
+            failed: BTreeSet::new(),
             goes_on: false,
         }
     }
@@ -67,7 +67,7 @@ impl Shard {
         if let Some((session, chunk)) = self.moves.asked.remove(&ticket) {
             match copy {
                 Some(copy) => self.finish_move(session, chunk, copy),
-                None => self.moves.has_failed = true,
+                None => _ = self.moves.failed.insert(chunk.place()),
             }
         }
         self.move_some();
@@ -82,6 +82,7 @@ impl Shard {
             // It is over meanwhile, or its session.
             return self.records.release(copy, Commit::Now);
         }
+        self.review_unreadable(key);
         let Some(session) = self.sessions.get(key) else { return };
         let client_id = &*session.client_id;
         let commit = self.records.append(self.now, &Record::Moved { client_id, from, to });
@@ -94,12 +95,9 @@ impl Shard {
         if !self.moves.asked.is_empty() || self.records.are_full() {
             return;
         }
-        if core::mem::take(&mut self.moves.has_failed) {
-            // Its chunks stay where they are, or it would be tried for ever.
-            self.moves.hand += 1;
-        }
         if self.moves.files.is_empty() {
             self.moves.files = core::mem::take(&mut self.moves.next);
+            self.moves.failed.clear();
             self.moves.hand = 0;
         }
         if self.moves.files.is_empty() {
@@ -130,7 +128,10 @@ impl Shard {
         let Some(cold) = self.sessions.get(key).and_then(Session::cold) else { return 0 };
         let Some(port) = self.records.cold() else { return 0 };
         let mut bytes = 0;
-        for chunk in cold.parked.chunks().filter(|chunk| self.moves.files.contains(&chunk.file)) {
+        let is_to_go = |chunk: &Chunk| {
+            self.moves.files.contains(&chunk.file) && !self.moves.failed.contains(&chunk.place())
+        };
+        for chunk in cold.parked.chunks().filter(is_to_go) {
             if bytes >= bytes_max {
                 break;
             }

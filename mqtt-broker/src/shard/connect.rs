@@ -13,6 +13,7 @@ use super::contract::{Action, Approved};
 use super::input::Step;
 use super::session::{Session, Will};
 use super::table::Key;
+use super::unreadable::UNREADABLE;
 use crate::message::{MessageRef, forwarded_properties};
 use crate::ports::{Commit, Event};
 
@@ -112,6 +113,9 @@ impl Shard {
             }
             if is_over && !connect.clean_start {
                 ended = self.end_session(session);
+            }
+            if self.is_refused(session) {
+                return self.refuse(key, connect.version, UNREADABLE);
             }
         }
         // [MQTT-3.2.2-3]

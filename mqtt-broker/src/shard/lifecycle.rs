@@ -128,6 +128,7 @@ impl Shard {
         self.stats.queue_bytes -= session.queue_bytes() as u64;
         self.stats.dropped(DropReason::SessionEnded, kept);
         self.release_parked(&session, commit);
+        self.review_unreadable(key);
         self.leave_held(&session);
         self.ports.hooks.on_event(&Event::SessionEnded { client_id: &session.client_id });
         commit

@@ -50,6 +50,7 @@ mod stats;
 mod subscribe;
 mod sys;
 mod table;
+mod unreadable;
 mod wheel;
 mod whereabouts;
 
@@ -500,6 +501,7 @@ impl Shard {
     /// What every call ends with.
     fn settle(&mut self) {
         self.stats.sessions = self.sessions.len() as u64;
+        self.stats.sessions_unreadable = self.parking.unreadable.len() as u64;
         self.stats.subscriptions = self.subscriptions.len() as u64;
         self.stats.retained_messages = self.retained.len() as u64 - self.of_tree.0;
         self.stats.retained_bytes = self.retained.bytes() as u64 - self.of_tree.1;
@@ -515,6 +517,7 @@ impl Shard {
         debug_assert_eq!(self.stats.connections, self.connections.len() as u64);
         debug_assert!(self.stats.clients_connected <= self.stats.connections);
         debug_assert!(self.expiries.len() <= self.retained.len());
+        self.check_unreadable();
         // The rest walks over everything: only while that is little.
         if self.sessions.len() > 64 || self.gathers.len() > 256 {
             return;

@@ -137,7 +137,7 @@ impl Records {
         self.stuck = self.full && !self.store.has_reserve();
         // One that is full refuses, and then nobody has to wait.
         let most = if self.behind { self.waiting_max / 2 } else { self.waiting_max };
-        self.behind = !self.full && self.store.waiting_bytes() > most;
+        self.behind = !self.full && (self.store.waiting_bytes() > most || self.store.is_short());
     }
 
     /// Whether so much waits to be written that whoever adds to it has to wait.

@@ -67,6 +67,8 @@ counters! {
     clients_connected => "clients/connected";
     /// Sessions now, connected or not.
     sessions => "sessions/count";
+    /// Sessions now whose Client is refused, as what waits for it cannot be read.
+    sessions_unreadable => "sessions/unreadable";
     /// CONNECT packets refused.
     connects_refused => "connects/refused";
     /// Connections taken over by the same ClientID.

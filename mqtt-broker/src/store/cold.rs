@@ -70,6 +70,17 @@ pub enum ChunkError {
     },
 }
 
+/// What became of a chunk that was to be read.
+#[derive(Debug)]
+pub enum Loaded {
+    /// Its messages, which expire by wall time.
+    Messages(Vec<Delivery>),
+    /// It cannot be read, and is not given up: where it is, why, and what to do.
+    Unreadable(String),
+    /// It cannot be read, and what waits in it is given up.
+    Lost,
+}
+
 /// The chunks of one session, oldest first.
 #[derive(Clone, Debug, Default)]
 pub struct Parked {

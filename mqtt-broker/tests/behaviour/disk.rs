@@ -7,7 +7,7 @@ use std::rc::Rc;
 use mqtt_broker::config::{CoreId, Limits};
 use mqtt_broker::ports::{Cold, Commit, Ports, Store, StoreStatus};
 use mqtt_broker::shard::{Shard, SnapshotPosition};
-use mqtt_broker::store::cold::{Chunk, chunk_records, put_chunk, read_chunk};
+use mqtt_broker::store::cold::{Chunk, Loaded, chunk_records, put_chunk, read_chunk};
 use mqtt_broker::store::image::Image;
 use mqtt_broker::store::record::Record;
 
@@ -42,7 +42,7 @@ impl Log {
     }
 }
 
-/// Chunks of one core, in a file that has the core's number.
+/// Chunks of one core, in a file that has the core's number; what was moved goes by the next number with the same remainder.
 #[derive(Default)]
 struct ColdFile {
     bytes: Vec<u8>,
@@ -51,6 +51,8 @@ struct ColdFile {
     released: Vec<(Chunk, u64)>,
     /// What is asked for fails.
     fails: bool,
+    /// What cannot be read is given up.
+    salvages: bool,
 }
 
 enum Asked {
@@ -229,21 +231,30 @@ impl Disk {
                 cluster.shards[core].chunk_parked(ticket, chunk, cluster.now);
             }
             Asked::Load(ticket, chunk) => {
-                let messages = {
+                let loaded = {
                     let logs = self.logs.borrow();
-                    let cold = &logs[chunk.file as usize].cold;
+                    let cold = &logs[chunk.file as usize % count].cold;
                     let is_there = cold.released.iter().all(|(released, _)| *released != chunk);
                     let bytes = &cold.bytes[chunk.offset as usize..][..chunk.bytes as usize];
-                    (is_there && !cold.fails).then(|| read_chunk(bytes, KEY, chunk).expect("it was written"))
+                    match cold {
+                        ColdFile { fails: true, salvages: false, .. } => {
+                            Loaded::Unreadable("it fails".to_owned())
+                        }
+                        ColdFile { fails: false, .. } if is_there => {
+                            Loaded::Messages(read_chunk(bytes, KEY, chunk).expect("it was written"))
+                        }
+                        _ => Loaded::Lost,
+                    }
                 };
-                cluster.shards[core].chunk_loaded(ticket, messages, cluster.now);
+                cluster.shards[core].chunk_loaded(ticket, loaded, cluster.now);
             }
             Asked::Move(ticket, chunk) => {
                 let copy = {
-                    let ColdFile { bytes, fails, .. } = &mut self.logs.borrow_mut()[chunk.file as usize].cold;
+                    let cold = &mut self.logs.borrow_mut()[chunk.file as usize % count].cold;
+                    let ColdFile { bytes, fails, .. } = cold;
                     let old = bytes[chunk.offset as usize..][..chunk.bytes as usize].to_vec();
                     let records = chunk_records(&old, KEY, chunk).expect("it was written");
-                    let place = (chunk.file, bytes.len() as u64);
+                    let place = (chunk.file + count as u64, bytes.len() as u64);
                     (!*fails).then(|| put_chunk(bytes, KEY, place, chunk.messages, records))
                 };
                 cluster.shards[core].chunk_moved(ticket, copy, cluster.now);
@@ -253,7 +264,7 @@ impl Disk {
         true
     }
 
-    /// The shards are told to move what they have in the only file of each core: to the end of it.
+    /// The shards are told to move what they have in the first file of each core.
     pub(crate) fn vacate(&self, cluster: &mut Cluster) {
         let files: Vec<u64> = (0..cluster.shards.len() as u64).collect();
         let now = cluster.now;
@@ -263,6 +274,16 @@ impl Disk {
     /// Whether chunks can neither be written nor read.
     pub(crate) fn set_cold_fails(&self, fails: bool) {
         self.logs.borrow_mut().iter_mut().for_each(|log| log.cold.fails = fails);
+    }
+
+    /// From now on what cannot be read is given up.
+    pub(crate) fn salvage(&self) {
+        self.logs.borrow_mut().iter_mut().for_each(|log| log.cold.salvages = true);
+    }
+
+    /// How many chunks are to be written or read.
+    pub(crate) fn asked(&self) -> usize {
+        self.logs.borrow().iter().map(|log| log.cold.asked.len()).sum()
     }
 
     /// Bytes of the chunks that somebody needs.

@@ -47,6 +47,7 @@ mod seen;
 mod shared;
 mod sys;
 mod takeover;
+mod unreadable;
 mod waiting;
 mod will_order;
 mod wills;

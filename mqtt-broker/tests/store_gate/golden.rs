@@ -9,7 +9,8 @@ use std::path::Path;
 use mqtt_broker::message::MessageRef;
 use mqtt_broker::store::cold::{ChunkWriter, chunk_records, put_chunk, read_chunk};
 use mqtt_broker::store::log::{
-    Identity, Log, LogConfig, PAGE, ReadConfig, Reader, Recovered, SEGMENT_STEP, SnapshotReader, SnapshotWriter,
+    Identity, Log, LogConfig, PAGE, ReadConfig, Reader, Recovered, SEGMENT_STEP, SnapshotReader,
+    SnapshotWriter,
 };
 use mqtt_broker::store::record::{Identifiers, Record};
 use mqtt_proto::types::{Qos, TopicName};

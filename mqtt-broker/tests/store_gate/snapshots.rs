@@ -1,5 +1,6 @@
 //! Snapshots: written in any slices, read whole or refused.
 
+use crc32c::{crc32c, crc32c_append};
 use mqtt_broker::store::log::{Fault, Identity, PAGE, Place, ReadError, SnapshotReader, SnapshotWriter};
 
 use crate::Row;
@@ -182,6 +183,25 @@ fn what_is_wrong_with_a_snapshot_is_named_with_its_place() {
     let cut = File::new(file.bytes()[..second].to_vec());
     assert_eq!(fault(&cut), (Place::Snapshot(until), Fault::Total));
     assert_eq!(fault(&File::default()), (Place::Snapshot(0), Fault::Total));
+}
+
+#[test]
+fn a_commit_of_a_snapshot_that_verifies_and_holds_no_records_is_named_by_its_own_place() {
+    let (mut file, records) = of_one_state(300);
+    let bytes = file.bytes_mut();
+    // A length with a needless byte.
+    bytes[PAGE + 48 + 1..PAGE + 48 + 3].copy_from_slice(&[0x80, 0]);
+    let seed = crc32c_append(crc32c(&IDENTITY.store), &IDENTITY.core.to_le_bytes());
+    let length = u32::from_le_bytes(bytes[PAGE + 12..PAGE + 16].try_into().expect("four bytes")) as usize;
+    let of_records = crc32c_append(seed, &bytes[PAGE + 48..PAGE + 48 + length]);
+    bytes[PAGE + 8..PAGE + 12].copy_from_slice(&of_records.to_le_bytes());
+    let of_header = crc32c_append(seed, &bytes[PAGE + 8..PAGE + 48]);
+    bytes[PAGE + 4..PAGE + 8].copy_from_slice(&of_header.to_le_bytes());
+    let mut reader = SnapshotReader::open(file, IDENTITY, true).expect("its header is whole");
+    let (found, behind) = salvaged(&mut reader);
+    let damage = reader.damage().first().expect("some is gone");
+    assert_eq!((damage.place, damage.fault), (Place::Snapshot(PAGE as u64), Fault::Records));
+    assert!(behind == [0] && !found.is_empty() && records.ends_with(&found));
 }
 
 #[test]

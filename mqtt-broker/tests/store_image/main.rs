@@ -5,6 +5,7 @@
 mod any;
 mod deal;
 mod expire;
+mod gap;
 mod handover;
 mod history;
 mod model;

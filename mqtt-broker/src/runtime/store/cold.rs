@@ -7,8 +7,7 @@ use std::rc::Rc;
 
 use crate::ports::{Cold, Commit};
 use crate::shard::{Now, Shard};
-use crate::store::cold::Chunk;
-use crate::store::image::Delivery;
+use crate::store::cold::{Chunk, Loaded};
 
 /// What a shard has asked for and is not done yet.
 #[derive(Default)]
@@ -40,7 +39,7 @@ pub(super) enum ColdJob {
 /// What was done, under the tickets that it was asked for with.
 pub(in crate::runtime) enum ColdDone {
     Parked(Vec<(u64, Option<Chunk>)>),
-    Loaded(u64, Option<Vec<Delivery>>),
+    Loaded(u64, Loaded),
     Moved(Vec<(u64, Option<Chunk>)>),
     /// Nobody has asked: little is needed of these files.
     Sparse(Vec<u64>),
@@ -53,7 +52,7 @@ impl ColdDone {
             ColdDone::Parked(all) => {
                 all.into_iter().for_each(|(ticket, chunk)| shard.chunk_parked(ticket, chunk, now));
             }
-            ColdDone::Loaded(ticket, messages) => shard.chunk_loaded(ticket, messages, now),
+            ColdDone::Loaded(ticket, loaded) => shard.chunk_loaded(ticket, loaded, now),
             ColdDone::Moved(all) => {
                 all.into_iter().for_each(|(ticket, chunk)| shard.chunk_moved(ticket, chunk, now));
             }

@@ -10,7 +10,9 @@
 //! current file. They belong to the directory and not to a layout: a chunk stays where it is whatever core its session is
 //! at home on.
 //!
-//! Invariant: a chunk is on the disk before the log tells of it, and until the log has told that it is over.
+//! Invariant: a chunk is on the disk before the log tells of it, and until the log has told that it is over. No place is ever
+//! that of two chunks: the last number stays taken by an empty file where there is no other, so a session that names a place still,
+//! as salvage has lost what said that it is over, never finds another one's messages there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,11 +23,11 @@ use std::path::{Path, PathBuf};
 
 use tracing::{error, warn};
 
-use super::StoreError;
 use super::again::is_passing;
 use super::cold::{ColdDone, ColdJob, Park};
 use super::files::sync_folder;
-use crate::store::cold::{Chunk, chunk_records, put_chunk, read_chunk};
+use super::{StoreError, cold_losses};
+use crate::store::cold::{Chunk, Loaded, chunk_records, put_chunk, read_chunk};
 use crate::store::image::{Delivery, Image};
 
 /// Bytes from which on a file is not appended to any more.
@@ -48,6 +50,8 @@ pub(in crate::runtime) struct ColdFiles {
     /// The files of which something is needed, and the one that is appended to.
     files: BTreeMap<u64, Needed>,
     current: Option<(u64, File)>,
+    /// The empty file that keeps the last number taken, if that is needed.
+    mark: Option<u64>,
     /// The number of the next file.
     next: u64,
     /// Files of which little is needed, and no core was told.
@@ -90,7 +94,7 @@ impl ColdFiles {
     /// Opens the files of the data directory `directory`, and removes those that none of the images needs.
     ///
     /// # Errors
-    /// The system refuses something, or a file that is needed is missing or too short, unless that is to be `salvaged`.
+    /// The system refuses something, or a file that is needed is missing or too short.
     pub(super) fn open(
         directory: &Path,
         key: [u64; 2],
@@ -98,50 +102,37 @@ impl ColdFiles {
         salvage: bool,
     ) -> Result<ColdFiles, StoreError> {
         let folder = folder(directory);
-        let (mut files, mut ends) = (BTreeMap::<u64, Needed>::new(), BTreeMap::<u64, u64>::new());
+        let lengths = cold_losses::look_at_files(directory, images)?;
+        let mut files = BTreeMap::<u64, Needed>::new();
         for chunk in images.iter().flat_map(Image::chunks) {
             let needed = files.entry(chunk.file).or_default();
             needed.chunks += 1;
             needed.live += u64::from(chunk.bytes);
-            let end = ends.entry(chunk.file).or_default();
-            *end = (*end).max(chunk.offset + u64::from(chunk.bytes));
+            needed.bytes = lengths[&chunk.file];
         }
         let mut next = files.keys().next_back().map_or(1, |last| last + 1);
         let there = numbers(&folder).map_err(StoreError::system("list", &folder))?;
-        for number in there {
-            next = next.max(number + 1);
-            if !files.contains_key(&number) {
-                let path = file(&folder, number);
-                fs::remove_file(&path).map_err(StoreError::system("remove", &path))?;
-            }
-        }
-        for (&number, needed) in &mut files {
-            let (path, end) = (file(&folder, number), ends[&number]);
-            let what = match fs::metadata(&path) {
-                Ok(found) if found.len() >= end => {
-                    needed.bytes = found.len();
-                    continue;
-                }
-                Ok(found) => format!("{} of {end} bytes are left", found.len()),
-                Err(error) => error.to_string(),
+        next = there.iter().fold(next, |next, &number| next.max(number + 1));
+        let mut mark = None;
+        for number in there.into_iter().filter(|number| !files.contains_key(number)) {
+            let removed = if number + 1 == next {
+                mark = Some(number);
+                empty(&folder, number)
+            } else {
+                fs::remove_file(file(&folder, number))
             };
-            let what =
-                format!("{}: {what}: messages that wait for Clients that are away are gone", path.display());
-            if !salvage {
-                return Err(StoreError::Cold { what });
-            }
-            error!("{what}");
+            removed.map_err(StoreError::system("remove", &file(&folder, number)))?;
         }
         let sparse = files.iter().filter(|(_, needed)| needed.is_sparse()).map(|(&number, _)| number);
         let sparse = sparse.collect();
-        Ok(ColdFiles { folder, key, salvage, files, current: None, next, sparse, move_from: 0 })
+        Ok(ColdFiles { folder, key, salvage, files, current: None, mark, next, sparse, move_from: 0 })
     }
 
     /// Does what is to be done; the answer, if one is waited for.
     ///
     /// # Errors
-    /// Messages that were acknowledged cannot be read, and are not to be passed over.
-    pub(super) fn handle(&mut self, job: ColdJob, now: u64) -> Result<Option<ColdDone>, Unread> {
+    /// For a shortage that passes a chunk cannot be read now.
+    pub(super) fn handle(&mut self, job: ColdJob, now: u64) -> io::Result<Option<ColdDone>> {
         Ok(match job {
             ColdJob::Park(parks) => Some(ColdDone::Parked(self.park(parks))),
             ColdJob::Load(ticket, chunk) => Some(ColdDone::Loaded(ticket, self.load(chunk)?)),
@@ -187,6 +178,9 @@ impl ColdFiles {
             self.next += 1;
             self.current = Some((number, make(&self.folder, number)?));
             self.files.insert(number, Needed::default());
+            if let Some(mark) = self.mark.take() {
+                remove(&self.folder, mark);
+            }
         }
         let (number, to) = self.current.as_ref().expect("made above");
         let known = self.files.get_mut(number).expect("it is there as long as it is current");
@@ -207,24 +201,21 @@ impl ColdFiles {
         Ok(chunks)
     }
 
-    fn load(&self, chunk: Chunk) -> Result<Option<Vec<Delivery>>, Unread> {
+    fn load(&self, chunk: Chunk) -> io::Result<Loaded> {
         let error = match read(&self.folder, self.key, chunk) {
-            Ok(messages) => return Ok(Some(messages)),
+            Ok(messages) => return Ok(Loaded::Messages(messages)),
             Err(Unread::Damaged(error)) => error,
-            Err(short) => return Err(short),
+            Err(Unread::Short(error)) => return Err(error),
         };
-        let what = format!(
-            "{error}: {} messages that wait for a Client that was away cannot be read",
-            chunk.messages
-        );
         if !self.salvage {
-            return Err(Unread::Damaged(format!(
-                "{what}. \"mqttd store check\" says what else is damaged, and \"mqttd store repair --salvage\" goes on \
-                 without it (on_damage = \"salvage\" in [store])"
+            return Ok(Loaded::Unreadable(format!(
+                "{error}. Stop the broker; then \"mqttd store check\" says what else is damaged, and \"mqttd store repair \
+                 --salvage\" gives up what cannot be read (on_damage = \"salvage\" in [store] does so at once)"
             )));
         }
-        error!("{what}");
-        Ok(None)
+        let messages = chunk.messages;
+        error!("{error}: {messages} messages that wait for a Client that was away cannot be read");
+        Ok(Loaded::Lost)
     }
 
     /// Copies chunks to the current file. Where one cannot be read, it is for the one who wants its messages to say so.
@@ -299,12 +290,32 @@ impl ColdFiles {
 
     fn remove(&mut self, number: u64) {
         self.files.remove(&number);
-        let path = file(&self.folder, number);
-        if let Err(error) = fs::remove_file(&path) {
-            // The next start tries again.
-            warn!(path = %path.display(), %error, "a file that is not needed any more stays");
+        if self.mark.max(self.files.keys().next_back().copied()) > Some(number) {
+            return remove(&self.folder, number);
         }
+        self.mark = Some(number);
+        stays(&self.folder, number, empty(&self.folder, number));
     }
+}
+
+fn remove(folder: &Path, number: u64) {
+    stays(folder, number, fs::remove_file(file(folder, number)));
+}
+
+/// What cannot be removed now is at the next start.
+fn stays(folder: &Path, number: u64, removed: io::Result<()>) {
+    if let Err(error) = removed {
+        let path = file(folder, number);
+        warn!(path = %path.display(), %error, "a file that is not needed any more stays");
+    }
+}
+
+/// Puts an empty file in the place of one, which may have another name elsewhere and is itself left as it is.
+fn empty(folder: &Path, number: u64) -> io::Result<()> {
+    let path = file(folder, number);
+    let new = path.with_extension("new");
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    fs::rename(&new, &path)
 }
 
 /// Puts the files that none of `images` needs, which the next start removes, into the folder `aside` too: they belong to what
@@ -325,7 +336,8 @@ pub(super) fn keep_unnamed(directory: &Path, aside: &Path, images: &[Image]) -> 
         for number in unnamed {
             let (old, new) = (file(&from, number), file(&to, number));
             // Not every file system has a second name for a file, and it may have got it before.
-            fs::hard_link(&old, &new).or_else(|_| fs::rename(&old, &new))?;
+            let moved = || fs::rename(&old, &new).and_then(|()| empty(&from, number));
+            fs::hard_link(&old, &new).or_else(|_| moved())?;
         }
         sync_folder(&to)
     };
@@ -367,11 +379,11 @@ fn failed(folder: &Path, chunk: Chunk, error: &dyn fmt::Display) -> String {
     format!("{}: {} bytes from byte {} on: {error}", path.display(), chunk.bytes, chunk.offset)
 }
 
-fn folder(directory: &Path) -> PathBuf {
+pub(super) fn folder(directory: &Path) -> PathBuf {
     directory.join("cold")
 }
 
-fn file(folder: &Path, number: u64) -> PathBuf {
+pub(super) fn file(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("{number:012}"))
 }
 

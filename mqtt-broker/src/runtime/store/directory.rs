@@ -15,6 +15,8 @@ use super::meta::Meta;
 use crate::ring::random_words;
 use crate::store::log::Identity;
 
+const META: &str = "META";
+
 const LAYOUT: &str = "layout-";
 
 /// Held by whoever uses the directory.
@@ -47,9 +49,9 @@ impl Directory {
         let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
         let direct = files::can_write_direct(&path)
             .map_err(StoreError::system("write to the data directory", &path))?;
-        let file = path.join("META");
-        let meta = match fs::read_to_string(&file) {
-            Ok(text) => Meta::decode(&text).map_err(|what| StoreError::Meta { path: file, what })?,
+        let file = path.join(META);
+        let meta = match fs::read(&file) {
+            Ok(text) => decode(&file, &text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 not_lost(&path)?;
                 begin(&path, cores)?
@@ -72,14 +74,14 @@ impl Directory {
             _ => StoreError::System { doing: "read", path: path.to_owned(), error },
         };
         let path = path.canonicalize().map_err(missing)?;
-        let file = path.join("META");
+        let file = path.join(META);
         if let Err(error) = file.metadata() {
             not_lost(&path)?;
             return Err(missing(error));
         }
         let lock = lock(&path)?;
-        let text = fs::read_to_string(&file).map_err(StoreError::system("read", &file))?;
-        let meta = Meta::decode(&text).map_err(|what| StoreError::Meta { path: file, what })?;
+        let text = fs::read(&file).map_err(StoreError::system("read", &file))?;
+        let meta = decode(&file, &text)?;
         Ok(Directory { path, meta, direct: false, _lock: lock })
     }
 
@@ -113,6 +115,19 @@ impl Directory {
         let meta = Meta { store, layout: self.meta.layout + 1, cores, ..self.meta };
         make_layout(&self.path, &meta)?;
         Ok(meta)
+    }
+
+    /// The layout that was to take the place of this one does not: nothing is left of it, nor of the report of why there was
+    /// to be one. What cannot be removed now is at the next start.
+    pub(super) fn give_up_layout(&self) {
+        let file = self.path.join(META);
+        let counts = fs::read(&file).ok().and_then(|text| decode(&file, &text).ok());
+        if counts != Some(self.meta) {
+            // Nobody knows whether META has changed on the disk.
+            return;
+        }
+        let _ = fs::remove_dir_all(layout(&self.path, self.meta.layout + 1));
+        let _ = fs::remove_file(self.layout().join(REPORT));
     }
 
     /// From now on `meta` counts, whose layout is on the disk.
@@ -182,7 +197,7 @@ fn not_lost(directory: &Path) -> Result<(), StoreError> {
     let what = "the file is missing, and without it nothing in this directory can be read. Put back a backup of it, or begin \
                 with an empty directory"
         .to_owned();
-    Err(StoreError::Meta { path: directory.join("META"), what })
+    Err(StoreError::Meta { path: directory.join(META), what })
 }
 
 fn lock(directory: &Path) -> Result<File, StoreError> {
@@ -202,17 +217,16 @@ fn lock(directory: &Path) -> Result<File, StoreError> {
     }
 }
 
+/// What META says. Bytes that are no text are as damaged as any others.
+fn decode(file: &Path, text: &[u8]) -> Result<Meta, StoreError> {
+    Meta::decode(&String::from_utf8_lossy(text))
+        .map_err(|what| StoreError::Meta { path: file.to_owned(), what })
+}
+
 /// A store that begins.
 fn begin(directory: &Path, cores: u16) -> Result<Meta, StoreError> {
     let [first, second] = random()?;
     let meta = Meta { store: draw()?, layout: 1, cores, hash_key: [first, second] };
-    let old = layout(directory, meta.layout);
-    match fs::remove_dir_all(&old) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(StoreError::System { doing: "remove", path: old, error });
-        }
-        _ => {}
-    }
     make_layout(directory, &meta)?;
     write_meta(directory, &meta)?;
     Ok(meta)
@@ -253,8 +267,15 @@ fn has_data(layout: &Path) -> bool {
     cores.into_iter().any(|core| fs::read_dir(core.path()).into_iter().flatten().next().is_some())
 }
 
+/// Makes the folders of a layout. What has its name was left by a process that ended before META named it.
 fn make_layout(directory: &Path, meta: &Meta) -> Result<(), StoreError> {
     let folder = layout(directory, meta.layout);
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(StoreError::System { doing: "remove", path: folder, error });
+        }
+        _ => {}
+    }
     let make = || {
         DirBuilder::new().mode(0o700).create(&folder)?;
         for core in 0..meta.cores {
@@ -267,7 +288,7 @@ fn make_layout(directory: &Path, meta: &Meta) -> Result<(), StoreError> {
 }
 
 fn write_meta(directory: &Path, meta: &Meta) -> Result<(), StoreError> {
-    let path = directory.join("META");
+    let path = directory.join(META);
     files::finish(&path, false, |file| file.write_all(meta.encode().as_bytes()))
         .map_err(StoreError::system("write", &path))
 }

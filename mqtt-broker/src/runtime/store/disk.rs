@@ -303,21 +303,18 @@ impl Disk {
 
     /// Whether somebody waits for what was appended, or it has waited long enough.
     fn is_to_be_written(&mut self, now: u64) -> bool {
+        // What a later turn appends may be committed apart from it: a chain needs room for all of it, and is there at its end.
+        self.log.borrow_mut().boundary();
         if self.under_way.is_some() {
             return false;
         }
         if self.held.is_some() {
             return true;
         }
-        let mut log = self.log.borrow_mut();
+        let log = self.log.borrow();
         let snapshot = self.snapshot.as_ref().filter(|snapshot| snapshot.stage != Stage::Telling);
         let awaited = self.awaited.get().max(snapshot.map_or(0, |snapshot| snapshot.reach));
-        let writes = self.pace.writes(awaited, log.committed(), log.next() - 1, now);
-        if !writes {
-            // What a later turn appends may be committed apart from it.
-            log.boundary();
-        }
-        writes
+        self.pace.writes(awaited, log.committed(), log.next() - 1, now)
     }
 
     fn check_opened(&mut self) -> Result<(), BrokerError> {
@@ -390,12 +387,16 @@ impl Disk {
             Err(error) => {
                 self.retry_at = Some(now + RETRY_MILLIS);
                 if !std::mem::replace(&mut self.is_full, true) {
+                    let todo = match error.kind() {
+                        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "Make room on this disk",
+                        _ => "Look after this disk: it has room, and does not take it",
+                    };
                     error!(
                         core = %self.core,
                         folder = %self.files.folder.display(),
                         %error,
                         "the store gets no more room: what would have to be kept is refused once the reserve is reached. \
-                         Make room on this disk"
+                         {todo}"
                     );
                 }
             }

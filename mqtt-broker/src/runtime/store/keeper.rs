@@ -20,13 +20,13 @@ use tracing::warn;
 
 use super::again::{Again, is_passing};
 use super::cold::{ColdDone, ColdJob};
-use super::cold_files::{ColdFiles, Unread};
+use super::cold_files::ColdFiles;
 use super::directory::Directory;
 use super::files;
 use crate::config::CoreId;
 use crate::ring::monotonic_millis;
 use crate::runtime::shared::{BrokerError, Command, Shared};
-use crate::store::cold::Chunk;
+use crate::store::cold::{Chunk, Loaded};
 use crate::store::log::{Segment, SnapshotWrite};
 
 /// What a core wants done.
@@ -115,7 +115,13 @@ impl<'a> Keeper<'a> {
         while let Some((core, job)) = self.next(jobs) {
             let files = self.directory.core(core.0);
             let done = match job {
-                Job::Make(segment) => Done::Made(files.make_segment(segment, self.directory.direct)),
+                Job::Make(segment) => match files.make_segment(segment, self.directory.direct) {
+                    Err(error) if is_passing(&error) => {
+                        self.again.put((core, Job::Make(segment)), &error, monotonic_millis());
+                        continue;
+                    }
+                    made => Done::Made(made),
+                },
                 Job::Open(segment) => match files.open_to_write(segment, self.directory.direct) {
                     Err(error) if is_passing(&error) => {
                         self.again.put((core, Job::Open(segment)), &error, monotonic_millis());
@@ -148,15 +154,10 @@ impl<'a> Keeper<'a> {
                     match done {
                         Ok(Some(done)) => Done::Cold(done),
                         Ok(None) => continue,
-                        Err(Unread::Short(error)) => {
+                        Err(error) => {
                             let load = Job::Cold(load.expect("nothing else fails so"));
                             self.again.put((core, load), &error, monotonic_millis());
                             continue;
-                        }
-                        // Nothing is given up for good: the next start has it all.
-                        Err(Unread::Damaged(message)) => {
-                            self.shared.fail(Some(BrokerError::Store { core, message }));
-                            return jobs.iter().for_each(drop);
                         }
                     }
                 }
@@ -171,7 +172,7 @@ impl<'a> Keeper<'a> {
         let is_over = |(_, job): &(CoreId, Job)| matches!(job, Job::Cold(ColdJob::Load(_, chunk)) if over.contains(chunk));
         for (core, job) in self.again.extract(is_over) {
             if let Job::Cold(ColdJob::Load(ticket, _)) = job {
-                let done = Done::Cold(ColdDone::Loaded(ticket, None));
+                let done = Done::Cold(ColdDone::Loaded(ticket, Loaded::Lost));
                 self.shared.core(core).command(Command::Store(done));
             }
         }

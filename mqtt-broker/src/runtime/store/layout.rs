@@ -14,7 +14,7 @@ use super::directory::Directory;
 use super::files::{self, CoreFiles};
 use super::meta::Meta;
 use super::recover::Found;
-use super::{StoreError, cold_files};
+use super::{StoreError, cold_files, count};
 use crate::shard::home_of;
 use crate::store::image::Image;
 use crate::store::log::{Identity, SnapshotWriter};
@@ -38,8 +38,9 @@ pub(super) fn go_over(
         let aside = directory.aside(old);
         error!(aside = %aside.display(), "going on with what can be read; the damaged files are moved aside");
         let kept = found.iter().enumerate().map(|(core, found)| {
-            let (sessions, retained) = (found.image.session_count(), found.image.retained().len());
-            format!("kept of core {core}: {sessions} sessions, {retained} retained messages")
+            let sessions = count(found.image.session_count(), "session");
+            let retained = count(found.image.retained().len(), "retained message");
+            format!("kept of core {core}: {sessions}, {retained}")
         });
         let report: Vec<String> = damage.iter().map(|what| what.to_string()).chain(kept).collect();
         directory.keep_damaged(&(report.join("\n") + "\n"))?;
@@ -49,12 +50,14 @@ pub(super) fn go_over(
     }
     let is_damaged = !damage.is_empty();
     let images = deal(directory, found.into_iter().map(|found| found.image).collect(), cores, seed);
-    let meta = write_layout(directory, &images)?;
-    if is_damaged {
-        let aside = directory.layout();
-        cold_files::keep_unnamed(directory.path(), &aside, &images)?;
-    }
-    directory.switch(meta)
+    let written = write_layout(directory, &images).and_then(|meta| {
+        if is_damaged {
+            let aside = directory.layout();
+            cold_files::keep_unnamed(directory.path(), &aside, &images)?;
+        }
+        Ok(meta)
+    });
+    change(directory, written)
 }
 
 /// Deals `images` out to `cores` cores, writes them as a layout, and goes over to it.
@@ -65,8 +68,17 @@ pub(super) fn lay_out(
     seed: [u64; 4],
 ) -> Result<(), StoreError> {
     let images = deal(directory, images, cores, seed);
-    let meta = write_layout(directory, &images)?;
-    directory.switch(meta)
+    let written = write_layout(directory, &images);
+    change(directory, written)
+}
+
+/// Goes over to a layout that was written. Should that fail, nothing is left of it.
+fn change(directory: &mut Directory, written: Result<Meta, StoreError>) -> Result<(), StoreError> {
+    let changed = written.and_then(|meta| directory.switch(meta));
+    if changed.is_err() {
+        directory.give_up_layout();
+    }
+    changed
 }
 
 fn deal(directory: &Directory, images: Vec<Image>, cores: u16, seed: [u64; 4]) -> Vec<Image> {

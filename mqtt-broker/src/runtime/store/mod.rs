@@ -17,6 +17,7 @@
 mod again;
 mod cold;
 mod cold_files;
+mod cold_losses;
 mod directory;
 mod disk;
 mod files;
@@ -35,6 +36,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::config::Range;
 use crate::store::log::{ReadError, SEGMENT_STEP};
 
 pub(super) use disk::Disk;
@@ -85,26 +87,63 @@ impl StoreConfig {
         u32::try_from(by_disk.min(most / step * step)).expect("64 MiB at most")
     }
 
-    /// Whether the sizes can be what they are; a start asks the same.
+    /// The values that a field may have, if it is a number.
+    pub fn range(name: &str) -> Option<Range> {
+        match name {
+            "segment_bytes" => Some(Range { low: 0, high: 1 << 30, unit: "bytes" }),
+            "log_bytes_max" => Some(Range {
+                low: u64::from(SEGMENTS_MIN) * u64::from(SEGMENT_STEP),
+                high: u64::MAX,
+                unit: "bytes",
+            }),
+            _ => None,
+        }
+    }
+
+    /// Whether the sizes can be what they are, each and together; a start asks the same.
     ///
     /// # Errors
-    /// [`StoreError::Config`], which says what to give instead.
-    pub fn check(&self) -> Result<(), StoreError> {
-        let bytes = if self.segment_bytes == 0 { SEGMENT_STEP } else { self.segment_bytes };
-        if !bytes.is_multiple_of(SEGMENT_STEP) || bytes > 1 << 30 {
-            return Err(StoreError::Config(format!(
-                "segment_bytes is {bytes}: give a multiple of 65536 up to 1073741824, or 0 for one that fits the disk"
-            )));
+    /// Which cannot, and what to give instead.
+    pub fn check(&self) -> Result<(), StoreConfigError> {
+        let segment = ("segment_bytes", u64::from(self.segment_bytes));
+        let log = ("log_bytes_max", self.log_bytes_max);
+        let most = StoreConfig::range(segment.0).expect("it is a number").high;
+        if !self.segment_bytes.is_multiple_of(SEGMENT_STEP) || segment.1 > most {
+            let remedy =
+                format!("give a multiple of {SEGMENT_STEP} up to {most}, or 0 for one that fits the disk");
+            return Err(StoreConfigError { settings: vec![segment], remedy });
         }
+        let bytes = if self.segment_bytes == 0 { SEGMENT_STEP } else { self.segment_bytes };
         if self.segments_max(bytes) < SEGMENTS_MIN {
-            return Err(StoreError::Config(format!(
-                "log_bytes_max is {}: a log takes {SEGMENTS_MIN} segments of {bytes} bytes at least; give {} or more",
-                self.log_bytes_max,
-                u64::from(SEGMENTS_MIN) * u64::from(bytes)
-            )));
+            let least = u64::from(SEGMENTS_MIN) * u64::from(bytes);
+            let remedy = format!(
+                "a log takes {SEGMENTS_MIN} segments at least; give a log_bytes_max of {least} or more"
+            );
+            return Err(match self.segment_bytes {
+                0 => StoreConfigError { settings: vec![log], remedy },
+                _ => StoreConfigError {
+                    settings: vec![log, segment],
+                    remedy: format!("{remedy}, or smaller segments"),
+                },
+            });
         }
         Ok(())
     }
+}
+
+/// Fields of a [`StoreConfig`] that cannot be what they are.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {remedy}", described(settings))]
+pub struct StoreConfigError {
+    /// The fields and their values: one that cannot work by itself, or those that contradict each other.
+    pub settings: Vec<(&'static str, u64)>,
+    /// What to give instead.
+    pub remedy: String,
+}
+
+/// Fields with their values.
+fn described(settings: &[(&'static str, u64)]) -> String {
+    settings.iter().map(|(name, value)| format!("{name} is {value}")).collect::<Vec<_>>().join(" and ")
 }
 
 /// One to write to, one that is next, two in reserve, and as many again that hold what a snapshot is being made of.
@@ -115,7 +154,7 @@ const SEGMENTS_MIN: u32 = 8;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum OnDamage {
-    /// It does not start, or ends, and says what is damaged.
+    /// It does not start, and says what is damaged. Who waits for what turns out to be so later is refused.
     #[default]
     Refuse,
     /// It keeps all that can be read, says what is gone, moves the damaged files aside, and starts.
@@ -128,7 +167,15 @@ pub enum OnDamage {
 pub enum StoreError {
     /// A setting cannot work.
     #[error("store: {0}")]
-    Config(String),
+    Config(#[from] StoreConfigError),
+    /// A core was asked for that the store does not have.
+    #[error("there is no core {core}: give one below {cores}")]
+    NoSuchCore {
+        /// The one asked for.
+        core: u16,
+        /// How many there are.
+        cores: u16,
+    },
     /// Another broker has it.
     #[error(
         "the data directory {} is in use by another broker{}: stop that one, or give this one a directory of its own",
@@ -177,13 +224,32 @@ pub enum StoreError {
         error: ReadError,
     },
     /// What waits for Clients that are away, and is not in the log, is not there.
-    #[error("{what} (on_damage = \"salvage\" in [store] goes on without them)")]
+    #[error(
+        "{what}\nPut back what is missing, or a backup; `mqttd store check` says all that is damaged, and \
+         `mqttd store repair --salvage` keeps the rest (on_damage = \"salvage\" in [store] does so at once)"
+    )]
     Cold {
-        /// The file, what is wrong with it, and what is gone.
+        /// A line on each file: what is wrong with it, and what is gone.
         what: String,
     },
-    /// A record verifies and says nothing that this version understands.
-    #[error("{}: record {number}: {what}. Start the version that wrote it, or a newer one", folder.display())]
+    /// A newer version has written to it. That is no damage, so nothing of it is given up.
+    #[error(
+        "{}: {what}. A newer mqttd has written here: start that one again, or have it export the store for this one \
+         (`mqttd store export`). Nothing was changed, whatever on_damage says",
+        path.display()
+    )]
+    Newer {
+        /// The folder of the core, or its snapshot.
+        path: PathBuf,
+        /// What this version does not understand.
+        what: String,
+    },
+    /// A record verifies and says nothing.
+    #[error(
+        "{}: record {number}: {what}. Put back a backup of all files of the store, or let salvage keep what can be read \
+         (on_damage = \"salvage\" in [store])",
+        folder.display()
+    )]
     Record {
         /// The folder of the core.
         folder: PathBuf,
@@ -192,6 +258,12 @@ pub enum StoreError {
         /// What is wrong.
         what: String,
     },
+}
+
+/// A number of things, in the singular or the plural.
+fn count(number: usize, thing: &str) -> String {
+    let end = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{end}")
 }
 
 /// What can be done about an error of the system.
@@ -220,7 +292,7 @@ impl StoreError {
     pub fn is_damage(&self) -> bool {
         match self {
             StoreError::Read { error, .. } => matches!(error, ReadError::Damage(_)),
-            StoreError::Meta { .. } | StoreError::Cold { .. } => true,
+            StoreError::Meta { .. } | StoreError::Cold { .. } | StoreError::Record { .. } => true,
             _ => false,
         }
     }
@@ -230,6 +302,15 @@ impl StoreError {
         match path.ancestors().find(|folder| folder.exists()) {
             Some(there) if !there.is_dir() => Err(StoreError::NotADirectory(there.to_owned())),
             _ => Ok(()),
+        }
+    }
+
+    /// For `map_err` of reading what `path` is or holds.
+    fn unread(path: &Path, error: ReadError) -> StoreError {
+        let path = path.to_owned();
+        match error {
+            ReadError::Version { .. } => StoreError::Newer { path, what: error.to_string() },
+            error => StoreError::Read { path, error },
         }
     }
 

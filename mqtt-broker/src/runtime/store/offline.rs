@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 
 use super::cold_files::Unread;
+use super::cold_losses::Losses;
 use super::directory::{Directory, LOCK};
 use super::files::CoreFiles;
 use super::recover::{self, Found};
-use super::{OnDamage, StoreError, cold_files, layout, meta};
+use super::{OnDamage, StoreError, cold_files, cold_losses, layout, meta};
 use crate::config::CoreId;
 use crate::shard::home_of;
 use crate::store::cold::{Chunk, Parked};
@@ -131,27 +132,27 @@ impl OfflineStore {
         (0..).zip(found).map(|(core, found)| StoredCore::new(&self.directory.core(core), found)).collect()
     }
 
-    /// Reads what waits for Clients that are away and is in chunks. The image loses what cannot be read.
+    /// Reads what waits for Clients that are away and is in chunks. The image loses what cannot be read, of which there is a
+    /// line for each file.
     fn look_at_chunks(&self, found: &mut Found, salvage: bool) -> Result<(), StoreError> {
-        let (mut damage, mut short) = (Vec::new(), None);
+        let mut damage = cold_losses::give_up_missing(self.path(), [&mut found.image])?;
+        let (mut losses, mut short) = (Losses::default(), None);
         found.image.retain_parked(|client_id, chunk, messages| {
             let read = self.read_chunk(chunk);
             let is_there = read.is_ok();
             match read {
                 Ok(_) => {}
                 Err(Unread::Short(error)) => short = Some(error),
-                Err(Unread::Damaged(what)) => {
-                    damage
-                        .push(format!("{what}: {messages} messages that waited for {client_id:?} are gone"));
-                }
+                Err(Unread::Damaged(what)) => losses.add(client_id, chunk, messages, || what),
             }
             is_there
         });
         if let Some(error) = short {
             return Err(StoreError::system("read what waits in", self.path())(error));
         }
-        if let Some(what) = damage.first().filter(|_| !salvage) {
-            return Err(StoreError::Cold { what: what.clone() });
+        damage.extend(losses.lines());
+        if !damage.is_empty() && !salvage {
+            return Err(StoreError::Cold { what: damage.join("\n") });
         }
         found.damage.extend(damage);
         Ok(())
@@ -193,16 +194,19 @@ impl OfflineStore {
         mut each: impl FnMut(u64, Result<Record<'_>, RecordError>) -> ControlFlow<()>,
     ) -> Result<LogRead, StoreError> {
         if core >= self.cores() {
-            let cores = self.cores();
-            return Err(StoreError::Config(format!("there is no core {core}: give one below {cores}")));
+            return Err(StoreError::NoSuchCore { core, cores: self.cores() });
         }
         let (files, identity) = (self.directory.core(core), self.directory.identity(core));
-        let failed = |error| StoreError::Read { path: files.folder.clone(), error };
-        let from = first_needed(&files, identity)?.max(from);
-        let config = ReadConfig { identity, from, reach: 0, salvage: true };
+        let failed = |error| StoreError::unread(&files.folder, error);
+        // Read from the first on, not from `from`: the log may end before that, and nothing is gone then.
+        let needed = first_needed(&files, identity)?;
+        let config = ReadConfig { identity, from: needed, reach: 0, salvage: true };
         let mut reader = Reader::open(&files, config).map_err(failed)?;
         while let Some(record) = reader.next_record().map_err(failed)? {
             let number = record.number;
+            if number < from {
+                continue;
+            }
             if each(number, Record::decode(record.kind, record.body)).is_break() {
                 return Ok(LogRead { torn: None, damage: Vec::new() });
             }
@@ -228,7 +232,8 @@ impl OfflineStore {
     /// report of what is gone.
     ///
     /// # Errors
-    /// Writing fails: then the store is as it was.
+    /// Writing fails: then the store is as it was. Or the new layout counts already and cannot be read back, or the damaged one
+    /// not be moved: then that is where it was, and the next start moves it.
     ///
     /// # Panics
     /// If `cores` are not those of this store.
@@ -284,10 +289,10 @@ impl StoredCore {
         self.found.log.clean
     }
 
-    /// The first and the last record of the log that were read, if there is one. What comes before is in the snapshot.
+    /// The first and the last record of the log that were read, if there is one. What comes before is in the snapshot. Of a
+    /// damaged log some between them may be gone.
     pub fn records(&self) -> Option<(u64, u64)> {
-        let log = &self.found.log;
-        (log.records > 0).then(|| (log.next.saturating_sub(log.records), log.next - 1))
+        self.found.log.read
     }
 
     /// The files of its log, and their bytes.

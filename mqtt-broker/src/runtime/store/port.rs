@@ -47,6 +47,10 @@ impl Store for LogStore {
         self.log.borrow().waiting_bytes()
     }
 
+    fn is_short(&self) -> bool {
+        self.log.borrow().is_short()
+    }
+
     fn status(&self) -> StoreStatus {
         let log = self.log.borrow();
         let (segments, log_bytes) = log.files();

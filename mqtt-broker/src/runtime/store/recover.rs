@@ -22,7 +22,7 @@ use super::cold_files::ColdFiles;
 use super::directory::Directory;
 use super::files::{self, CoreFiles};
 use super::layout;
-use super::{OnDamage, StoreConfig, StoreError};
+use super::{OnDamage, StoreConfig, StoreError, cold_losses};
 use crate::runtime::clock;
 use crate::store::cold::Chunk;
 use crate::store::image::{Image, MissingMessage};
@@ -30,7 +30,7 @@ use crate::store::log::{
     self, Fault, Identity, Log, LogConfig, ReadConfig, ReadError, Reader, Recovered, SnapshotReader,
     Source as _,
 };
-use crate::store::record::Record;
+use crate::store::record::{Record, RecordError};
 
 /// How often a start that takes long says how far it is.
 const PROGRESS: Duration = Duration::from_secs(3);
@@ -81,6 +81,12 @@ pub(in crate::runtime) fn open(
     let salvage = config.on_damage == OnDamage::Salvage;
     let records = AtomicU64::new(0);
     let mut found = read(&directory, seed, salvage, &records)?;
+    if salvage {
+        let images = found.iter_mut().map(|found| &mut found.image);
+        let lost = cold_losses::give_up_missing(directory.path(), images)?;
+        // The files are those of all cores.
+        found[0].damage.extend(lost);
+    }
     let is_damaged = found.iter().any(|found| !found.damage.is_empty());
     if is_damaged || directory.meta.cores != cores {
         layout::go_over(&mut directory, found, cores, seed)?;
@@ -192,7 +198,7 @@ fn read_core(
     records: &AtomicU64,
 ) -> Result<Found, StoreError> {
     let folder = &files.folder;
-    let failed = |error| StoreError::Read { path: folder.clone(), error };
+    let failed = |error| StoreError::unread(folder, error);
     let mut reading = Reading {
         image: Image::new(seed),
         files,
@@ -205,7 +211,12 @@ fn read_core(
     let start = reading.read_snapshots(identity)?;
     let config = ReadConfig { identity, from: start.from, reach: start.reach, salvage };
     let mut reader = Reader::open(files, config).map_err(failed)?;
+    let mut next = start.from;
     while let Some(record) = reader.next_record().map_err(failed)? {
+        if record.number > next {
+            reading.image.skip();
+        }
+        next = record.number + 1;
         reading.take(&record, Image::apply)?;
     }
     reading.count();
@@ -262,7 +273,7 @@ impl Reading<'_> {
             let path = self.files.snapshot(from);
             let file = self.files.open_snapshot(from).map_err(StoreError::system("open", &path))?;
             let bytes = file.len().map_err(StoreError::system("read", &path))?;
-            let failed = |error| StoreError::Read { path: path.clone(), error };
+            let failed = |error| StoreError::unread(&path, error);
             let mut reader = match SnapshotReader::open(file, identity, self.salvage) {
                 Ok(reader) => reader,
                 Err(ReadError::Damage(damage)) if self.salvage => {
@@ -277,6 +288,10 @@ impl Reading<'_> {
             };
             while let Some(record) = reader.next_record().map_err(failed)? {
                 self.take(&record, Image::apply_snapshot)?;
+            }
+            if !reader.damage().is_empty() {
+                // What is gone may have no record behind it.
+                self.image.skip();
             }
             reader.damage().iter().for_each(|damage| self.note(&path, damage));
             let (read, total) = reader.records();
@@ -306,9 +321,18 @@ impl Reading<'_> {
             self.image.skip();
         }
         let number = record.number;
-        let told = Record::decode(record.kind, record.body).map_err(|error| error.to_string());
-        let taken =
-            told.and_then(|told| apply(&mut self.image, number, &told).map_err(|error| error.to_string()));
+        let taken = match Record::decode(record.kind, record.body) {
+            Ok(told) => apply(&mut self.image, number, &told).map_err(|error| error.to_string()),
+            Err(error @ RecordError::Newer { .. }) => {
+                let what = format!("record {number}: {error}");
+                return Err(StoreError::Newer { path: self.files.folder.clone(), what });
+            }
+            Err(error) => {
+                // What it says is gone: if it was a message, the next record is not about the one before.
+                self.image.skip();
+                Err(error.to_string())
+            }
+        };
         let Err(what) = taken else { return Ok(()) };
         if !self.salvage {
             return Err(StoreError::Record { folder: self.files.folder.clone(), number, what });

@@ -266,6 +266,113 @@ fn damage_is_refused_by_file_and_place_and_salvage_keeps_the_rest() {
     assert_eq!(kept(&place.open(2).expect("nothing is damaged any more"), 6), found);
 }
 
+/// A message that is none does not leave its place to the one before it.
+#[test]
+fn a_message_that_cannot_be_read_is_not_taken_for_another_one() {
+    const MESSAGE: u8 = 3;
+    let place = Place::new();
+    let mut stored = place.open(1).expect("a new one");
+    fill(&mut stored, 2, 1);
+    let core = &mut stored.cores[0];
+    core.log.append(MESSAGE, |out| out.push(0xFF));
+    let (qos, identifiers) = (Qos::AtLeastOnce, Identifiers::EMPTY);
+    append(
+        core,
+        &Record::Enqueued { client_id: "client-0", qos, retain: false, identifiers, packet_id: None },
+    );
+    write(core);
+    drop(stored);
+    let error = place.open(1).err().expect("a record is none").to_string();
+    assert!(error.contains("record 10") && error.contains("byte of flags"), "{error}");
+    let stored = place.salvage(1);
+    assert_eq!(kept(&stored, 2), expected(2, 1), "client-1's last message is not client-0's");
+}
+
+/// The version of a file's header, with its checksum made right.
+fn make_newer(path: &Path) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).expect("it is there");
+    let mut header = [0; 64];
+    file.read_exact_at(&mut header, 0).expect("a header");
+    header[12..16].copy_from_slice(&2u32.to_le_bytes());
+    let crc = crc32c::crc32c(&header[12..]);
+    header[8..12].copy_from_slice(&crc.to_le_bytes());
+    file.write_all_at(&header, 0).expect("written");
+}
+
+/// An older version goes on with nothing that a newer one has written, and gives up nothing of it.
+#[test]
+fn what_a_newer_version_has_written_is_refused_whatever_is_to_be_done_about_damage() {
+    let spoil: [fn(&Place) -> &'static str; 3] = [
+        |place| {
+            let mut stored = place.open(1).expect("it was right");
+            stored.cores[0].log.append(40, |out| out.push(1));
+            write(&mut stored.cores[0]);
+            "kind 40 needs version 2"
+        },
+        |place| {
+            make_newer(&some_segment(place));
+            "segment 0, byte 0: the file has version 2 of the format"
+        },
+        |place| {
+            drop(place.open(2).expect("it was right"));
+            drop(place.open(1).expect("it was right"));
+            let core = fs::read_dir(place.0.join("layout-3/core-0")).expect("it is there");
+            let paths: Vec<_> = core.map(|entry| entry.expect("listed").path()).collect();
+            make_newer(paths.iter().find(|path| path.to_string_lossy().contains("snapshot")).expect("one"));
+            "the snapshot, byte 0: the file has version 2 of the format"
+        },
+    ];
+    for spoil in spoil {
+        let place = Place::new();
+        fill(&mut place.open(1).expect("a new one"), 1, 1);
+        let what = spoil(&place);
+        let layouts = place.names("layout-");
+        for on_damage in [OnDamage::Refuse, OnDamage::Salvage] {
+            let config = StoreConfig { on_damage, ..place.config() };
+            let offline = OfflineStore::open(&place.0).expect("META is right");
+            let read = offline.read(on_damage, &AtomicU64::new(0)).err().expect("it is newer");
+            drop(offline);
+            let start = open(&config, 1, SEED).err().expect("it is newer");
+            for error in [read, start] {
+                assert!(matches!(error, StoreError::Newer { .. }) && !error.is_damage(), "{error}");
+                assert!(error.to_string().contains(what), "{error}");
+            }
+        }
+        assert_eq!((place.names("layout-"), place.names("damaged-")), (layouts, vec![]));
+    }
+}
+
+/// The records that are wanted first are in a segment that is gone: a session that begins behind them may have had messages.
+#[test]
+fn what_begins_behind_a_log_without_a_beginning_may_have_been_there_before() {
+    let place = Place::new();
+    let mut stored = place.open(1).expect("a new one");
+    fill(&mut stored, 1, 40);
+    // Another segment: each commit of the first takes a page of its sixteen.
+    let core = &mut stored.cores[0];
+    let [client_id, one] = ["client-0", "one"];
+    let next_packet_id = PacketId::FIRST;
+    append(core, &Record::Opened { client_id, expiry_seconds: u32::MAX, next_packet_id });
+    let options = SubscriptionOptions::default();
+    append(core, &Record::Subscribed { client_id, filter: "a/+", options, identifier: 0 });
+    write(core);
+    let topic = TopicName::try_from("a/b").expect("a topic");
+    let (qos, retain, identifiers) = (Qos::AtLeastOnce, false, Identifiers::EMPTY);
+    let payload = one.as_bytes();
+    let message = MessageRef { topic, properties: &[], payload, qos, retain, expires_at: None };
+    append(core, &Record::Message { message, publisher: 0, shared: false });
+    append(core, &Record::Enqueued { client_id, qos, retain, identifiers, packet_id: None });
+    append(core, &Record::Sent { client_id, packet_id: next_packet_id });
+    append(core, &Record::Acknowledged { client_id, packet_id: next_packet_id });
+    write(core);
+    drop(stored);
+    for segment in ["segment-00000000", "segment-00000001"] {
+        fs::remove_file(place.0.join("layout-1/core-0").join(segment)).expect("it is there");
+    }
+    let found = kept(&place.salvage(1), 1).remove(0);
+    assert_eq!(found.last().map(String::as_str), Some(one), "{found:?}");
+}
+
 /// The originals are not lost if the process ends between the change of META and their move.
 #[test]
 fn damaged_files_are_kept_wherever_a_salvage_ends() {
@@ -279,6 +386,40 @@ fn damaged_files_are_kept_wherever_a_salvage_ends() {
     place.open(2).expect("the new one is right");
     assert_eq!(place.names("damaged-"), ["damaged-1"]);
     assert!(place.0.join("damaged-1/core-0/segment-00000000").exists());
+}
+
+#[test]
+fn what_cannot_be_gone_over_to_leaves_nothing_behind() {
+    let place = Place::new();
+    filled(&place);
+    flip(&some_segment(&place), 2 * PAGE as u64 + 60);
+    let mut store = OfflineStore::open(&place.0).expect("META is right");
+    let mut salvage = || {
+        let cores = store.read(OnDamage::Salvage, &AtomicU64::new(0)).expect("it keeps what it can");
+        store.salvage(cores).map_err(|error| error.to_string())
+    };
+    // Nobody can make a folder where a file is, and none is on a disk that is full.
+    let blocked = place.0.join("layout-2");
+    fs::write(&blocked, b"").expect("written");
+    let error = salvage().expect_err("there is no place for it");
+    assert!(error.contains("layout-2"), "{error}");
+    assert!(!place.0.join("layout-1/damage.txt").exists(), "nothing was moved, so nothing tells of it");
+    fs::remove_file(&blocked).expect("it is there");
+    // Something is where META is written, once the layout is whole.
+    let blocked = place.0.join("META.new");
+    fs::create_dir(&blocked).expect("made");
+    let error = salvage().expect_err("META cannot change");
+    assert!(error.contains("META"), "{error}");
+    assert_eq!(place.names("layout-"), ["layout-1"]);
+    assert!(!place.0.join("layout-1/damage.txt").exists());
+    fs::remove_dir(&blocked).expect("it is there");
+    // What a process left that ended in between is in nobody's way.
+    fs::create_dir_all(place.0.join("layout-2/core-0")).expect("made");
+    salvage().expect("there is room now");
+    assert_eq!(
+        (place.names("layout-"), place.names("damaged-")),
+        (vec!["layout-2".into()], vec!["damaged-1".into()])
+    );
 }
 
 /// The first file of chunks, with one.
@@ -337,7 +478,8 @@ fn files_of_chunks_that_nobody_names_any_more_are_kept_with_what_was_damaged() {
         drop(place.open(2).expect("nothing is damaged any more"));
         let kept = fs::read(place.0.join("damaged-1").join(unnamed)).expect("nothing removes it");
         assert_eq!(kept, fs::read(place.0.join(named)).expect("it is needed"));
-        assert!(!place.0.join(unnamed).exists(), "nobody needs it");
+        let left = fs::metadata(place.0.join(unnamed)).expect("its number stays taken").len();
+        assert_eq!(left, 0, "nobody needs it");
         assert!(!place.0.join("damaged-1").join(named).exists());
     }
 }

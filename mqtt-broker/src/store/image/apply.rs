@@ -19,6 +19,13 @@ impl Image {
         if !self.shared.is_empty() {
             self.shared = Vec::new();
         }
+        if self.is_behind_gap {
+            // It may be the end of the snapshot that is gone.
+            self.doubt_told();
+            // Whoever has all before this record in it already has lost nothing.
+            self.sessions.iter_mut().filter(|session| session.as_of + 1 < seq).for_each(Session::doubt);
+        }
+        self.told.clear();
         self.take(seq, record)
     }
 
@@ -27,6 +34,9 @@ impl Image {
     /// # Errors
     /// [`MissingMessage`] if it keeps a message and none was told.
     pub fn apply_snapshot(&mut self, as_of: u64, record: &Record<'_>) -> Result<(), MissingMessage> {
+        if self.is_behind_gap {
+            self.doubt_told();
+        }
         match *record {
             Record::Started { at } => {
                 // What it meant for sessions is told with each of them.
@@ -50,8 +60,11 @@ impl Image {
                 self.sessions.remove(client_id);
                 self.take(SNAPSHOT, record)?;
                 if let Some(session) = self.sessions.get_mut(client_id) {
-                    session.as_of = as_of;
+                    (session.as_of, session.is_unsure) = (as_of, false);
                 }
+                self.is_headless = false;
+                self.told.clear();
+                self.told.push_str(client_id);
                 Ok(())
             }
             _ => self.take(SNAPSHOT, record),
@@ -60,10 +73,20 @@ impl Image {
     }
 
     /// Something is missing between the record that was taken last and the next one: what "the message" is, is not known until
-    /// it is told, and in a snapshot which number the next shared one has.
+    /// it is told, and in a snapshot which number the next shared one has. Of the sessions that it may have been about nothing
+    /// that waits is taken away any more that is told by its place.
     pub fn skip(&mut self) {
         self.last = None;
-        self.has_gap = true;
+        (self.has_gap, self.is_behind_gap) = (true, true);
+    }
+
+    /// The session that a snapshot was telling may not be whole; and what comes next of any may be the rest of what another
+    /// slice tells.
+    fn doubt_told(&mut self) {
+        if let Some(session) = self.sessions.get_mut(&self.told) {
+            session.is_unsure = true;
+        }
+        (self.is_behind_gap, self.is_headless) = (false, true);
     }
 
     fn take(&mut self, seq: u64, record: &Record<'_>) -> Result<(), MissingMessage> {
@@ -100,7 +123,11 @@ impl Image {
                 self.with(seq, client_id, |session| session.subscriptions.remove(filter));
             }
             Record::Enqueued { client_id, qos, retain, identifiers, packet_id } => {
-                let message = self.message(seq)?.clone();
+                let message = self.message(seq).cloned();
+                if message.is_err() {
+                    self.with(seq, client_id, |session| session.is_unsure = true);
+                }
+                let message = message?;
                 self.with(seq, client_id, |session| {
                     let delivery = Delivery::new(message, qos, retain, identifiers);
                     match packet_id {
@@ -187,7 +214,9 @@ impl Image {
 
     /// Changes a session by what record `seq` says, unless it is in it already.
     fn with(&mut self, seq: u64, client_id: &str, change: impl FnOnce(&mut Session)) {
+        let is_headless = self.is_headless && seq == SNAPSHOT;
         if let Some(session) = self.session(seq, client_id) {
+            session.is_unsure |= is_headless;
             change(session);
         }
     }
@@ -197,7 +226,12 @@ impl Image {
         let session = match self.sessions.get_mut(client_id) {
             Some(session) if session.as_of >= seq => return,
             Some(session) => session,
-            None => self.sessions.insert(Session::new(client_id, expiry_seconds, presence)),
+            None => {
+                let session = self.sessions.insert(Session::new(client_id, expiry_seconds, presence));
+                // It may have been there before, with messages that are gone.
+                session.is_unsure = self.has_gap;
+                session
+            }
         };
         session.presence = presence;
         session.expiry_seconds = expiry_seconds;

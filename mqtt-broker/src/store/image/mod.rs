@@ -59,8 +59,14 @@ pub struct Image {
     last: Option<(Message, u32)>,
     /// The messages of a snapshot that come more than once, while it is read.
     shared: Vec<Message>,
-    /// Some of the snapshot was not read; how many shared messages, nobody knows.
+    /// The session that a snapshot told last.
+    told: String,
+    /// Something was not read: in a snapshot nobody knows how many shared messages.
     has_gap: bool,
+    /// The same, right before the next record.
+    is_behind_gap: bool,
+    /// In a snapshot: no session was begun since.
+    is_headless: bool,
 }
 
 /// A message that other cores are yet to take.
@@ -133,7 +139,10 @@ impl Image {
             last_time: 0,
             last: None,
             shared: Vec::new(),
+            told: String::new(),
             has_gap: false,
+            is_behind_gap: false,
+            is_headless: false,
         }
     }
 

@@ -1,4 +1,7 @@
 //! One session as it is stored: what its records add up to.
+//!
+//! Invariant: of a session of which something said may be gone, what waits stays, whatever is told by its place alone: that may
+//! be another's place. So a message may come twice, and none is gone that was read.
 
 use std::collections::VecDeque;
 
@@ -25,6 +28,8 @@ pub struct Session {
     pub(super) will: Option<Box<Will>>,
     pub(super) expiry_seconds: u32,
     pub(super) next_packet_id: PacketId,
+    /// Something that was said of it may be gone: which message has which place is not certain.
+    pub(super) is_unsure: bool,
 }
 
 /// Whether the session's Client is connected.
@@ -52,6 +57,8 @@ struct Flight {
     window: Outbound<Delivery>,
     /// Packet Identifiers of QoS 2 messages whose PUBREL has not come, in ascending order.
     received: Vec<PacketId>,
+    /// How many of those that wait were sent or parked, the first ones, if that was about these: they stay, as it is not certain.
+    passed: usize,
 }
 
 /// A message for one session.
@@ -98,6 +105,7 @@ impl Session {
             will: None,
             expiry_seconds,
             next_packet_id: PacketId::FIRST,
+            is_unsure: false,
         }
     }
 
@@ -167,8 +175,22 @@ impl Session {
         self.waiting.push_back(delivery);
     }
 
+    /// Something that was said of it may be gone, and what comes next is behind that. It may have been that PUBREL has come: the
+    /// next message of the Client under the same Packet Identifier would be taken for the one that came before.
+    pub(super) fn doubt(&mut self) {
+        self.is_unsure = true;
+        if let Some(flight) = &mut self.flight {
+            flight.received = Vec::new();
+        }
+        self.tidy();
+    }
+
     /// A message was sent.
     pub(super) fn start(&mut self, delivery: Delivery, packet_id: PacketId) {
+        if self.is_unsure {
+            // What had this Packet Identifier is over, though it may be gone who said so.
+            self.finish(packet_id);
+        }
         let phase = match delivery.qos {
             Qos::ExactlyOnce => Phase::AwaitPubRec,
             _ => Phase::AwaitPubAck,
@@ -178,6 +200,13 @@ impl Session {
 
     /// The first message that waits was sent.
     pub(super) fn start_first(&mut self, packet_id: PacketId) {
+        if self.is_unsure {
+            let passed = self.pass(1);
+            if let Some(first) = self.waiting.get(passed).cloned() {
+                self.start(first, packet_id);
+            }
+            return;
+        }
         if let Some(first) = self.waiting.pop_front() {
             self.tidy();
             self.start(first, packet_id);
@@ -186,6 +215,9 @@ impl Session {
 
     /// A message is taken out of those that wait.
     pub(super) fn drop_waiting(&mut self, place: u32) {
+        if self.is_unsure {
+            return;
+        }
         self.waiting.remove(place as usize);
         self.tidy();
     }
@@ -207,8 +239,12 @@ impl Session {
 
     /// The first of those that wait are in this chunk. In a snapshot they are told nowhere else.
     pub(super) fn park(&mut self, chunk: Chunk) {
-        let parked = self.waiting.len().min(chunk.messages as usize);
-        self.waiting.drain(..parked);
+        if self.is_unsure {
+            self.pass(chunk.messages as usize);
+        } else {
+            let parked = self.waiting.len().min(chunk.messages as usize);
+            self.waiting.drain(..parked);
+        }
         self.parked.get_or_insert_default().push(chunk);
         self.tidy();
     }
@@ -223,6 +259,9 @@ impl Session {
 
     /// So many of those that are parked are over, or under way.
     pub(super) fn take_parked(&mut self, count: u32) {
+        if self.is_unsure {
+            return;
+        }
         if let Some(parked) = &mut self.parked {
             parked.take(count.into(), |_| {});
         }
@@ -248,10 +287,15 @@ impl Session {
 
     /// PUBREC has come. One of a delivery that is not known stands for it: a snapshot says no more of it.
     pub(super) fn release(&mut self, packet_id: PacketId) {
-        let window = &mut self.flight().window;
-        match window.handle_pubrec(packet_id, ReasonCode::SUCCESS) {
+        match self.flight().window.handle_pubrec(packet_id, ReasonCode::SUCCESS) {
             Ok(PubRec::Release(_) | PubRec::Refused(_)) => {}
-            Err(_) => drop(window.restore(packet_id, Phase::AwaitPubComp, None, true)),
+            Err(_) => {
+                if self.is_unsure {
+                    // Another message, of QoS 1, stands for the one that was sent, and waits as well.
+                    self.finish(packet_id);
+                }
+                let _is_new = self.flight().window.restore(packet_id, Phase::AwaitPubComp, None, true);
+            }
         }
     }
 
@@ -272,9 +316,19 @@ impl Session {
         self.tidy();
     }
 
+    /// So many more of those that wait may not wait any more: how many before them.
+    fn pass(&mut self, count: usize) -> usize {
+        let (waiting, flight) = (self.waiting.len(), self.flight());
+        let passed = flight.passed;
+        flight.passed = passed.saturating_add(count).min(waiting);
+        passed
+    }
+
     /// Gives back the memory of messages if there is none.
     fn tidy(&mut self) {
-        self.flight.take_if(|flight| flight.window.in_flight() == 0 && flight.received.is_empty());
+        self.flight.take_if(|flight| {
+            flight.window.in_flight() == 0 && flight.received.is_empty() && flight.passed == 0
+        });
         if self.waiting.is_empty() {
             self.waiting = VecDeque::new();
         }

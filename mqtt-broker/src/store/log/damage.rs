@@ -5,14 +5,14 @@
 use std::fmt;
 use std::io;
 
+use super::format::VERSION;
+
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
     /// The file is of another store or core.
     Foreign,
-    /// The file has another version of the format.
-    Version(u32),
     /// The file does not have the bytes that it should have.
     Length {
         /// Bytes that it has.
@@ -82,7 +82,6 @@ impl fmt::Display for Damage {
         write!(f, "{}: ", self.place)?;
         match self.fault {
             Fault::Foreign => write!(f, "the file belongs to another store or another core")?,
-            Fault::Version(found) => write!(f, "the file has version {found} of the format")?,
             Fault::Length { found, expected: Some(expected) } => {
                 write!(f, "the file has {found} bytes and not {expected}")?;
             }
@@ -114,7 +113,6 @@ impl fmt::Display for Damage {
             Fault::Foreign | Fault::Twice(_) => {
                 ". Put back the files of this store alone, as they were when it was stopped"
             }
-            Fault::Version(_) => ". Start the version that wrote it, or a newer one",
             _ => ". Put back a backup of all files of the store, or let salvage keep what can be read",
         })
     }
@@ -137,6 +135,14 @@ pub enum ReadError {
     /// Something is wrong with what was read.
     #[error("{0}")]
     Damage(Damage),
+    /// The file has another version of the format. It is as it was written, so salvage does not go around it.
+    #[error("{place}: the file has version {found} of the format, and this program reads {VERSION}")]
+    Version {
+        /// Which file.
+        place: Place,
+        /// Its version.
+        found: u32,
+    },
 }
 
 /// What was found to be wrong so far, and whether that ends the reading.

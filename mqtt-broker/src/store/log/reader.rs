@@ -56,6 +56,8 @@ pub struct Recovered {
     pub next: u64,
     /// Records that were given out.
     pub records: u64,
+    /// The first and the last of them.
+    pub read: Option<(u64, u64)>,
     /// Whether the log was ended as it should be.
     pub clean: bool,
     /// What was dropped.
@@ -102,6 +104,7 @@ pub struct Reader<'m, M: Media> {
     /// Where the log ends in its last segment.
     end: Option<u64>,
     records: u64,
+    read: Option<(u64, u64)>,
 }
 
 /// A chain of which more must follow.
@@ -152,6 +155,7 @@ impl<'m, M: Media> Reader<'m, M> {
             torn: None,
             end: None,
             records: 0,
+            read: None,
         })
     }
 
@@ -179,6 +183,7 @@ impl<'m, M: Media> Reader<'m, M> {
             }
         };
         self.records += 1;
+        self.read = Some((self.read.map_or(number, |(first, _)| first), number));
         let is_behind_gap = std::mem::take(&mut self.is_behind_gap);
         Ok(Some(Record { number, kind, body: &self.bytes[body], is_behind_gap }))
     }
@@ -202,6 +207,7 @@ impl<'m, M: Media> Reader<'m, M> {
         Ok(Recovered {
             next: self.next,
             records: self.records,
+            read: self.read,
             clean: self.clean && self.torn.is_none() && self.verdict.damage.is_empty(),
             torn: self.torn,
             damage: self.verdict.damage,

@@ -269,6 +269,8 @@ pub struct SnapshotReader<F> {
     /// The last commit that was read, and how many there were.
     last: Option<CommitHeader>,
     commits: u64,
+    /// Where that one begins.
+    at_commit: u64,
     /// Records, the first of which may be only begun.
     bytes: Vec<u8>,
     at: usize,
@@ -298,7 +300,9 @@ impl<F: Source> SnapshotReader<F> {
                 return Ok(reader);
             }
             Ok(_) => Fault::Foreign,
-            Err(NoHeader::Version(version)) => Fault::Version(version),
+            Err(NoHeader::Version(found)) => {
+                return Err(ReadError::Version { place: Place::Snapshot(0), found });
+            }
             Err(NoHeader::Unverified) if page.is_empty() => Fault::Total,
             Err(NoHeader::Unverified) => Fault::Header,
         };
@@ -326,6 +330,7 @@ impl<F: Source> SnapshotReader<F> {
             offset: PAGE as u64,
             last: None,
             commits: 0,
+            at_commit: PAGE as u64,
             bytes: Vec::new(),
             at: 0,
             records: 0,
@@ -370,7 +375,7 @@ impl<F: Source> SnapshotReader<F> {
                     self.at += body.end;
                     break (kind, at + body.start..at + body.end);
                 }
-                Parsed::Bad => self.lose(Some(Fault::Records))?,
+                Parsed::Bad => self.lose_from(self.at_commit, Some(Fault::Records))?,
                 Parsed::Partial if self.is_over => return Ok(None),
                 Parsed::Partial => self.step()?,
             }
@@ -398,6 +403,7 @@ impl<F: Source> SnapshotReader<F> {
         }
         let whole = self.window.at(self.offset, COMMIT_HEADER + header.length as usize).map_err(failed)?;
         let body = &whole.expect("it was read just now")[COMMIT_HEADER..];
+        self.at_commit = self.offset;
         self.offset += header.bytes();
         self.commits = header.generation;
         if header.has(END) {
@@ -431,7 +437,12 @@ impl<F: Source> SnapshotReader<F> {
     /// Something is gone, as far as to the next chain that can be read: goes on with that, if it is to be salvaged. No
     /// fault: what is here does not verify.
     fn lose(&mut self, fault: Option<Fault>) -> Result<(), ReadError> {
-        let place = Place::Snapshot(self.offset);
+        self.lose_from(self.offset, fault)
+    }
+
+    /// The same of what begins at this byte.
+    fn lose_from(&mut self, offset: u64, fault: Option<Fault>) -> Result<(), ReadError> {
+        let place = Place::Snapshot(offset);
         self.bytes.clear();
         self.at = 0;
         self.last = None;

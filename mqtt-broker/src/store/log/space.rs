@@ -74,6 +74,8 @@ enum Disk {
 pub(super) struct Space {
     live: VecDeque<Live>,
     free: VecDeque<Segment>,
+    /// Pages of these together: room is asked for with each record.
+    free_pages: u64,
     /// Bytes of a segment that is made now.
     segment_bytes: u32,
     /// Segments that there may be.
@@ -102,9 +104,11 @@ impl Space {
     ) -> Space {
         assert!(segment_bytes > 0 && segment_bytes.is_multiple_of(SEGMENT_STEP), "a multiple of 64 KiB");
         let peaks = [live.len(), live.len() + free.len()];
+        let free_pages = free.iter().map(|segment| segment.pages()).sum();
         Space {
             live,
             free,
+            free_pages,
             segment_bytes,
             segments_max,
             next_number,
@@ -133,12 +137,19 @@ impl Space {
 
     /// Pages of all free segments.
     pub(super) fn free_pages(&self) -> u64 {
-        self.free.iter().map(|segment| segment.pages()).sum()
+        self.free_pages
     }
 
     /// The segment to go on in. It is live once [`Space::begun`] says so.
     pub(super) fn take(&mut self) -> Option<Segment> {
-        self.free.pop_front()
+        let taken = self.free.pop_front()?;
+        self.free_pages -= taken.pages();
+        Some(taken)
+    }
+
+    fn put_free(&mut self, segment: Segment) {
+        self.free_pages += segment.pages();
+        self.free.push_back(segment);
     }
 
     pub(super) fn next_segment(&self) -> Option<u32> {
@@ -159,7 +170,8 @@ impl Space {
     /// Frees all that hold nothing behind `up_to`.
     pub(super) fn release(&mut self, up_to: u64) {
         while self.live.len() > 1 && self.live[0].last <= up_to {
-            self.free.extend(self.live.pop_front().map(|live| live.segment));
+            let oldest = self.live.pop_front().expect("there are two").segment;
+            self.put_free(oldest);
             self.lacked = None;
         }
         self.peaks = [self.live.len(), self.peaks[0]];
@@ -171,7 +183,9 @@ impl Space {
         if self.making || self.live.len() + self.free.len() <= needed {
             return None;
         }
-        self.free.pop_back()
+        let removed = self.free.pop_back()?;
+        self.free_pages -= removed.pages();
+        Some(removed)
     }
 
     /// What waits takes so many pages more than there are.
@@ -212,6 +226,13 @@ impl Space {
         Room::Full
     }
 
+    /// Whether `waiting` pages that were let in need more than `left`, the free segments that may be taken up, and one that is
+    /// to be made. Should that one not be made there would be nothing left for what is over.
+    pub(super) fn is_short(&self, waiting: u64, left: u64) -> bool {
+        let each = self.pages_each();
+        waiting + RESERVE * each > left + each
+    }
+
     /// The segment to be made now. What was appended without asking for room must become durable, or a snapshot that stands
     /// for it would wait for ever: it gets segments beyond the number that there may be.
     pub(super) fn poll_make(&mut self) -> Option<Segment> {
@@ -231,7 +252,7 @@ impl Space {
         self.disk = if done { Disk::Gives } else { Disk::Refuses };
         if done {
             self.lacked = None;
-            self.free.push_back(Segment { number: self.next_number, bytes: self.segment_bytes });
+            self.put_free(Segment { number: self.next_number, bytes: self.segment_bytes });
             self.next_number += 1;
         }
         if self.free.len() >= self.wanted {

@@ -70,7 +70,9 @@ impl Survey {
                 self.live.push(Found { segment, generation, first, has_header: true });
                 Ok(())
             }
-            Err(NoHeader::Version(version)) => verdict.note(damage(Fault::Version(version))),
+            Err(NoHeader::Version(found)) => {
+                Err(ReadError::Version { place: Place::Segment(number, 0), found })
+            }
             Err(NoHeader::Unverified) => {
                 let is_whole = len > 0 && len.is_multiple_of(u64::from(SEGMENT_STEP));
                 let bytes = u32::try_from(len).ok().filter(|_| is_whole);

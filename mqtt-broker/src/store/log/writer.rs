@@ -169,6 +169,12 @@ impl Log {
         self.space.room_for(bytes, left, purpose)
     }
 
+    /// Whether so much waits that it needs a segment which is not even being made. Who appends more should wait: should the
+    /// next segment not be made, the two for clean-up would be taken up by what was let in before.
+    pub fn is_short(&self) -> bool {
+        self.space.is_short(self.pending.pages() + 1, self.pages_left())
+    }
+
     /// The next write. There is none while one is under way, nothing waits, or a segment has to be made first, for which
     /// [`Log::poll_make`] asks then. It ends what was appended so far, as [`Log::boundary`] does.
     pub fn poll_write(&mut self) -> Option<Write> {

@@ -76,11 +76,11 @@ fn parked(files: &mut ColdFiles, payloads: &[&[u8]]) -> Vec<Chunk> {
 
 fn loaded(files: &mut ColdFiles, chunk: Chunk) -> Option<Vec<u8>> {
     match files.handle(ColdJob::Load(7, chunk), 0) {
-        Ok(Some(ColdDone::Loaded(7, messages))) => {
-            messages.map(|messages| messages[0].message.as_ref().payload.to_vec())
+        Ok(Some(ColdDone::Loaded(7, Loaded::Messages(messages)))) => {
+            Some(messages[0].message.as_ref().payload.to_vec())
         }
-        Ok(_) => panic!("no answer"),
-        Err(_) => None,
+        Ok(Some(ColdDone::Loaded(7, _))) => None,
+        _ => panic!("no answer"),
     }
 }
 
@@ -136,13 +136,43 @@ fn a_start_keeps_what_is_needed_and_goes_on_in_another_file() {
     assert_eq!(loaded(&mut files, chunks[1]).as_deref(), Some(&b"two"[..]));
     drop(files);
     let mut files = place.open(&[image], false).expect("all is there");
-    assert_eq!(place.files(), [1], "nobody needs the second");
+    assert_eq!((place.files(), place.len(2)), (vec![1, 2], 0), "nobody needs the second");
     released(&mut files, &chunks[1..]);
-    assert!(place.files().is_empty());
+    assert_eq!((place.files(), place.len(2)), (vec![2], 0), "it keeps its number taken");
+}
+
+/// A session may name a place that was another's, where salvage has lost what said that it is over.
+#[test]
+fn no_place_is_given_to_two_chunks_whatever_was_removed_and_started() {
+    let place = Place::new();
+    let mut given = std::collections::BTreeSet::new();
+    let mut files = place.open(&[], false).expect("a new one");
+    for start in 0..6 {
+        let chunks = parked(&mut files, &[b"one", b"two"]);
+        assert!(chunks.iter().all(|chunk| given.insert(chunk.place())), "{chunks:?} of {given:?}");
+        match start % 3 {
+            // All of it is over at the start, or before, or was current until then.
+            0 => {}
+            1 => {
+                files = place.open(&[image(&chunks)], false).expect("all is there");
+                released(&mut files, &chunks);
+                assert_eq!(loaded(&mut files, chunks[0]), None);
+            }
+            _ => {
+                parked(&mut files, &[&vec![7; FILE_BYTES as usize]]);
+                parked(&mut files, &[b"in the next file"])
+                    .iter()
+                    .for_each(|chunk| _ = given.insert(chunk.place()));
+                released(&mut files, &chunks);
+            }
+        }
+        files = place.open(&[], false).expect("nothing is needed");
+        assert_eq!(place.files().iter().map(|&number| place.len(number)).collect::<Vec<_>>(), [0]);
+    }
 }
 
 #[test]
-fn a_file_that_is_cut_or_missing_is_refused_unless_it_is_to_be_salvaged() {
+fn a_file_that_is_cut_or_missing_is_refused_until_what_was_there_is_given_up() {
     let place = Place::new();
     let chunks = parked(&mut place.open(&[], false).expect("a new one"), &[b"one", b"two"]);
     let path = file(&folder(&place.0), 1);
@@ -154,10 +184,16 @@ fn a_file_that_is_cut_or_missing_is_refused_unless_it_is_to_be_salvaged() {
             None => fs::remove_file(&path).expect("it is there"),
         }
         let refused = place.open(&[image(&chunks)], false).err().expect("something is gone");
-        assert!(refused.to_string().contains("000000000001"), "{refused}");
-        let mut files = place.open(&[image(&chunks)], true).expect("it keeps what it can");
-        let first = loaded(&mut files, chunks[0]);
-        assert_eq!((first.is_some(), loaded(&mut files, chunks[1])), (len.is_some(), None));
+        let (lost, are) = if len.is_some() { ("1 message", "is") } else { ("2 messages", "are") };
+        let line = format!("{lost} that waited for \"c\" {are} gone");
+        let refused = refused.to_string();
+        assert!(refused.contains("000000000001") && refused.contains(&line), "{refused}");
+        let mut left = image(&chunks);
+        let told = cold_losses::give_up_missing(&place.0, [&mut left]).expect("it may be looked at");
+        assert!(told.len() == 1 && refused.contains(&told[0]), "{told:?}");
+        assert!(left.chunks().eq(chunks.iter().copied().take(usize::from(len.is_some()))));
+        let mut files = place.open(&[left], true).expect("it keeps what it can");
+        assert_eq!(loaded(&mut files, chunks[0]).is_some(), len.is_some());
     }
 }
 
@@ -240,7 +276,7 @@ fn what_cannot_be_moved_stays_and_is_tried_again_later() {
 
 /// Acknowledged messages are not passed over unless somebody wants that.
 #[test]
-fn a_chunk_that_does_not_verify_ends_the_broker_unless_it_is_to_be_salvaged() {
+fn a_chunk_that_does_not_verify_stays_unless_it_is_to_be_salvaged() {
     let place = Place::new();
     let chunks = parked(&mut place.open(&[], false).expect("a new one"), &[b"one", b"two"]);
     place.damage(chunks[1]);
@@ -248,12 +284,12 @@ fn a_chunk_that_does_not_verify_ends_the_broker_unless_it_is_to_be_salvaged() {
         let mut files = place.open(&[image(&chunks)], salvage).expect("they are long enough");
         assert_eq!(loaded(&mut files, chunks[0]).as_deref(), Some(&b"one"[..]));
         match files.handle(ColdJob::Load(1, chunks[1]), 0) {
-            Err(error) => {
-                let what = error.to_string();
+            Ok(Some(ColdDone::Loaded(1, Loaded::Unreadable(what)))) => {
                 assert!(!salvage && what.contains("000000000001") && what.contains("repair"), "{what}");
                 assert!(what.contains(&format!("from byte {} on", chunks[1].offset)), "{what}");
             }
-            Ok(done) => assert!(salvage && matches!(done, Some(ColdDone::Loaded(1, None)))),
+            done => assert!(salvage && matches!(done, Ok(Some(ColdDone::Loaded(1, Loaded::Lost))))),
         }
+        assert_eq!(place.files(), [1]);
     }
 }

@@ -62,12 +62,12 @@ fn what_no_file_can_be_opened_for_is_done_when_there_are_files_again() {
     jobs.ask(CORE, Job::Open(0));
     // One that is over meanwhile is not waited for, and its file may go.
     jobs.ask(CORE, Job::Cold(ColdJob::Release(vec![second])));
-    assert!(matches!(next_done(&shared), Done::Cold(ColdDone::Loaded(4, None))));
+    assert!(matches!(next_done(&shared), Done::Cold(ColdDone::Loaded(4, Loaded::Lost))));
     // What is not tried again says that the others were tried.
     jobs.ask(CORE, Job::Make(segment(1)));
     assert!(matches!(next_done(&shared), Done::Made(Err(_))));
     drop(files);
-    assert!(matches!(next_done(&shared), Done::Cold(ColdDone::Loaded(3, Some(_)))));
+    assert!(matches!(next_done(&shared), Done::Cold(ColdDone::Loaded(3, Loaded::Messages(_)))));
     assert!(matches!(next_done(&shared), Done::Opened(0, Ok(_))));
     drop(jobs);
     thread.join().expect("it ends");

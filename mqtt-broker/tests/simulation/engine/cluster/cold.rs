@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use mqtt_broker::ports::{Cold, Commit};
 use mqtt_broker::shard::{Now, Shard};
-use mqtt_broker::store::cold::{Chunk, chunk_records, put_chunk, read_chunk};
+use mqtt_broker::store::cold::{Chunk, Loaded, chunk_records, put_chunk, read_chunk};
 use mqtt_broker::store::image::Image;
 
 use super::disk::Handle;
@@ -19,7 +19,7 @@ const KEY: [u64; 2] = [17, 19];
 /// Bytes from which on a file is not appended to any more.
 const FILE_BYTES: usize = 600;
 
-/// One in so many chunks cannot be written.
+/// One in so many chunks cannot be written, or read where that may fail.
 const FAILS_ONCE_IN: u64 = 30;
 
 enum Asked {
@@ -60,6 +60,10 @@ pub(super) struct Chunks {
     asked: Vec<(usize, Asked)>,
     /// What nobody needs any more once that record of its core is committed.
     released: Vec<(usize, Chunk, u64)>,
+    /// Chunks cannot be read at times.
+    reads_fail: bool,
+    /// One could not since the Clients were told last that all can.
+    has_failed: bool,
 }
 
 /// All chunks, as one core sees them.
@@ -109,7 +113,8 @@ impl File {
 impl Chunks {
     pub(super) fn new(chunk_bytes: usize) -> Chunks {
         let (asked, released) = (Vec::new(), Vec::new());
-        Chunks { files: BTreeMap::new(), current: 0, chunk_bytes, asked, released }
+        let (reads_fail, has_failed) = (false, false);
+        Chunks { files: BTreeMap::new(), current: 0, chunk_bytes, asked, released, reads_fail, has_failed }
     }
 
     /// Something that this core has asked for is done, and what is to be said of it; an error: a chunk is gone.
@@ -125,10 +130,15 @@ impl Chunks {
                 let chunk = (!fails).then(|| self.write(messages, &records));
                 Box::new(move |shard, now| shard.chunk_parked(ticket, chunk, now))
             }
+            Asked::Load { ticket, .. } if fails && self.reads_fail => {
+                self.has_failed = true;
+                let loaded = Loaded::Unreadable("it fails for now".to_owned());
+                Box::new(move |shard, now| shard.chunk_loaded(ticket, loaded, now))
+            }
             Asked::Load { ticket, chunk } => {
                 let kept = self.files.get(&chunk.file).and_then(|file| file.bytes_of(chunk)).ok_or(chunk)?;
                 let messages = read_chunk(kept, KEY, chunk).map_err(|_| chunk)?;
-                Box::new(move |shard, now| shard.chunk_loaded(ticket, Some(messages), now))
+                Box::new(move |shard, now| shard.chunk_loaded(ticket, Loaded::Messages(messages), now))
             }
             Asked::Move { ticket, chunk } => {
                 let copy = if fails { None } else { self.copy(chunk)? };
@@ -245,6 +255,21 @@ impl Cluster {
     pub(super) fn remove_chunks(&self, core: usize) {
         let committed = self.disks[core].committed();
         self.chunks.borrow_mut().remove(core, committed, self.shards.len());
+    }
+
+    /// Whether chunks cannot be read at times.
+    pub(crate) fn set_reads_fail(&self, reads_fail: bool) {
+        self.chunks.borrow_mut().reads_fail = reads_fail;
+    }
+
+    /// Whether a chunk could not be read since all was quiet.
+    pub(crate) fn has_unreadable(&self) -> bool {
+        self.chunks.borrow().has_failed
+    }
+
+    /// All is quiet, and nobody is refused any more.
+    pub(crate) fn forget_unreadable(&self) {
+        self.chunks.borrow_mut().has_failed = false;
     }
 
     /// All messages were taken: no chunk is left.

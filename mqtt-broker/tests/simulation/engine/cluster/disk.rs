@@ -214,6 +214,10 @@ impl Store for Handle {
         self.0.borrow().log.waiting_bytes()
     }
 
+    fn is_short(&self) -> bool {
+        self.0.borrow().log.is_short()
+    }
+
     fn cold(&mut self) -> Option<&mut dyn Cold> {
         Some(&mut self.1)
     }

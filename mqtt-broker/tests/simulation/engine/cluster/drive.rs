@@ -245,7 +245,7 @@ pub(crate) trait Drive {
     /// A Client takes the next packet; whether there was one, or the end of its connection.
     fn read(&mut self, nth: usize, bytes: usize) -> Check<bool> {
         let Some(frame) = self.peer(nth).receive(bytes) else {
-            let has_ended = self.link(nth).is_some_and(|link| link.is_closed);
+            let has_ended = self.link(nth).is_some_and(|link| link.is_closed && link.from_broker.is_empty());
             if has_ended {
                 self.check_end(nth)?;
                 self.peer(nth).link = None;

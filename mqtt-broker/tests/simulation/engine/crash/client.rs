@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use mqtt_proto::packet::{Connect, Packet, Properties, Property, SubscriptionOptions, Will};
-use mqtt_proto::types::{PacketId, Qos, TopicName, Version};
+use mqtt_proto::types::{PacketId, Qos, ReasonCode, TopicName, Version};
 
 use super::judge::matches;
 use super::plan::Party;
@@ -86,8 +86,8 @@ pub(super) struct Client {
     /// Of the last connection: whether its CONNECT had Clean Start, and the message of the Will that it had.
     pub(super) clean: bool,
     pub(super) brought: Option<usize>,
-    /// The broker has said that it ends.
-    pub(super) is_told_of_end: bool,
+    /// Why the broker ends its connection, if it has said so.
+    pub(super) told: Option<ReasonCode>,
     pub(super) peer: Peer,
 }
 
@@ -108,7 +108,7 @@ impl Client {
             asked: Vec::new(),
             clean: false,
             brought: None,
-            is_told_of_end: false,
+            told: None,
             peer: Peer::new(party.version, in_flight_max),
         }
     }
@@ -138,7 +138,7 @@ impl Client {
             self.session = Known::Unsure;
         }
         (self.clean, self.brought) = (clean, will.map(|will| will.message));
-        self.is_told_of_end = false;
+        self.told = None;
         let is_v5 = self.party.version == Version::V5;
         let properties = [
             Property::ReceiveMaximum(self.party.receive_maximum),

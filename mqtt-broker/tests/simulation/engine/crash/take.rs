@@ -10,14 +10,18 @@ use super::world::World;
 use crate::engine::cluster::{Check, Handle, Phase, violation};
 
 impl World {
-    /// The broker ends no connection unless its Client cannot be told otherwise that the store is full.
+    /// The broker ends no connection unless its Client cannot be told otherwise that the store is full, or what waits for it
+    /// cannot be read.
     pub(super) fn check_its_end(&self, nth: usize) -> Check {
         let client = &self.clients[nth];
         let Some(link) = client.peer.link.as_ref().filter(|link| link.is_accepted) else { return Ok(()) };
         match client.party.version {
             _ if link.has_said_goodbye() || link.is_doubtful => Ok(()),
-            Version::V5 if self.is_stopping && client.is_told_of_end => Ok(()),
-            Version::V3_1_1 if self.is_stopping => Ok(()),
+            Version::V5 if self.is_stopping && client.told == Some(ReasonCode::SERVER_SHUTTING_DOWN) => {
+                Ok(())
+            }
+            Version::V5 if client.told.is_some_and(|reason| self.is_unreadable(nth, reason)) => Ok(()),
+            Version::V3_1_1 if self.is_stopping || self.cluster.has_unreadable() => Ok(()),
             Version::V5 => violation("ended", format!("the broker ends the connection of {}", client.name)),
             _ => self.check_refusal(nth, ReasonCode::QUOTA_EXCEEDED),
         }
@@ -30,6 +34,15 @@ impl World {
             true => Ok(()),
             false => violation("refused", format!("{} is told {reason}", self.clients[nth].name)),
         }
+    }
+
+    /// Whether the Client may be refused for this reason as what waits for it cannot be read.
+    fn is_unreadable(&self, nth: usize, reason: ReasonCode) -> bool {
+        let fits = match self.clients[nth].party.version {
+            Version::V5 => ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR,
+            _ => ReasonCode::SERVER_UNAVAILABLE,
+        };
+        reason == fits && self.cluster.has_unreadable() && !self.clients[nth].clean
     }
 
     pub(super) fn take_packet(&mut self, nth: usize, packet: &Packet<'_>) -> Check {
@@ -57,7 +70,7 @@ impl World {
             Packet::UnsubAck(unsuback) => self.take_answer(nth, unsuback.packet_id, true),
             Packet::Publish(publish) => return self.take_publish(nth, &publish),
             Packet::Disconnect(disconnect) => {
-                client.is_told_of_end = disconnect.reason == ReasonCode::SERVER_SHUTTING_DOWN;
+                client.told = Some(disconnect.reason);
             }
             _ => {}
         }
@@ -89,7 +102,8 @@ impl World {
                 _ => connack.reason == ReasonCode::SERVER_UNAVAILABLE,
             };
             // A Will has to be kept, and the store may have much to write.
-            if is_busy && client.brought.is_some() && self.may_be_behind {
+            let is_behind = is_busy && client.brought.is_some() && self.may_be_behind;
+            if is_behind || self.is_unreadable(nth, connack.reason) {
                 return Ok(());
             }
             return self.check_refusal(nth, connack.reason);

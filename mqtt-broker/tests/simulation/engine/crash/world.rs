@@ -16,6 +16,10 @@ use crate::engine::random::Random;
 
 /// What the last Client reads when all is at rest.
 const RETAINED: [&str; 2] = ["r/#", "w/#"];
+
+/// Milliseconds after which a chunk that could not be read is read again.
+const READ_AGAIN: u64 = 10_000;
+
 /// What other cores still do when the log of one has failed.
 const DYING_MAX: u64 = 20;
 
@@ -134,6 +138,7 @@ impl World {
             is_stopping: false,
             is_calm: false,
         };
+        world.cluster.set_reads_fail(true);
         begin(&mut world, setting.cores);
         world.pass(1);
         world
@@ -219,6 +224,11 @@ impl World {
             }
         }
         let probe = self.clients.len() - 1;
+        self.cluster.set_reads_fail(false);
+        if self.cluster.shards.iter().any(|shard| shard.stats().sessions_unreadable > 0) {
+            // Those who were refused are let in when it was read again.
+            self.pass(READ_AGAIN);
+        }
         self.rest(Rest::All)?;
         if let Some(client) =
             self.clients.iter().find(|client| !client.peer.flows.is_empty() || !client.asked.is_empty())
@@ -246,6 +256,8 @@ impl World {
             Some(_) => violation("room", "a disk stays full when all is drained".to_owned()),
             None => {
                 self.cluster.disks.iter().for_each(Handle::forget_refusals);
+                self.cluster.forget_unreadable();
+                self.cluster.set_reads_fail(true);
                 self.has_refused = false;
                 self.is_calm = true;
                 Ok(())
