@@ -9,6 +9,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{FallocateFlags, fallocate};
+
 use crate::store::log::{Media, Segment, Source};
 
 /// Of what is not finished.
@@ -90,6 +92,19 @@ impl CoreFiles {
     /// Opens a segment to be written to; each write is on the disk when it is over.
     pub(super) fn open_to_write(&self, segment: u32, direct: bool) -> io::Result<File> {
         open_synced(&self.segment(segment), direct)
+    }
+
+    /// Waits until nothing is on its way to a segment any more. A process that was killed may have had a write under way; what
+    /// is read is what there is then, and nothing comes later over what is written next.
+    pub(super) fn wait_for_writes(&self) -> io::Result<()> {
+        for number in self.segments()? {
+            let file = OpenOptions::new().write(true).open(self.segment(number))?;
+            let bytes = file.metadata()?.len().try_into().map_err(io::Error::other)?;
+            // Asking for room that the file has changes nothing; the file system does it once writes past the page cache
+            // are over. One that cannot give room so is asked for nothing else.
+            let _ = fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes);
+        }
+        Ok(())
     }
 
     /// Removes what a last process left unfinished.

@@ -78,6 +78,10 @@ pub(in crate::runtime) fn open(
 ) -> Result<Stored, StoreError> {
     config.check()?;
     let mut directory = Directory::open(&config.directory, cores)?;
+    for core in 0..directory.meta.cores {
+        let files = directory.core(core);
+        files.wait_for_writes().map_err(StoreError::system("open the segments of", &files.folder))?;
+    }
     let salvage = config.on_damage == OnDamage::Salvage;
     let records = AtomicU64::new(0);
     let mut found = read(&directory, seed, salvage, &records)?;
