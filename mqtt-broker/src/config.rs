@@ -137,7 +137,7 @@ pub struct Limits {
     /// that core are not read from.
     pub lane_bytes_max: u32,
     /// Bytes of records that wait to be written to a core's store; beyond, publishers of what is to be kept there are not
-    /// read from until it is half of that.
+    /// read from until it is half of that. What Clients subscribe to, and their Wills, may come on top.
     pub store_waiting_bytes_max: u32,
     /// Answers (PUBACK, PUBREC, SUBACK, UNSUBACK) that a connection is owed while other cores or the store are waited
     /// for; with more, it is not read from until half of them have left. 1 to 65,535.

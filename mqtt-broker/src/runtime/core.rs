@@ -148,6 +148,9 @@ impl Core {
         let batches = self.handle_lanes(now);
         self.gathering.woke(received + batches);
         self.handle_commands(now);
+        if let Some(committed) = self.disk.as_mut().and_then(Disk::take_room) {
+            self.connections.shard.store_committed(committed, now);
+        }
         self.connections.handle_looks(now);
         if self.connections.shard.poll_timeout().is_some_and(|at| at <= now.millis) {
             self.connections.shard.handle_timeout(now);
@@ -160,7 +163,7 @@ impl Core {
             self.shared.core_settled();
         }
         let Some(disk) = &mut self.disk else { return Ok(if ended { Turn::Ended } else { Turn::Next }) };
-        disk.turn(&mut self.ring, &mut self.connections.shard, now)?;
+        disk.turn(&mut self.ring, &mut self.connections.shard, now.millis)?;
         if ended {
             disk.end();
             let until = now.millis + LOG_END_MILLIS.max(self.shutdown_millis);

@@ -75,14 +75,14 @@ impl Begun {
         of: OfGroup,
         is_recorded: bool,
     ) -> Commit {
+        // What a session that ends with its connection has begun is nobody's after a crash, so it waits in its group again.
+        if !of.is_kept || !is_recorded {
+            return Commit::Now;
+        }
         let owner = of.group.owner;
         if owner == self.core.0 {
             let Some(id) = groups.find(of.group) else { return Commit::Now };
             return groups.made_own(records, spares, now, id, of.number);
-        }
-        // What a session that ends with its connection has begun is nobody's after a crash, so it waits in its group again.
-        if !of.is_kept || !is_recorded {
-            return Commit::Now;
         }
         self.insert(owner, of.number);
         records.append(now, &Record::GroupBegun { core: owner, number: of.number })
@@ -111,10 +111,9 @@ impl Shard {
     pub(super) fn end_begun(&mut self, session: Key) {
         let commit = self.known_of(session);
         let Some(flight) = self.sessions.get(session).and_then(Session::known_flight) else { return };
-        let own = self.core.0;
         let sent = flight.outbound.iter().filter_map(|(_, _, delivery)| delivery);
         let begun = sent.filter(|delivery| delivery.qos == Qos::ExactlyOnce).filter_map(Delivery::group);
-        let begun: Vec<OfGroup> = begun.filter(|of| of.is_kept && of.group.owner != own).collect();
+        let begun: Vec<OfGroup> = begun.filter(|of| of.is_kept).collect();
         for of in begun {
             if self.begun.has(of) {
                 self.tell_done(of, session, commit);

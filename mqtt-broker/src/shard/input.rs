@@ -379,18 +379,20 @@ impl Shard {
             return;
         };
         pending.remaining -= 1;
-        let mut subscribed = false;
+        let (mut subscribed, mut published) = (false, false);
         while let Some(connection) = self.connections.get_mut(key)
             && let Some(done) = connection.pending.pop_done()
         {
             subscribed |= matches!(done.answer, PendingAnswer::SubAck(..));
+            published |= matches!(done.answer, PendingAnswer::PubAck(..));
             self.send_answer(key, &done.answer);
         }
         let half = self.limits.pending_answers_max as usize / 2;
         let Some(connection) = self.connections.get_mut(key) else { return };
         let goes_on = match connection.held.as_ref().map(|held| held.why) {
             Some(Why::Answers) => connection.pending.len() <= half,
-            Some(Why::Order) => !connection.pending.has_pubacks(),
+            // What else it waits for, other answers say nothing of.
+            Some(Why::Order) => published && !connection.pending.has_pubacks(),
             _ => false,
         };
         if goes_on {

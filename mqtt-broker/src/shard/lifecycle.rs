@@ -11,6 +11,9 @@ use super::table::Key;
 use crate::ports::{Commit, Event};
 use crate::store::record::Record;
 
+/// Wills published in one turn: after a start those of all Clients that were connected before are due at the same time.
+const WILLS_MAX: usize = 1024;
+
 impl Shard {
     /// The session's Client is back: what waited for it goes on.
     pub(super) fn attach(&mut self, session: Key) {
@@ -137,8 +140,10 @@ impl Shard {
             // Whom a Will is for is not known everywhere yet.
             return;
         }
+        let mut left = WILLS_MAX;
+        let until = self.wills_end();
         let mut due = core::mem::take(&mut self.due);
-        self.ends.advance(self.now.millis, &mut due);
+        self.ends.advance(until, &mut due);
         for index in due.drain(..) {
             let Some(key) = self.sessions.at(index) else { continue };
             let Some(ends_at) = self.sessions.get(key).and_then(Session::ends_at) else { continue };
@@ -147,19 +152,33 @@ impl Shard {
                 self.ends.set(index, ends_at);
                 continue;
             }
-            self.wills_due(ends_at);
+            self.wills_due(ends_at, &mut left);
             // Its Will is published with it, if that was not due before.
             self.end_session(key);
         }
         self.due = due;
-        self.wills_due(self.now.millis + 1);
+        // Those behind the end of a session that has not had its turn wait for it.
+        if self.ends.next().is_none_or(|at| at > until) {
+            self.wills_due(until + 1, &mut left);
+        }
     }
 
-    /// Publishes the Wills that are due before the monotonic time `before`.
-    fn wills_due(&mut self, before: u64) {
-        while let Some(&(deadline, key)) = self.wills.first()
+    /// Up to when the Wills that are due, and the ends of sessions between them, are a turn's share.
+    fn wills_end(&self) -> u64 {
+        let now = self.now.millis;
+        if self.wills.first().is_none_or(|&(deadline, _)| deadline > now) {
+            return now;
+        }
+        self.wills.iter().nth(WILLS_MAX).map_or(now, |&(deadline, _)| deadline.min(now))
+    }
+
+    /// Publishes the Wills that are due before the monotonic time `before`, of which so many are `left` of a turn's share.
+    fn wills_due(&mut self, before: u64, left: &mut usize) {
+        while *left > 0
+            && let Some(&(deadline, key)) = self.wills.first()
             && deadline < before
         {
+            *left -= 1;
             self.wills.pop_first();
             self.publish_will(key);
         }

@@ -375,7 +375,11 @@ impl Shard {
             self.pending_done(waiter.connection, waiter.serial);
         }
         self.records.look_for_room();
-        for key in core::mem::take(&mut self.order_blocked) {
+        let mut waiting = core::mem::take(&mut self.order_blocked);
+        // Who was held again before its turn came is there more than once.
+        waiting.sort_unstable();
+        waiting.dedup();
+        for key in waiting {
             if self.waits_for(key, Why::Order) {
                 self.go_on(key, Step::Next);
             }

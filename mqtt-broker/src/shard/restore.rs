@@ -78,7 +78,7 @@ impl Shard {
         let starts = core::mem::take(&mut parts.starts);
         let mut times = Times { now: now.millis, wall, starts, turned: BTreeMap::new() };
         for stored in parts.retained.iter().filter(|stored| outlives(stored.topic())) {
-            self.restore_retained(times.message(stored));
+            self.set_retained(times.message(stored));
         }
         drop(parts.retained);
         for (name, stored) in &parts.groups {

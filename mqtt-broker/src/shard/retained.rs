@@ -99,11 +99,11 @@ impl Shard {
             self.records.keep_outgoing(self.now, outgoing, &Record::Retained);
         }
         let message = outgoing.keep(&mut self.spares).with(outgoing.message.qos, true);
-        self.restore_retained(message);
+        self.set_retained(message);
     }
 
     /// Puts a retained message in the place of the one that its topic may have.
-    pub(super) fn restore_retained(&mut self, message: Message) {
+    pub(super) fn set_retained(&mut self, message: Message) {
         // What it replaces may have been due at the same moment, so the old one leaves first.
         let due = message.expires_at().map(|_| message.clone());
         let (is_of_tree, cost) = (!outlives(message.topic()), message.cost() as u64);

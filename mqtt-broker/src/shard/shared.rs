@@ -114,11 +114,9 @@ impl Shard {
     /// The owner has taken the session in, and every core knows of the group.
     pub(super) fn joined(&mut self, token: u64, group: GroupRef) {
         let Some(join) = self.joins.remove(&token) else { return };
-        let member = self.own_session(join.session);
         let state = self.sessions.get_mut(join.session);
         let connection = state.as_ref().and_then(|state| state.connection());
         let window = state.as_ref().map_or(0, |state| state.window());
-        let persistent = state.as_ref().is_some_and(|state| state.is_persistent());
         if !state.is_some_and(|state| state.joined(&join.text, group)) {
             // Unsubscribed, or ended, meanwhile; a Client that waits for its SUBACK gets it nevertheless [MQTT-3.8.4-1].
             self.leave_group(join.session, group);
@@ -129,7 +127,7 @@ impl Shard {
         }
         // The connection that asked is gone: the owner has its credit, not that of the next one.
         let credit = if connection.is_some() { window } else { 0 };
-        self.tell_owner(group, &Envelope::GroupOnline { group, member, credit, persistent });
+        self.tell_online(join.session, group, credit);
     }
 
     /// Tells the owner of a group, wherever it is.
@@ -159,7 +157,7 @@ impl Shard {
     /// The session's Client is connected: its groups may send.
     pub(super) fn groups_online(&mut self, session: Key) {
         let Some(state) = self.sessions.get(session) else { return };
-        let (window, persistent) = (state.window(), state.is_persistent());
+        let window = state.window();
         let groups: Vec<GroupRef> = state.groups().collect();
         for group in groups {
             let Some(state) = self.sessions.get(session) else { return };
@@ -167,12 +165,18 @@ impl Shard {
             let sent = state.known_flight().into_iter().flat_map(|flight| flight.outbound.iter());
             let started = sent.filter(|(_, _, message)| of_group(*message)).count();
             let credit = usize::from(window).saturating_sub(started).max(1) as u16;
-            let member = self.own_session(session);
-            // A group keeps nothing for one that ends with its connection, nor may a crash make it one that does not.
-            let commit = if persistent { Commit::Now } else { self.known_of(session) };
-            let envelope = Envelope::GroupOnline { group, member, credit, persistent };
-            self.tell_owner_behind(group, &envelope, commit);
+            self.tell_online(session, group, credit);
         }
+    }
+
+    /// Tells the owner of a group what it may send to the session. A group keeps nothing for one that ends with its connection:
+    /// another core hears of that once it is on the disk.
+    fn tell_online(&mut self, session: Key, group: GroupRef, credit: u16) {
+        let persistent = self.sessions.get(session).is_some_and(Session::is_persistent);
+        let commit = if persistent { Commit::Now } else { self.known_of(session) };
+        let member = self.own_session(session);
+        let envelope = Envelope::GroupOnline { group, member, credit, persistent };
+        self.tell_owner_behind(group, &envelope, commit);
     }
 
     /// The session's Client is away: what it had not begun or not acknowledged goes to other members.
@@ -186,7 +190,10 @@ impl Shard {
         let keeps_started = state.is_persistent();
         let member = self.own_session(session);
         for &group in &groups {
-            self.tell_owner(group, &is_away(group, member));
+            // Behind what waits of the same session, and at once: what it gives back must not come again.
+            if self.tell_owner_behind(group, &is_away(group, member), Commit::Now) {
+                self.tell_owner(group, &is_away(group, member));
+            }
         }
         self.give_back(session, |group| !keeps_started || groups.contains(&group));
     }

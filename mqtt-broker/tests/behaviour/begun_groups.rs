@@ -1,13 +1,13 @@
 //! A shared group whose owner is another core than its member's: whatever of it each core has on its disk, what was acknowledged
 //! reaches a member, at QoS 2 one member once, also when that one leaves.
 
-use mqtt_broker::config::Limits;
+use mqtt_broker::config::{CoreId, Limits};
 use mqtt_broker::shard::home_of;
 use mqtt_broker::store::image::Home;
 use mqtt_broker::store::record::Record;
 use mqtt_proto::packet::{
-    Connect, Filters, Packet, Properties, Subscribe, Subscription, SubscriptionOptions, Subscriptions,
-    Unsubscribe,
+    Connect, Filters, Packet, Properties, Property, Subscribe, Subscription, SubscriptionOptions,
+    Subscriptions, Unsubscribe,
 };
 use mqtt_proto::types::{Qos, ReasonCode, Version};
 
@@ -305,24 +305,85 @@ fn what_a_session_has_begun_when_it_ends_goes_to_nobody() {
     }
 }
 
+/// How many cores there are, and on which the member is at home: the group's owner is that one or another.
+fn homes() -> impl Iterator<Item = (u16, usize)> {
+    [1, 3].into_iter().flat_map(|cores| (0..usize::from(cores)).map(move |home| (cores, home)))
+}
+
+/// A member that ends with its connection has seen a QoS 2 message; another one is away.
+fn begun_without_a_tomorrow(cores: u16, home: usize) -> (Cluster, Disk, ClientId) {
+    let (mut cluster, disk) = Disk::new(cores, Limits::default());
+    let group = "$share/g/a";
+    let second = keeps(&mut cluster, "second");
+    cluster.subscribe(second, group, Qos::ExactlyOnce);
+    cluster.cut(second);
+    let name = name_on(&mut cluster, home, "member");
+    let member = cluster.connect(0, Version::V5, &name);
+    cluster.subscribe(member, group, Qos::ExactlyOnce);
+    let publisher = keeps(&mut cluster, "publisher");
+    assert_eq!(cluster.publish_2(publisher, "a", b"once"), ReasonCode::SUCCESS);
+    see(&mut cluster, member);
+    assert_eq!(count(&disk), [1, 0, 0]);
+    (cluster, disk, member)
+}
+
 /// One that ends with its connection writes nothing, but the group's owner does not keep what it had begun.
 #[test]
 fn what_a_session_without_a_tomorrow_has_begun_ends_with_it() {
-    let (mut cluster, disk) = Disk::new(3, Limits::default());
-    let group = group();
-    let second = keeps(&mut cluster, "second");
-    cluster.subscribe(second, &group, Qos::ExactlyOnce);
-    cluster.cut(second);
-    let name = name_on(&mut cluster, MEMBER, "member");
-    let member = cluster.connect(0, Version::V5, &name);
-    cluster.subscribe(member, &group, Qos::ExactlyOnce);
-    let publisher = keeps(&mut cluster, "publisher");
-    assert_eq!(cluster.publish_2(publisher, "a", b"begun"), ReasonCode::SUCCESS);
-    see(&mut cluster, member);
-    assert_eq!(count(&disk), [1, 0, 0]);
+    for (cores, home) in homes() {
+        let (mut cluster, disk, member) = begun_without_a_tomorrow(cores, home);
+        cluster.cut(member);
+        assert_eq!(count(&disk), [1, 0, 1]);
+        is_back(&mut cluster, "second", "a", [[0]; 0]);
+        let mut cluster = disk.restart(cluster, 10);
+        is_back(&mut cluster, "second", "a", [[0]; 0]);
+    }
+}
+
+#[test]
+fn what_a_session_without_a_tomorrow_has_begun_goes_to_another_member_after_a_crash() {
+    for (cores, home) in homes() {
+        let (cluster, disk, _) = begun_without_a_tomorrow(cores, home);
+        let mut cluster = disk.restart(cluster, 10);
+        assert_eq!(got(&mut cluster, "second"), 1, "{cores} cores, at home on {home}");
+        let mut cluster = disk.restart(cluster, 10);
+        assert_eq!(got(&mut cluster, "second"), 0);
+    }
+}
+
+/// And what it has taken over is nobody else's.
+#[test]
+fn what_a_session_without_a_tomorrow_is_done_with_goes_to_nobody() {
+    for (cores, home) in homes() {
+        let (mut cluster, disk, member) = begun_without_a_tomorrow(cores, home);
+        cluster.send(member, &Packet::PubRec(ok(packet_id(1))));
+        assert_eq!(count(&disk), [1, 0, 1]);
+        let mut cluster = disk.restart(cluster, 10);
+        is_back(&mut cluster, "second", "a", [[0]; 0]);
+    }
+}
+
+/// What another session says of the group waits for the disk, and what this one says behind that.
+#[test]
+fn a_member_that_comes_and_goes_within_a_commit_is_away_for_the_owner() {
+    let Setting { mut cluster, disk, group, member, name, .. } = setting(Qos::AtLeastOnce, false);
+    let leaves = name_on(&mut cluster, MEMBER, "leaves");
+    let leaves = keeps(&mut cluster, &leaves);
+    cluster.subscribe(leaves, &group, Qos::AtLeastOnce);
+    let publisher = name_on(&mut cluster, OWNER, "publisher");
+    let publisher = cluster.connect(0, Version::V5, &publisher);
     cluster.cut(member);
-    assert_eq!(count(&disk), [1, 0, 1]);
-    is_back(&mut cluster, "second", "a", [[0]; 0]);
-    let mut cluster = disk.restart(cluster, 10);
-    is_back(&mut cluster, "second", "a", [[0]; 0]);
+    disk.set_late(true);
+    unsubscribes(&mut cluster, leaves, &group);
+    let member = cluster.open(0, Version::V5);
+    let expiry = [Property::SessionExpiryInterval(3600)];
+    let again =
+        Connect { clean_start: false, properties: Properties::new(&expiry), ..connect(Version::V5, &name) };
+    cluster.send(member, &Packet::Connect(again));
+    cluster.cut(member);
+    disk.set_late(false);
+    (0..4).for_each(|_| disk.commit(&mut cluster));
+    cluster.submit(publisher, &Packet::Publish(publish("a", b"waits", Qos::AtLeastOnce, 1)));
+    let sent = cluster.shards[OWNER].poll_envelopes(CoreId(MEMBER as u16));
+    assert!(sent.is_none(), "it is not sent to one that is away");
 }

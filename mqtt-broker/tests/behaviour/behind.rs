@@ -1,12 +1,13 @@
 //! A store that writes more slowly than Clients publish: whoever adds to it waits, and nobody else.
 
 use mqtt_broker::config::Limits;
+use mqtt_broker::shard::Action;
 use mqtt_proto::packet::{Connect, Packet, Properties, Publish, Will};
 use mqtt_proto::types::{Qos, ReasonCode, TopicName, Version};
 
 use crate::cluster::{connect, limits, publish};
 use crate::disk::Disk;
-use crate::handing_on::{goes_away, name_on};
+use crate::handing_on::{goes_away, keeps, name_on};
 
 const BYTES_MAX: usize = 100_000;
 
@@ -71,6 +72,35 @@ fn who_publishes_for_sessions_that_are_kept_waits_for_the_store() {
         let waits = disk.waiting_bytes();
         assert!((BYTES_MAX..2 * BYTES_MAX).contains(&waits), "{waits} bytes wait");
         (0..50).for_each(|_| disk.commit(&mut cluster));
+        assert!(!cluster.is_paused(publisher));
+    }
+}
+
+/// What waits behind the answers is looked at again once for the commit, not once for each of them.
+#[test]
+fn a_publisher_that_is_owed_many_answers_is_taken_up_once_a_commit() {
+    for qos in [Qos::AtLeastOnce, Qos::ExactlyOnce] {
+        let (mut cluster, disk) = Disk::new(1, little());
+        goes_away(&mut cluster, "away", "a");
+        let publisher = cluster.resume(0, Version::V3_1_1, "publisher").0;
+        let other = keeps(&mut cluster, "other");
+        disk.set_late(true);
+        for id in 1..=500 {
+            cluster.send(publisher, &Packet::Publish(publish("a", &[7; 10], qos, id)));
+        }
+        assert!(!cluster.is_paused(publisher));
+        let payload = vec![7; 2 * BYTES_MAX];
+        cluster.send(other, &Packet::Publish(publish("a", &payload, Qos::AtLeastOnce, 1)));
+        cluster.send(publisher, &Packet::Publish(publish("a", b"held", qos, 501)));
+        assert!(cluster.is_paused(publisher));
+        disk.commit_quietly(&mut cluster, 0);
+        let mut pauses = 0;
+        while let Some(action) = cluster.shards[0].poll_action() {
+            pauses += usize::from(matches!(action, Action::PauseRead { .. }));
+            cluster.act(0, action);
+        }
+        cluster.run();
+        assert!(pauses <= 2, "{qos:?}: held again {pauses} times");
         assert!(!cluster.is_paused(publisher));
     }
 }

@@ -198,7 +198,8 @@ impl Disk {
         cluster.run();
     }
 
-    fn commit_quietly(&self, cluster: &mut Cluster, core: usize) {
+    /// As [`Disk::commit_core`], leaving what the shard then wants to be done.
+    pub(crate) fn commit_quietly(&self, cluster: &mut Cluster, core: usize) {
         let position = {
             let log = &mut self.logs.borrow_mut()[core];
             log.committed = log.records.len();

@@ -81,3 +81,51 @@ fn each() -> impl Iterator<Item = (&'static str, Qos)> {
     let all = [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce];
     TOPICS.into_iter().flat_map(move |topic| all.into_iter().map(move |qos| (topic, qos)))
 }
+
+/// The Client's Will says its name; it goes `delay` seconds behind it, or with the session after `expiry` seconds.
+fn leaves(cluster: &mut Cluster, name: &str, delay: u32, expiry: u32) {
+    let (delay, expiry) = ([Property::WillDelayInterval(delay)], [Property::SessionExpiryInterval(expiry)]);
+    let (topic, properties) = (TopicName::new("left").expect("a topic"), Properties::new(&delay));
+    let will = Will { topic, payload: name.as_bytes(), qos: Qos::AtMostOnce, retain: false, properties };
+    let properties = Properties::new(&expiry);
+    let connect = Connect { will: Some(will), properties, ..connect(Version::V5, name) };
+    let (client, _) = cluster.connect_with(0, connect);
+    cluster.cut(client);
+}
+
+/// After a long pause, or a start, very many are due at once.
+#[test]
+fn wills_that_are_due_at_once_are_published_in_slices_in_order_with_the_ends_of_sessions() {
+    const WILLS: usize = 2_500;
+    let mut cluster = Cluster::new(1);
+    let watcher = cluster.connect(0, Version::V5, "watcher");
+    cluster.subscribe(watcher, "left", Qos::AtMostOnce);
+    leaves(&mut cluster, "last", 12, 3600);
+    // Its Will goes with it, before the delay is over.
+    leaves(&mut cluster, "ends", 3600, 11);
+    leaves(&mut cluster, "ends first", 3600, 9);
+    (0..WILLS).for_each(|n| leaves(&mut cluster, &format!("many {n}"), 10, 3600));
+    cluster.now.millis += 60_000;
+    cluster.now.wall_millis += 60_000;
+    let mut turns = 0;
+    while cluster.shards[0].poll_timeout().is_some_and(|at| at <= cluster.now.millis) {
+        let before = cluster.total(|stats| stats.messages_matched);
+        cluster.shards[0].handle_timeout(cluster.now);
+        let published = cluster.total(|stats| stats.messages_matched) - before;
+        assert!(published <= 1_030, "{published} in one turn");
+        while let Some(action) = cluster.shards[0].poll_action() {
+            cluster.act(0, action);
+        }
+        turns += 1;
+        assert!(turns < 10, "it comes to an end");
+    }
+    let mut seen = Vec::new();
+    while cluster.pending(watcher) > 0 {
+        seen.push(cluster.take(watcher).1);
+    }
+    assert_eq!(seen.len(), WILLS + 3);
+    assert_eq!(
+        (&seen[0][..], &seen[WILLS + 1][..], &seen[WILLS + 2][..]),
+        (&b"ends first"[..], &b"ends"[..], &b"last"[..])
+    );
+}

@@ -29,7 +29,7 @@ use crate::config::CoreId;
 use crate::ports::StoreStatus;
 use crate::ring::{Ring, monotonic_millis};
 use crate::runtime::shared::BrokerError;
-use crate::shard::{Now, Shard, SnapshotPosition};
+use crate::shard::{Shard, SnapshotPosition};
 use crate::store::image::Image;
 use crate::store::log::{Buffer, Identity, Log, SnapshotWriter, Write};
 
@@ -228,7 +228,13 @@ impl Disk {
         }
     }
 
-    /// Does what is to be done at the end of a turn that began at `now`: the next write, the next segment, a slice of a
+    /// Up to where all is durable, if the shard is to look whether there is more room: what it says then has to leave in the
+    /// same turn.
+    pub(in crate::runtime) fn take_room(&mut self) -> Option<u64> {
+        std::mem::take(&mut self.may_have_room).then(|| self.log.borrow().committed())
+    }
+
+    /// Does what is to be done at the end of a turn that `began` at that monotonic time: the next write, the next segment, a slice of a
     /// snapshot.
     ///
     /// # Errors
@@ -237,10 +243,9 @@ impl Disk {
         &mut self,
         ring: &mut Ring,
         shard: &mut Shard,
-        now: Now,
+        began: u64,
     ) -> Result<(), BrokerError> {
         self.check_opened()?;
-        let began = now.millis;
         if !self.first.is_there() {
             let is_there = self.log.borrow().files().0 > 0;
             self.first.look(is_there, began, self.core, &self.files.folder);
@@ -249,10 +254,6 @@ impl Disk {
         if tries_again {
             self.retry_at = None;
             self.log.borrow_mut().try_again();
-        }
-        if std::mem::take(&mut self.may_have_room) {
-            let committed = self.log.borrow().committed();
-            shard.store_committed(committed, now);
         }
         let committed = self.log.borrow().committed();
         for job in self.cold.borrow_mut().take(committed) {
