@@ -20,6 +20,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tracing::{error, warn};
 
@@ -88,6 +89,9 @@ pub(super) enum Unread {
     /// It is not there as it was written; in words.
     #[error("{0}")]
     Damaged(String),
+    /// The system does not give it out, which says nothing of what is there; in words.
+    #[error("{0}")]
+    Withheld(String),
 }
 
 impl ColdFiles {
@@ -157,6 +161,11 @@ impl ColdFiles {
         (!sparse.is_empty()).then_some(sparse)
     }
 
+    /// How long until the cores are to be told of files, if that is put off.
+    pub(super) fn pause(&self, now: u64) -> Option<Duration> {
+        (!self.sparse.is_empty()).then(|| Duration::from_millis(self.move_from.saturating_sub(now)))
+    }
+
     fn park(&mut self, parks: Vec<Park>) -> Vec<(u64, Option<Chunk>)> {
         let records = parks.iter().map(|park| (park.messages, &*park.records));
         let written = self.append(records).unwrap_or_else(|error| {
@@ -205,6 +214,11 @@ impl ColdFiles {
         let error = match read(&self.folder, self.key, chunk) {
             Ok(messages) => return Ok(Loaded::Messages(messages)),
             Err(Unread::Damaged(error)) => error,
+            Err(Unread::Withheld(error)) => {
+                return Ok(Loaded::Unreadable(format!(
+                    "{error}. Look after the disk, and who may read this file"
+                )));
+            }
             Err(Unread::Short(error)) => return Err(error),
         };
         if !self.salvage {
@@ -224,7 +238,7 @@ impl ColdFiles {
             self.tell_again(moves);
             return moves.iter().map(|&(ticket, _)| (ticket, None)).collect();
         }
-        let mut records = Vec::new();
+        let (mut records, mut is_short) = (Vec::new(), false);
         for &(ticket, chunk) in moves {
             let read = read_bytes(&self.folder, chunk).and_then(|bytes| {
                 chunk_records(&bytes, self.key, chunk)
@@ -236,6 +250,7 @@ impl ColdFiles {
                 // It was over before its turn came.
                 Err(_) if !self.files.contains_key(&chunk.file) => {}
                 Err(error) => {
+                    is_short |= matches!(error, Unread::Short(_));
                     warn!(%error, "messages that wait for a Client that is away stay where they are")
                 }
             }
@@ -243,10 +258,13 @@ impl ColdFiles {
         let written = self.append(records.iter().map(|(_, messages, records)| (*messages, &**records)));
         let written = written.unwrap_or_else(|error| {
             warn!(folder = %self.folder.display(), %error, "files that are hardly needed stay: what is could not be moved");
-            self.move_from = now + RETRY_MILLIS;
-            self.tell_again(moves);
+            is_short = true;
             Vec::new()
         });
+        if is_short {
+            self.move_from = now + RETRY_MILLIS;
+            self.tell_again(moves);
+        }
         let mut copies: BTreeMap<u64, Chunk> =
             records.iter().map(|&(ticket, ..)| ticket).zip(written).collect();
         moves.iter().map(|&(ticket, _)| (ticket, copies.remove(&ticket))).collect()
@@ -368,9 +386,13 @@ fn read_bytes(folder: &Path, chunk: Chunk) -> Result<Vec<u8>, Unread> {
         file.read_exact_at(&mut bytes, chunk.offset)?;
         io::Result::Ok(bytes)
     };
-    read().map_err(|error| match is_passing(&error) {
-        true => Unread::Short(error),
-        false => Unread::Damaged(failed(folder, chunk, &error)),
+    read().map_err(|error| {
+        let what = failed(folder, chunk, &error);
+        match error.kind() {
+            _ if is_passing(&error) => Unread::Short(error),
+            io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof => Unread::Damaged(what),
+            _ => Unread::Withheld(what),
+        }
     })
 }
 

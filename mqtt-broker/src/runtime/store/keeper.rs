@@ -185,10 +185,14 @@ impl<'a> Keeper<'a> {
             if let Some(next) = self.again.poll(now) {
                 return Some(next);
             }
-            let next = match (self.later.is_empty(), self.again.pause(now)) {
+            let pause = self.again.pause(now).into_iter().chain(self.cold.pause(now)).min();
+            let next = match (self.later.is_empty(), pause) {
                 (true, None) => Ok(jobs.recv().ok()?),
                 (true, Some(pause)) => match jobs.recv_timeout(pause) {
-                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.tell_sparse();
+                        continue;
+                    }
                     next => Ok(next.ok()?),
                 },
                 (false, _) => jobs.try_recv(),

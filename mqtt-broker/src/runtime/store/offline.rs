@@ -143,7 +143,9 @@ impl OfflineStore {
             match read {
                 Ok(_) => {}
                 Err(Unread::Short(error)) => short = Some(error),
-                Err(Unread::Damaged(what)) => losses.add(client_id, chunk, messages, || what),
+                Err(Unread::Damaged(what) | Unread::Withheld(what)) => {
+                    losses.add(client_id, chunk, messages, || what)
+                }
             }
             is_there
         });
@@ -176,7 +178,7 @@ impl OfflineStore {
                 Err(Unread::Short(error)) => {
                     vec![Err(StoreError::system("read what waits in", self.path())(error))]
                 }
-                Err(Unread::Damaged(what)) => vec![Err(StoreError::Cold { what })],
+                Err(Unread::Damaged(what) | Unread::Withheld(what)) => vec![Err(StoreError::Cold { what })],
             }
         });
         parked.chain(session.waiting().cloned().map(Ok))

@@ -262,6 +262,7 @@ fn what_cannot_be_moved_stays_and_is_tried_again_later() {
     assert_eq!(moved(&mut files, 1, &chunks[..1]), [None]);
     fs::remove_dir(&next).expect("it is there");
     assert_eq!(files.poll_sparse(RETRY_MILLIS), None, "not so soon");
+    assert_eq!(files.pause(RETRY_MILLIS), Some(Duration::from_millis(1)));
     assert_eq!(moved(&mut files, RETRY_MILLIS, &chunks[..1]), [None]);
     assert_eq!(files.poll_sparse(RETRY_MILLIS + 1), Some(vec![1]));
     assert!(moved(&mut files, RETRY_MILLIS + 1, &chunks[..1])[0].is_some());
@@ -292,4 +293,19 @@ fn a_chunk_that_does_not_verify_stays_unless_it_is_to_be_salvaged() {
         }
         assert_eq!(place.files(), [1]);
     }
+}
+
+/// An error of the system says nothing of what is there: nothing is given up for it.
+#[test]
+fn a_chunk_that_the_system_withholds_is_not_salvaged() {
+    let place = Place::new();
+    let chunks = parked(&mut place.open(&[], false).expect("a new one"), &[b"one"]);
+    let mut files = place.open(&[image(&chunks)], true).expect("all is there");
+    let (path, aside) = (file(&folder(&place.0), 1), place.0.join("aside"));
+    fs::rename(&path, &aside).expect("moved");
+    std::os::unix::fs::symlink(&path, &path).expect("a link to itself");
+    let done = files.handle(ColdJob::Load(1, chunks[0]), 0);
+    assert!(matches!(done, Ok(Some(ColdDone::Loaded(1, Loaded::Unreadable(_))))), "it is kept");
+    fs::rename(&aside, &path).expect("moved back");
+    assert_eq!(loaded(&mut files, chunks[0]).as_deref(), Some(&b"one"[..]));
 }
