@@ -60,8 +60,7 @@ impl Image {
                 self.sessions.remove(client_id);
                 self.take(SNAPSHOT, record)?;
                 if let Some(session) = self.sessions.get_mut(client_id) {
-                    session.as_of = as_of;
-                    session.is_unsure = false;
+                    (session.as_of, session.is_unsure) = (as_of, false);
                 }
                 self.is_headless = false;
                 self.told.clear();
