@@ -197,24 +197,32 @@ fn a_message_longer_than_the_free_segments_waits_for_more_or_is_refused() {
     assert!(store.log.poll_make().is_some());
 }
 
-/// Should the segment that is being made not come, what was let in meanwhile leaves room for what is over.
+/// Should the segment that is being made not come, what was let in meanwhile leaves room for what is over, whether it was
+/// written meanwhile or waits.
 #[test]
 fn nobody_is_let_in_for_more_than_the_segment_that_is_being_made() {
-    let mut store = Store::new(20);
-    store.make();
-    let mut appended = 0;
-    while !store.log.is_short() && appended < 100 {
-        assert_ne!(store.log.room_for(10_000, Purpose::Keep), Room::Full);
+    for is_written in [false, true] {
+        let mut store = Store::new(20);
+        store.make();
         store.append_unasked(vec![(3, vec![3; 10_000])]);
-        appended += 1;
+        store.flush();
+        let mut appended = 0;
+        while !store.log.is_short() && appended < 100 {
+            assert_ne!(store.log.room_for(10_000, Purpose::Keep), Room::Full);
+            store.append_unasked(vec![(3, vec![3; 10_000])]);
+            if is_written {
+                store.flush();
+            }
+            appended += 1;
+        }
+        assert!(appended > 1, "the free segments but the reserve, and one more");
+        assert!(store.log.poll_make().is_some());
+        store.log.made(false);
+        assert_eq!(store.log.room_for(10_000, Purpose::Keep), Room::Full);
+        store.flush();
+        assert_eq!(store.log.waiting_bytes(), 0, "all that was let in is written");
+        assert_eq!(store.log.room_for(1, Purpose::CleanUp), Room::Now);
     }
-    assert!(appended > 1, "the free segments but the reserve, and one more");
-    assert!(store.log.poll_make().is_some());
-    store.log.made(false);
-    assert_eq!(store.log.room_for(10_000, Purpose::Keep), Room::Full);
-    store.flush();
-    assert_eq!(store.log.waiting_bytes(), 0, "all that was let in is written");
-    assert_eq!(store.log.room_for(1, Purpose::CleanUp), Room::Now);
 }
 
 /// A full store that lets one in at each look would tell one client yes and the next one no.

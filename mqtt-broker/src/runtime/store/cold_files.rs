@@ -119,13 +119,14 @@ impl ColdFiles {
         next = there.iter().fold(next, |next, &number| next.max(number + 1));
         let mut mark = None;
         for number in there.into_iter().filter(|number| !files.contains_key(number)) {
-            let removed = if number + 1 == next {
+            if number + 1 == next {
+                // With bytes in it, where a full disk has no room for another name, it keeps the number taken as well.
                 mark = Some(number);
-                empty(&folder, number)
+                stays(&folder, number, empty(&folder, number));
             } else {
                 fs::remove_file(file(&folder, number))
-            };
-            removed.map_err(StoreError::system("remove", &file(&folder, number)))?;
+                    .map_err(StoreError::system("remove", &file(&folder, number)))?;
+            }
         }
         let sparse = files.iter().filter(|(_, needed)| needed.is_sparse()).map(|(&number, _)| number);
         let sparse = sparse.collect();
@@ -331,6 +332,9 @@ fn stays(folder: &Path, number: u64, removed: io::Result<()>) {
 /// Puts an empty file in the place of one, which may have another name elsewhere and is itself left as it is.
 fn empty(folder: &Path, number: u64) -> io::Result<()> {
     let path = file(folder, number);
+    if fs::metadata(&path).is_ok_and(|found| found.len() == 0) {
+        return Ok(());
+    }
     let new = path.with_extension("new");
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     fs::rename(&new, &path)

@@ -379,11 +379,10 @@ impl Disk {
 
     fn made(&mut self, result: io::Result<()>, now: u64) {
         self.log.borrow_mut().made(result.is_ok());
+        // Who waits for this segment goes on, or is refused.
+        self.may_have_room = true;
         match result {
-            Ok(()) => {
-                self.may_have_room = true;
-                self.has_room_again();
-            }
+            Ok(()) => self.has_room_again(),
             Err(error) => {
                 self.retry_at = Some(now + RETRY_MILLIS);
                 if !std::mem::replace(&mut self.is_full, true) {

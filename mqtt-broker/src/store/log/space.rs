@@ -227,10 +227,10 @@ impl Space {
     }
 
     /// Whether `waiting` pages that were let in need more than is `left` beside the reserve, and the segment that is to be
-    /// made. Should that one not be made there would be nothing left for what is over.
+    /// made. Should that one not be made there would be nothing left for what is over. A log that begins has no reserve yet.
     pub(super) fn is_short(&self, waiting: u64, left: u64) -> bool {
         let each = self.pages_each();
-        waiting > left.saturating_sub(RESERVE * each) + each
+        !self.live.is_empty() && waiting + RESERVE * each > left + each
     }
 
     /// The segment to be made now. What was appended without asking for room must become durable, or a snapshot that stands

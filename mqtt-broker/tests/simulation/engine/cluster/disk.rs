@@ -188,6 +188,8 @@ pub(crate) struct Disk {
     snapshot: Option<Snapshot>,
     /// The shard was told that there is no room.
     refused: bool,
+    /// More waited than goes into the segment that was made.
+    short: bool,
 }
 
 /// The disk as the shard sees it.
@@ -215,7 +217,10 @@ impl Store for Handle {
     }
 
     fn is_short(&self) -> bool {
-        self.0.borrow().log.is_short()
+        let disk = &mut *self.0.borrow_mut();
+        let is_short = disk.log.is_short();
+        disk.short |= is_short;
+        is_short
     }
 
     fn cold(&mut self) -> Option<&mut dyn Cold> {
@@ -242,8 +247,8 @@ impl Disk {
 
 impl Handle {
     pub(super) fn new(identity: Identity, files: Files, log: Log, chunks: OfCore) -> Handle {
-        let (writing, snapshot, refused) = (None, None, false);
-        let disk = Disk { identity, files, log, writing, snapshot, refused };
+        let (writing, snapshot, refused, short) = (None, None, false, false);
+        let disk = Disk { identity, files, log, writing, snapshot, refused, short };
         Handle(Rc::new(RefCell::new(disk)), chunks)
     }
 
@@ -275,13 +280,19 @@ impl Handle {
         disk.files.left != Left::Nothing && disk.log.live().len() + disk.log.free() >= DRAINS_FROM
     }
 
+    /// Whether publishers had to wait for a segment since [`Handle::forget_refusals`].
+    pub(crate) fn was_short(&self) -> bool {
+        self.0.borrow().short
+    }
+
     /// Whether the shard was told that there is no room, since it was asked last.
     pub(crate) fn has_refused(&self) -> bool {
         self.0.borrow().refused
     }
 
     pub(crate) fn forget_refusals(&self) {
-        self.0.borrow_mut().refused = false;
+        let disk = &mut *self.0.borrow_mut();
+        (disk.refused, disk.short) = (false, false);
     }
 
     /// Whether all that was appended is on the disk.

@@ -102,7 +102,8 @@ impl World {
                 _ => connack.reason == ReasonCode::SERVER_UNAVAILABLE,
             };
             // A Will has to be kept, and the store may have much to write.
-            let is_behind = is_busy && client.brought.is_some() && self.may_be_behind;
+            let may_be_behind = self.may_be_behind || self.cluster.disks.iter().any(Handle::was_short);
+            let is_behind = is_busy && client.brought.is_some() && may_be_behind;
             if is_behind || self.is_unreadable(nth, connack.reason) {
                 return Ok(());
             }
