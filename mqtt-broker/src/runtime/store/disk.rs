@@ -263,6 +263,9 @@ impl Disk {
         if self.is_to_be_written(began) {
             self.write(ring)?;
         }
+        if self.is_stuck() {
+            self.make_way(began);
+        }
         let is_asked = self.keep_segments();
         if tries_again && !is_asked {
             // A snapshot has made room meanwhile.
@@ -460,6 +463,20 @@ impl Disk {
             skipped: 0,
             began,
         });
+    }
+
+    /// A snapshot that is complete waits for records that cannot be written, as there is no room for another segment: it may
+    /// be what takes that room.
+    fn make_way(&mut self, now: u64) {
+        let committed = self.log.borrow().committed();
+        let waits = |snapshot: &mut Snapshot| {
+            snapshot.stage == Stage::Told && snapshot.writer.is_complete() && committed < snapshot.reach
+        };
+        if let Some(snapshot) = self.snapshot.take_if(waits) {
+            self.jobs.ask(self.core, Job::GiveUp(snapshot.from));
+            self.snapshot_from = now + SNAPSHOT_RETRY_FULL * RETRY_MILLIS;
+            debug!(core = %self.core, "a snapshot makes way for the log");
+        }
     }
 
     /// A snapshot could not be written: the log goes on without it, and another one is begun when it has grown again.

@@ -41,6 +41,8 @@ pub(super) enum Job {
     Write(u64, SnapshotWrite),
     /// That snapshot is complete: it gets its name, and all others are removed.
     Publish(u64),
+    /// That snapshot is not wanted any more.
+    GiveUp(u64),
     /// Something with chunks.
     Cold(ColdJob),
 }
@@ -141,6 +143,10 @@ impl<'a> Keeper<'a> {
                     Done::Wrote(write, result)
                 }
                 Job::Publish(from) => Done::Published(self.publish(core, from)),
+                Job::GiveUp(from) => {
+                    self.give_up(core, from);
+                    continue;
+                }
                 Job::Cold(job) => {
                     if let ColdJob::Release(over) = &job {
                         self.forget_loads(over);
